@@ -1,0 +1,22 @@
+"""`python -m cli train`: reinforcement learning from a config."""
+
+from pathlib import Path
+
+from cli.options import config_parser
+from openr1.config import TrainConfig, check_train, load_config, to_yaml
+
+
+def run(argv: list[str]) -> int:
+    """Parse and train; returns the exit code."""
+    parser = config_parser("train", "Train a policy by reinforcement learning on verifiable rewards.", TrainConfig)
+    parser.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
+    args, overrides = parser.parse_known_args(argv)
+    config = load_config(TrainConfig, Path(args.config), overrides)
+    checks = check_train(config)
+    if args.dry_run:
+        print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks))
+        return 0
+    from openr1.run import run_training
+
+    run_training(config, resume=args.resume)
+    return 0

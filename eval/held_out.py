@@ -1,0 +1,92 @@
+"""Accuracy of the current weights on held-out prompts, by the same engines and the same get_score as training."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eval.pass_at_k import mean_with_interval, pass_at_k
+from openr1.errors import TrainingError
+from openr1.records import Prompt
+from openr1.rollout.sampling import Sampling
+from openr1.trainer import Rewards, Rollout
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Accuracy of one sampling over all prompts.
+
+    `accuracy` is pass@1: the mean over prompts of their share of right responses; `ci95` its bootstrap interval over
+    prompts. `pass_at_k` maps the number of samples a prompt to pass@k with k = that number.
+    """
+
+    accuracy: float
+    ci95: tuple[float, float]
+    pass_at_k: float
+    num_prompts: int
+    n_samples_per_prompt: int
+    temperature: float
+    response_length: float
+    truncated_fraction: float
+
+
+def measure(
+    prompts: Sequence[Prompt],
+    rollout: Rollout,
+    rewards: Rewards,
+    sampling: Sampling,
+    on_group: Callable[[], None] = lambda: None,
+) -> Measurement:
+    """Sample every prompt and score the responses.
+
+    Args:
+        prompts: At least one.
+        rollout: The engines, holding the weights to be measured.
+        rewards: The reward server; `score` is the accuracy.
+        sampling: How; `n_samples_per_prompt` responses each.
+        on_group: Called as each group finishes, for progress.
+
+    Raises:
+        TrainingError: A response could not be graded: an accuracy over the others would be another quantity.
+    """
+    pending = []
+    for group in rollout.generate(prompts, sampling):
+        pending.append((group, rewards.submit(group)))
+        on_group()
+    pending.sort(key=lambda item: item[0].prompt.id)
+    accuracies, passes = [], []
+    for group, future in pending:
+        right = []
+        for response_id, score in zip(group.ids, future.result(), strict=True):
+            if score.accuracy is None:
+                raise TrainingError(f"held-out response {response_id} could not be graded: {score.error}")
+            right.append(score.accuracy)
+        accuracies.append(sum(right) / len(right))
+        passes.append(pass_at_k(sum(value == 1.0 for value in right), len(right), len(right)))
+    accuracy, interval = mean_with_interval(accuracies)
+    responses = [response for group, _ in pending for response in group.responses]
+    return Measurement(
+        accuracy=accuracy,
+        ci95=interval,
+        pass_at_k=sum(passes) / len(passes),
+        num_prompts=len(pending),
+        n_samples_per_prompt=sampling.n_samples_per_prompt,
+        temperature=sampling.temperature,
+        response_length=sum(len(response.token_ids) for response in responses) / len(responses),
+        truncated_fraction=sum(response.truncated for response in responses) / len(responses),
+    )
+
+
+def write_measurements(path: Path, measurements: dict[str, Measurement]) -> None:
+    """Write measurements by name, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    text = json.dumps({name: asdict(measurement) for name, measurement in measurements.items()}, indent=2)
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def read_measurements(path: Path) -> dict[str, Measurement]:
+    """What `write_measurements` wrote."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return {name: Measurement(**{**row, "ci95": tuple(row["ci95"])}) for name, row in rows.items()}

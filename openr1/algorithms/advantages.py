@@ -1,0 +1,58 @@
+"""Advantages from rewards. One estimator is one function of rewards [P, G]; `ESTIMATORS` names them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from openr1.errors import TrainingError
+
+STD_EPS = 1e-6
+
+
+def group_normalized_advantages(rewards: Tensor, valid_mask: Tensor, eps: float = STD_EPS) -> Tensor:
+    """Center and scale each prompt's rewards within its own group (GRPO).
+
+    A[p, g] = (r[p, g] - mean_p) / (std_p + eps), mean and std over the valid rollouts of prompt p; std divides
+    by n - 1. Invalid rollouts get 0 and do not enter the statistics. Computed in float64, since a group of equal
+    float32 rewards such as 0.1 has a rounded mean and so a deviation that is not 0.
+
+    Args:
+        rewards: [P, G]. Any finite range; what stands at invalid places is not read.
+        valid_mask: [P, G] bool, True where the reward server graded the response.
+        eps: Added to the standard deviation, in reward units.
+
+    Returns:
+        Advantages [P, G] float32. A group with fewer than two valid rollouts, or whose valid rewards are all
+        equal, is exactly 0.
+
+    Raises:
+        TrainingError: A valid reward is NaN or infinite.
+
+    Example:
+        >>> r = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+        >>> group_normalized_advantages(r, torch.ones_like(r, dtype=torch.bool)).round(decimals=3)
+        tensor([[ 0.8660, -0.8660, -0.8660,  0.8660]])
+
+    Reference:
+        Shao et al., DeepSeekMath, arXiv:2402.03300, section 4.1.2 (outcome supervision). The paper leaves open
+        n or n - 1 and eps; both are fixed here.
+    """
+    if not torch.isfinite(rewards[valid_mask]).all():
+        raise TrainingError("a graded reward is NaN or infinite; rewards must be finite")
+    values = torch.where(valid_mask, rewards.double(), torch.zeros((), dtype=torch.float64))
+    count = valid_mask.sum(-1, keepdim=True)
+    mean = values.sum(-1, keepdim=True) / count.clamp(min=1)
+    centered = torch.where(valid_mask, values - mean, torch.zeros_like(values))
+    std = (centered.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    return torch.where(has_signal(rewards, valid_mask)[:, None], centered / (std + eps), 0.0).float()
+
+
+def has_signal(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+    """True [P] for the groups that can teach: at least two valid rewards, not all equal."""
+    highest = rewards.masked_fill(~valid_mask, -torch.inf).amax(-1)
+    lowest = rewards.masked_fill(~valid_mask, torch.inf).amin(-1)
+    return highest > lowest
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"grpo": group_normalized_advantages}

@@ -1,0 +1,118 @@
+"""The batch of one policy update, and how it is cut over ranks and micro-batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from openr1.records import Group
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """Everything an update reads, one row a response. B rows, T the longest prompt + response.
+
+    Index t describes token t. `response_mask` is built from lengths and is False at column 0. Per-token
+    floats are 0 outside it.
+    """
+
+    input_ids: Tensor  # [B, T] int64, padding on the right
+    attention_mask: Tensor  # [B, T] bool, True on real tokens
+    response_mask: Tensor  # [B, T] bool, True on response tokens
+    rollout_log_probs: Tensor  # [B, T] float32, nats, of the engine at sampling
+    advantages: Tensor | None = None  # [B, T] float32
+    ref_log_probs: Tensor | None = None  # [B, T] float32, nats; None without a reference
+    old_log_probs: Tensor | None = None  # [B, T] float32, nats; None where one update is made of the batch
+
+    @classmethod
+    def from_tokens(cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int = 0) -> "TrainBatch":
+        """Lay out rows of (prompt tokens, response tokens); `rollout_log_probs` are 0."""
+        length = max(len(prompt) + len(response) for prompt, response in rows)
+        input_ids = torch.full((len(rows), length), pad_token_id, dtype=torch.int64)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        response_mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for row, (prompt, response) in enumerate(rows):
+            start, end = len(prompt), len(prompt) + len(response)
+            input_ids[row, :end] = torch.tensor([*prompt, *response])
+            attention_mask[row, :end] = True
+            response_mask[row, start:end] = True
+        return cls(input_ids, attention_mask, response_mask, torch.zeros(len(rows), length))
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[Group]) -> "TrainBatch":
+        """Lay out prompts and responses; rows in the order of the groups, then of their responses."""
+        responses = [(group.prompt, response) for group in groups for response in group.responses]
+        batch = cls.from_tokens([(prompt.token_ids, response.token_ids) for prompt, response in responses])
+        log_probs = [log_prob for _, response in responses for log_prob in response.log_probs]
+        batch.rollout_log_probs[batch.response_mask] = torch.tensor(log_probs)
+        return batch
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Real tokens of each row, prompt included."""
+        return [int(length) for length in self.attention_mask.sum(-1)]
+
+    @property
+    def num_response_tokens(self) -> int:
+        """Tokens that train."""
+        return int(self.response_mask.sum())
+
+    def with_advantages(self, advantages: Tensor) -> "TrainBatch":
+        """Spread one advantage a response [B] over its tokens [B, T]."""
+        return replace(self, advantages=advantages[:, None] * self.response_mask)
+
+    def select(self, rows: Sequence[int]) -> "TrainBatch":
+        """The given rows, without the columns that are padding in all of them.
+
+        An empty selection gives row 0 with nothing to train on: every rank must take part in every micro-batch.
+        """
+        index = torch.tensor(list(rows) or [0])
+        width = int(self.attention_mask[index].sum(-1).max())
+        chosen = {
+            field.name: None if (value := self.__dict__[field.name]) is None else value[index, :width]
+            for field in fields(self)
+        }
+        if not rows:
+            chosen["response_mask"] = torch.zeros_like(chosen["response_mask"])
+        return TrainBatch(**chosen)
+
+
+def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:
+    """Share rows over ranks and cut each share into micro-batches within a token budget.
+
+    Rows go, longest first, to the rank with the fewest tokens so far. A micro-batch of n rows counts n times its
+    longest row, since it is padded to that. Every rank gets the same number of micro-batches (empty ones where it
+    has fewer): the ranks meet in a collective for each.
+
+    Args:
+        lengths: Tokens of each row.
+        num_ranks: Policy ranks.
+        micro_batch_tokens: Budget; a single row above it gets a micro-batch of its own.
+
+    Returns:
+        [rank][micro_batch] -> row indices. Each row stands exactly once.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        rank = loads.index(min(loads))
+        shares[rank].append(row)
+        loads[rank] += lengths[row]
+    plan = [_cut_by_budget(share, lengths, micro_batch_tokens) for share in shares]
+    most = max(len(micro_batches) for micro_batches in plan)
+    return [micro_batches + [[] for _ in range(most - len(micro_batches))] for micro_batches in plan]
+
+
+def _cut_by_budget(rows: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut rows, given longest first, so that rows x longest stays within the budget."""
+    micro_batches: list[list[int]] = []
+    for row in rows:
+        if micro_batches and (len(micro_batches[-1]) + 1) * lengths[micro_batches[-1][0]] <= budget:
+            micro_batches[-1].append(row)
+        else:
+            micro_batches.append([row])
+    return micro_batches

@@ -1,0 +1,81 @@
+"""Checkpoints: written aside, published by rename, pruned after; the newest complete one is what resuming reads.
+
+checkpoints/step_NNNNNN/ holds `trainer.json` (step, weight version, place in the data), `policy/` (DeepSpeed: weights,
+optimizer, schedule) and `model/` (Hugging Face format). `latest` names the newest.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from openr1.errors import MissingError
+from openr1.trainer import TrainerState
+
+WriteFolder = Callable[[Path], None]
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        """`folder` is the run's checkpoints folder; at most `keep` of the newest stay."""
+        self._folder = folder
+        self._keep = keep
+
+    def save(self, state: TrainerState, save_policy: WriteFolder, export_model: WriteFolder) -> Path:
+        """Write a checkpoint; it is visible under its name only when complete."""
+        final = self._folder / f"step_{state.step:06d}"
+        aside = self._folder / f"tmp_step_{state.step:06d}"
+        for leftover in (*self._folder.glob("tmp_step_*"), final):
+            shutil.rmtree(leftover, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_policy(aside / "policy")
+        export_model(aside / "model")
+        (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        _flush(aside)
+        aside.rename(final)
+        pointer = self._folder / "latest.tmp"
+        pointer.write_text(final.name + "\n", encoding="utf-8")
+        pointer.replace(self._folder / "latest")
+        _flush_folder(self._folder)
+        for old in self.complete()[: -self._keep]:
+            shutil.rmtree(old)
+        return final
+
+    def complete(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path for path in self._folder.glob("step_*") if (path / "trainer.json").is_file())
+
+    def newest(self) -> tuple[Path, TrainerState]:
+        """The newest complete checkpoint.
+
+        Raises:
+            MissingError: There is none.
+        """
+        complete = self.complete()
+        if not complete:
+            raise MissingError(f"{self._folder}: no complete checkpoint to resume from; start the run without --resume")
+        values = json.loads((complete[-1] / "trainer.json").read_text(encoding="utf-8"))
+        return complete[-1], TrainerState(**values)
+
+
+def _flush(folder: Path) -> None:
+    """Have the system write every file below the folder to disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _flush_folder(path)
+    _flush_folder(folder)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""The composition root: starts Ray and builds every actor from the config. Only this file constructs actors."""
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig, TrainConfig
+from openr1.errors import ConfigError, MissingError
+from openr1.policy.actor import PolicyActor
+from openr1.policy.group import PolicyGroup, ReferenceLine
+from openr1.policy.reference import ReferenceActor
+from openr1.policy.settings import LearnerSettings, RankSettings, ReferenceSettings
+from openr1.ray_calls import gather
+from openr1.rollout.engine import EngineActor, EngineSettings
+from openr1.rollout.pool import RolloutPool
+from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+
+SHARED_MEMORY = Path("/dev/shm")
+PYTHON_PATH = str(Path(__file__).resolve().parent.parent)
+
+
+def check_machine(num_gpus_needed: int) -> bool:
+    """Whether to use GPUs; needs as many as there are actors, or none at all.
+
+    Raises:
+        ConfigError: The machine has GPUs, but fewer than needed.
+    """
+    found = torch.cuda.device_count()
+    if found == 0:
+        return False
+    if found < num_gpus_needed:
+        raise ConfigError(
+            f"this config needs {num_gpus_needed} GPUs (policy.num_ranks + rollout.num_engines + 1 for the reference), "
+            f"this machine has {found}; lower them, or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
+        )
+    return True
+
+
+def gpus_needed(config: TrainConfig) -> int:
+    """GPUs that a run takes where there are any: one an actor."""
+    return config.policy.num_ranks + config.rollout.num_engines + int(config.algorithm.init_kl_coef > 0)
+
+
+def check_build_locks(extensions: Path) -> None:
+    """Refuse to wait for a build of DeepSpeed's ops that nobody is making.
+
+    Raises:
+        MissingError: A lock file is left over; every load of the op would wait for it for ever.
+    """
+    locks = sorted(extensions.glob("*/lock"))
+    if locks:
+        raise MissingError(
+            f"{locks[0]}: a build of a DeepSpeed op is locked, most likely left by a build that was killed; "
+            f"remove the file and run `make setup` again"
+        )
+
+
+def extensions_folder() -> Path:
+    """Where set-up compiled DeepSpeed's ops."""
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path(sys.prefix) / "torch_extensions"))
+
+
+@contextmanager
+def running_ray() -> Iterator[None]:
+    """A Ray of this run's own, with its files in a temporary folder; gone, processes and files, after the block."""
+    files = Path(tempfile.mkdtemp(prefix="openr1-ray-"))
+    try:
+        ray.init(
+            _temp_dir=str(files),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            # Actors declare GPUs alone: on a small machine they share the cores, with threads set explicitly.
+            num_cpus=1,
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(files, ignore_errors=True)
+
+
+@contextmanager
+def shared_memory_folder() -> Iterator[Path]:
+    """A folder in shared memory for pushes of weights, removed after the block."""
+    folder = SHARED_MEMORY / f"openr1-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_actor(kind: type, threads: int, on_gpu: bool, settings: Any) -> ActorHandle:
+    """Start an actor in a process of its own, with its threads set and chatter turned down."""
+    variables = {
+        # Ray would set OMP_NUM_THREADS from num_cpus.
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": PYTHON_PATH,
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TORCH_EXTENSIONS_DIR": str(extensions_folder()),
+        # One process an engine: the actor steps vLLM itself.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    if not on_gpu:
+        variables |= {"DS_ACCELERATOR": "cpu", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "GLOO_SOCKET_IFNAME": "lo"}
+    options = {"num_cpus": 0, "num_gpus": int(on_gpu), "runtime_env": {"env_vars": variables}}
+    return ray.remote(kind).options(**options).remote(settings)
+
+
+def start_policy(
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    policy: PolicyConfig,
+    temperature: float,
+    total_updates: int,
+    on_gpu: bool,
+    logs: Path,
+) -> list[ActorHandle]:
+    """Start the policy's ranks; they load the model after `load_policy`."""
+    check_build_locks(extensions_folder())
+    learner = LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates)
+    actors = []
+    for rank in range(policy.num_ranks):
+        log_path = (logs / f"policy_{rank}.log").resolve()
+        settings = RankSettings(rank, policy.num_ranks, policy.threads, on_gpu, policy.timeout_seconds, log_path)
+        actors.append(start_actor(PolicyActor, policy.threads, on_gpu, settings))
+    address, port = gather([actors[0].open_store.remote()], policy.timeout_seconds, "the run waits for policy rank 0 to start")[0]
+    calls = [actor.load_model.remote(address, port, learner) for actor in actors]
+    gather(calls, policy.timeout_seconds, f"the run waits for {len(actors)} policy rank(s) to load the model")
+    return actors
+
+
+class Stages:
+    """The actors of one run, behind the interfaces that the trainer uses."""
+
+    def __init__(self, config: TrainConfig, on_gpu: bool, shared_memory: Path) -> None:
+        """Start engines, reference and policy side by side, and connect the policy to the engines."""
+        logs = config.run.folder / "logs"
+        model_path = config.model.path.resolve()
+        engines = [self._start_engine(config, index, on_gpu, model_path, logs) for index in range(config.rollout.num_engines)]
+        reference = self._start_reference(config, on_gpu, logs) if config.algorithm.init_kl_coef > 0 else None
+        ranks = start_policy(
+            config.model,
+            config.optimizer,
+            config.policy,
+            config.rollout.temperature,
+            config.num_steps * config.updates_per_step,
+            on_gpu,
+            logs,
+        )
+        starting = [engine.ready.remote() for engine in engines]
+        gather(starting, config.rollout.timeout_seconds, f"the run waits for {len(engines)} engine(s) to start")
+        timeout = config.policy.timeout_seconds
+        calls = [rank.connect_engines.remote(engines, str(shared_memory)) for rank in ranks]
+        gather(calls, timeout, "the run waits for the policy to connect to the engines")
+        self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
+        self.reference = ReferenceLine(reference, timeout) if reference else None
+        self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout)
+
+    @staticmethod
+    def _start_engine(config: TrainConfig, index: int, on_gpu: bool, model_path: Path, logs: Path) -> ActorHandle:
+        rollout = config.rollout
+        settings = EngineSettings(
+            model_path=model_path,
+            dtype=config.model.dtype,
+            max_model_len=config.data.prompt_max_len + rollout.generate_max_len,
+            max_num_seqs=rollout.max_num_seqs,
+            kv_cache_bytes=int(rollout.kv_cache_gib * 2**30),
+            on_gpu=on_gpu,
+            weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
+            log_path=(logs / f"engine_{index}.log").resolve(),
+        )
+        return start_actor(EngineActor, rollout.threads, on_gpu, settings)
+
+    @staticmethod
+    def _start_reference(config: TrainConfig, on_gpu: bool, logs: Path) -> ActorHandle:
+        settings = ReferenceSettings(
+            config.model, config.rollout.temperature, config.policy.threads, on_gpu, (logs / "reference.log").resolve()
+        )
+        return start_actor(ReferenceActor, config.policy.threads, on_gpu, settings)

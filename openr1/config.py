@@ -1,0 +1,374 @@
+"""Configuration: pydantic models, read from YAML and dotted overrides, checked before anything starts.
+
+Keys keep the names that users of OpenRLHF and the R1 recipes know. A string under each field says what it is,
+its unit and range. Unknown keys are refused with the nearest known one; every cross-check names its numbers.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openr1.errors import ConfigError, MissingError
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Dtype = Literal["bfloat16", "float32"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunConfig(Section):
+    """Where results go, and the seed of everything."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run and of its folder under `output_dir`."""
+    output_dir: Path = Path("runs")
+    """Parent of run folders."""
+    seed: NotNegative = 0
+    """Seed of the data order, the sampling and the weights that are drawn."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.output_dir / self.name
+
+
+class ModelConfig(Section):
+    """The model that is trained; the reference is a frozen copy of it."""
+
+    path: Path
+    """Folder in Hugging Face format, with tokenizer and chat template."""
+    dtype: Dtype = "bfloat16"
+    """Of policy, reference and engines; the optimizer always keeps float32 weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a quarter slower."""
+
+
+class DataConfig(Section):
+    """Prompts; data/README.md has the schema."""
+
+    train: Path
+    """JSONL of prompts to train on."""
+    held_out: Path | None = None
+    """JSONL of prompts that accuracy is measured on before and after; none = no evaluation."""
+    prompt_max_len: Positive = 512
+    """Tokens of a prompt, chat template included; a longer prompt is refused, never cut."""
+    system_prompt: str | None = None
+    """Put before prompts that are given as text."""
+
+
+class RolloutConfig(Section):
+    """Generation with vLLM."""
+
+    rollout_batch_size: Positive = 64
+    """Prompts a step."""
+    n_samples_per_prompt: Annotated[int, Field(ge=2)] = 8
+    """Responses a prompt; advantages compare them, so at least 2."""
+    generate_max_len: Positive = 1024
+    """Tokens of a response at most."""
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Of the sampling; log-probs everywhere are those of logits / temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; below 1 the engine's log-probs are of the cut distribution, the trainer's are not."""
+    num_engines: Positive = 1
+    """vLLM engines; each takes one GPU where there are GPUs."""
+    max_num_seqs: Positive = 256
+    """Responses that one engine works on at a time."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
+    """Memory of one engine's KV cache, GiB."""
+    threads: Positive = 1
+    """CPU threads of one engine."""
+    timeout_seconds: Seconds = 600.0
+    """Longest wait for the next finished group, and for an engine to start."""
+
+
+class RewardConfig(Section):
+    """The client of the reward server."""
+
+    url: str | None = None
+    """For example http://127.0.0.1:5000. scripts/grpo.sh starts a server and fills this in."""
+    deadline_seconds: Seconds = 60.0
+    """Longest time for one group's rewards, retries included."""
+    ready_timeout_seconds: Seconds = 60.0
+    """Longest wait for the server to be ready at the start."""
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of a step's responses that may stay ungraded; above it the run stops. Ungraded ones never train."""
+
+
+class AlgorithmConfig(Section):
+    """How rewards become a loss."""
+
+    advantage_estimator: Literal["grpo"] = "grpo"
+    """grpo: rewards centered and scaled within each prompt's group."""
+    eps_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The probability ratio is clipped below at 1 - eps_clip_low."""
+    eps_clip_high: Annotated[float, Field(gt=0)] = 0.2
+    """The probability ratio is clipped above at 1 + eps_clip_high."""
+    init_kl_coef: Annotated[float, Field(ge=0)] = 0.01
+    """Weight of the KL term (k3) against the reference in the loss; 0 runs without a reference model."""
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    """Highest learning rate."""
+    lr_scheduler: Literal["constant", "linear", "cosine", "cosine_with_min_lr"] = "constant"
+    """Shape after the warm-up."""
+    lr_warmup_steps: NotNegative = 0
+    """Optimizer steps over which the rate rises from 0."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Lowest rate as a share of the highest (cosine_with_min_lr only)."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's moments."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    max_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradient norm above which gradients are scaled down; 0 = no clipping."""
+
+
+class PolicyConfig(Section):
+    """The DeepSpeed policy actors."""
+
+    num_ranks: Positive = 1
+    """Data-parallel ranks; each takes one GPU where there are GPUs."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """What DeepSpeed shards over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    train_batch_size: Positive = 512
+    """Responses an optimizer step; divides rollout_batch_size x n_samples_per_prompt."""
+    micro_batch_tokens: Positive = 16384
+    """Tokens, padding included, of one forward and backward pass on one rank."""
+    threads: Positive = 1
+    """CPU threads of one rank, and of the reference."""
+    timeout_seconds: Seconds = 1800.0
+    """Longest wait for an update, a checkpoint or the start of the actors."""
+
+
+class CheckpointConfig(Section):
+    """Saving and resuming."""
+
+    save_steps: NotNegative = 10
+    """Save every so many steps, and at the end; 0 = only at the end and when interrupted."""
+    keep: Positive = 2
+    """Newest checkpoints that are kept."""
+
+
+class EvaluationConfig(Section):
+    """Accuracy on held-out prompts, before the first step and after the last."""
+
+    n_samples_per_prompt: Positive = 4
+    """Responses a prompt for pass@1 at the training temperature."""
+    base_pass_at: NotNegative = 0
+    """Also report pass@k of the untrained model with k = this many samples; 0 = do not."""
+
+
+class TrainConfig(Section):
+    """Everything about one run of reinforcement learning."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: DataConfig
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    policy: PolicyConfig = PolicyConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    num_steps: Positive
+    """Steps of prompts -> rollout -> rewards -> advantages -> update -> weight sync."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps made of one step's responses."""
+        return self.rollout.rollout_batch_size * self.rollout.n_samples_per_prompt // self.policy.train_batch_size
+
+
+class SftDataConfig(Section):
+    """Supervised rows: the prompt schema plus `response`."""
+
+    train: Path
+    """JSONL of prompts with responses."""
+    shuffle: bool = True
+    """Shuffle each epoch; False trains in the order of the file (a curriculum)."""
+    max_len: Positive = 2048
+    """Tokens of prompt + response; a longer row is refused, never cut."""
+    system_prompt: str | None = None
+    """Put before prompts that are given as text."""
+
+
+class SftConfig(Section):
+    """Everything about one supervised run."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: SftDataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    policy: PolicyConfig = PolicyConfig()
+    max_epochs: Positive = 1
+    """Passes over the data."""
+
+
+AnyConfig = TypeVar("AnyConfig", TrainConfig, SftConfig)
+
+
+def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyConfig:
+    """Read a YAML file, apply dotted overrides and validate.
+
+    Args:
+        kind: TrainConfig or SftConfig.
+        path: The YAML file.
+        overrides: Command-line words, `--rollout.temperature 0.9` or `--rollout.temperature=0.9`; values are YAML.
+
+    Raises:
+        MissingError: The file does not exist.
+        ConfigError: It is not YAML, or a key or value cannot be used; the message says which, and what is near.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingError(f"config {path}: {error.strerror}; the shipped ones are in scripts/configs") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"config {path}: expected sections such as `model:`, found {type(values).__name__}")
+    for key, value in parse_overrides(overrides):
+        _set_dotted(values, key, value)
+    return validate(kind, values, where=str(path))
+
+
+def validate(kind: type[AnyConfig], values: dict[str, Any], where: str) -> AnyConfig:
+    """Validate nested values; `where` names their origin in messages."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"config {where}: {_describe(kind, error)}") from error
+
+
+def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
+    """Split `--a.b value` and `--a.b=value` into (dotted key, YAML value)."""
+    pairs = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        key, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not key:
+            raise ConfigError(f"unexpected argument {word!r}; overrides are written --section.key value")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"override --{key} has no value")
+            text = rest.pop(0)
+        try:
+            pairs.append((key, yaml.safe_load(text)))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override --{key}: {text!r} is not a YAML value") from error
+    return pairs
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested dictionaries, in place."""
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override --{key}: {section!r} is not a section")
+        values = inner
+    values[last] = value
+
+
+def _describe(kind: type[BaseModel], error: ValidationError) -> str:
+    """One line for all findings, each with its dotted key and, for an unknown key, the nearest known one."""
+    known = [key for key, _ in describe_fields(kind)]
+    findings = []
+    for finding in error.errors():
+        key = ".".join(str(part) for part in finding["loc"])
+        if finding["type"] == "extra_forbidden":
+            last = {name.rsplit(".", 1)[-1]: name for name in known}
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            near = near or [last[name] for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=1)]
+            findings.append(f"unknown key {key}" + (f", did you mean {near[0]}?" if near else ""))
+        elif finding["type"] == "missing":
+            findings.append(f"{key} is missing")
+        else:
+            findings.append(f"{key} is {finding['input']!r}: {finding['msg']}")
+    return "; ".join(findings)
+
+
+def describe_fields(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    """All dotted keys of a configuration with their descriptions, in order."""
+    rows = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += describe_fields(inner, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", field.description or ""))
+    return rows
+
+
+def check_train(config: TrainConfig) -> list[str]:
+    """Check what spans several keys; returns one line a check, with its numbers, for `--dry-run`.
+
+    Raises:
+        ConfigError: Numbers do not fit together; the message gives them and what to change.
+    """
+    rollout, policy = config.rollout, config.policy
+    responses = rollout.rollout_batch_size * rollout.n_samples_per_prompt
+    product = f"rollout_batch_size {rollout.rollout_batch_size} x n_samples_per_prompt {rollout.n_samples_per_prompt}"
+    if responses % policy.train_batch_size:
+        raise ConfigError(
+            f"policy.train_batch_size {policy.train_batch_size} does not divide rollout.{product} = {responses}; "
+            f"the largest that does is {_largest_divisor(responses, policy.train_batch_size)}"
+        )
+    if rollout.rollout_batch_size < rollout.num_engines:
+        raise ConfigError(
+            f"rollout.num_engines {rollout.num_engines} is more than rollout.rollout_batch_size "
+            f"{rollout.rollout_batch_size}; some engines would have no prompt"
+        )
+    updates = config.num_steps * config.updates_per_step
+    longest = config.data.prompt_max_len + rollout.generate_max_len
+    return [
+        f"train_batch_size {policy.train_batch_size} divides {product} = {responses}: {config.updates_per_step} update(s) a step",
+        *_check_updates(policy, config.optimizer, updates),
+        f"prompt_max_len {config.data.prompt_max_len} + generate_max_len {rollout.generate_max_len} = {longest} tokens at most",
+    ]
+
+
+def check_sft(config: SftConfig) -> list[str]:
+    """As `check_train`, for a supervised run."""
+    return _check_updates(config.policy, config.optimizer, None)
+
+
+def _check_updates(policy: PolicyConfig, optimizer: OptimizerConfig, updates: int | None) -> list[str]:
+    if policy.train_batch_size < policy.num_ranks:
+        raise ConfigError(
+            f"policy.train_batch_size {policy.train_batch_size} is less than policy.num_ranks {policy.num_ranks}; "
+            "every rank needs a response"
+        )
+    lines = [f"train_batch_size {policy.train_batch_size} over {policy.num_ranks} policy rank(s)"]
+    if updates is not None:
+        if optimizer.lr_warmup_steps >= updates:
+            raise ConfigError(
+                f"optimizer.lr_warmup_steps {optimizer.lr_warmup_steps} is not below the run's {updates} optimizer steps"
+            )
+        lines.append(f"lr_warmup_steps {optimizer.lr_warmup_steps} of {updates} optimizer steps")
+    return lines
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return next(divisor for divisor in range(min(number, at_most), 0, -1) if number % divisor == 0)
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The resolved configuration, as a file that `load_config` reads."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,51 @@
+"""What the user sees: short lines, progress bars on a terminal, tables at the end."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Advance(Protocol):
+    """Moves a progress bar by one."""
+
+    def __call__(self, note: str = "") -> None:
+        """`note` is shown at the end of the bar."""
+
+
+def say(text: str) -> None:
+    """Print one line; text of models or files is never read as markup."""
+    console.print(text, markup=False)
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """A progress bar over `total` things, of which `done` are done; silent where the output is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task(title, total=total, completed=done, note="")
+
+        def advance(note: str = "") -> None:
+            bars.update(task, advance=1, note=note)
+
+        yield advance
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a small table."""
+    table = Table(*header, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

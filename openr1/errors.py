@@ -1,0 +1,62 @@
+"""Every error that openr1 raises on purpose.
+
+    OpenR1Error                         exit code
+    +-- ConfigError                     2   a setting, a flag or a dataset row that cannot be used
+    +-- MissingError                    3   a file or a service that must exist does not
+    |   +-- RewardServerUnavailable     3   the reward server did not answer within its deadline
+    +-- TrainingError                   4   training cannot go on; the last checkpoint is valid
+        +-- RewardProtocolError         4   the reward server answered something that cannot be used
+        +-- EngineError                 4   a generation engine failed, or answered what was not asked
+        +-- PolicyError                 4   a policy or reference actor failed
+        +-- WeightSyncError             4   the engines do not hold the weights that were pushed
+        +-- StageTimeout                4   a stage did not finish within its deadline
+
+Catch broadly (`OpenR1Error`) where an error becomes an exit code, which is `cli/__main__.py` alone; recover
+narrowly. Every message is one line: what is wrong, where, and what to do.
+"""
+
+
+class OpenR1Error(Exception):
+    """Base of all errors with a message meant for the user."""
+
+    exit_code = 4
+
+
+class ConfigError(OpenR1Error):
+    """A setting, a flag or a dataset row that cannot be used."""
+
+    exit_code = 2
+
+
+class MissingError(OpenR1Error):
+    """A file or a service that must exist does not."""
+
+    exit_code = 3
+
+
+class RewardServerUnavailable(MissingError):
+    """The reward server did not answer within its deadline."""
+
+
+class TrainingError(OpenR1Error):
+    """Training cannot go on; the last checkpoint is valid."""
+
+
+class RewardProtocolError(TrainingError):
+    """The reward server answered something that cannot be used."""
+
+
+class EngineError(TrainingError):
+    """A generation engine failed, or answered what was not asked."""
+
+
+class PolicyError(TrainingError):
+    """A policy or reference actor failed."""
+
+
+class WeightSyncError(TrainingError):
+    """The engines do not hold the weights that were pushed."""
+
+
+class StageTimeout(TrainingError):
+    """A stage did not finish within its deadline; the message names who waits for whom."""

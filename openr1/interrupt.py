@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: raised at once, or held back while something must not be cut in half; a second one is final."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to stop. Not an Exception: nothing but the run itself should catch it."""
+
+    def __init__(self, signum: int) -> None:
+        """`signum` is SIGINT or SIGTERM."""
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class Interrupts:
+    """Turns SIGINT and SIGTERM into `Interrupted` in the main thread, while installed."""
+
+    def __init__(self) -> None:
+        """Nothing is installed yet."""
+        self._held_back = False
+        self._pending: int | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle both signals inside the block."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Let the block finish: a signal that comes inside is raised at its end. Blocks may be nested."""
+        if self._held_back:
+            yield
+            return
+        self._held_back = True
+        try:
+            yield
+        finally:
+            self._held_back = False
+        if self._pending is not None:
+            raise Interrupted(self._pending)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._pending is not None:
+            # The second signal: leave now. Children end by themselves when this process is gone.
+            os._exit(128 + signum)
+        self._pending = signum
+        if not self._held_back:
+            raise Interrupted(signum)

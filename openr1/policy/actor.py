@@ -1,0 +1,103 @@
+"""One data-parallel rank of the policy in a Ray actor: a process, a process group, a `PolicyLearner`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from ray.actor import ActorHandle
+from ray.util import get_node_ip_address
+from torch import Tensor
+
+from openr1.batch import TrainBatch
+from openr1.policy.settings import LearnerSettings, RankSettings
+from openr1.policy.update import LossSettings
+from openr1.process import log_to
+from openr1.records import WeightVersion
+
+if TYPE_CHECKING:
+    from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
+
+    from openr1.weight_sync.client import EngineClient
+
+
+class PolicyActor:
+    """Policy rank `settings.rank`. Methods named as the learner's are collectives: call them on all ranks."""
+
+    def __init__(self, settings: RankSettings) -> None:
+        """Prepare the process; `connect` and `load_model` follow."""
+        log_to(settings.log_path)
+        torch.set_num_threads(settings.threads)
+        os.environ |= {
+            "RANK": str(settings.rank),
+            "WORLD_SIZE": str(settings.num_ranks),
+            "LOCAL_RANK": "0" if settings.on_gpu else str(settings.rank),
+            "LOCAL_SIZE": str(settings.num_ranks),
+        }
+        self._settings = settings
+        self._store: dist.TCPStore | None = None
+        self._sender: TrainerWeightTransferEngine | None = None
+        self._client: EngineClient | None = None
+
+    def open_store(self) -> tuple[str, int]:
+        """On rank 0: open the meeting point of the ranks on a port that the system chooses; returns its address."""
+        address = get_node_ip_address() if self._settings.num_ranks > 1 else "127.0.0.1"
+        self._store = dist.TCPStore(address, 0, self._settings.num_ranks, is_master=True, wait_for_workers=False)
+        return address, self._store.port
+
+    def load_model(self, address: str, port: int, learner: LearnerSettings) -> None:
+        """Join the other ranks and build the learner; every rank calls this at the same time."""
+        settings = self._settings
+        store = self._store or dist.TCPStore(address, port, settings.num_ranks, is_master=False)
+        backend = "nccl" if settings.on_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=settings.rank, world_size=settings.num_ranks)
+        import deepspeed
+
+        from openr1.policy.learner import PolicyLearner
+
+        deepspeed.init_distributed(dist_backend=backend)
+        self._learner = PolicyLearner(learner)
+
+    def connect_engines(self, engines: list[ActorHandle], folder: str) -> None:
+        """Set up the sending end of the weight transfer; every rank calls this."""
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+        from openr1.weight_sync import shm
+        from openr1.weight_sync.client import EngineClient
+        from openr1.weight_sync.source import LearnerWeightSource
+
+        shm.register()
+        self._client = EngineClient(engines, self._settings.timeout_seconds)
+        init_info = shm.ShmTrainerInitInfo(rank=self._settings.rank, folder=folder)
+        source = LearnerWeightSource(self._learner)
+        self._sender = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=source)
+
+    def push_weights(self, version: WeightVersion) -> None:
+        """Push the current weights to all engines as `version`."""
+        self._client.version = version
+        self._sender.send_weights()
+
+    def log_probs(self, micro_batches: list[TrainBatch]) -> list[Tensor]:
+        """See `PolicyLearner.log_probs`."""
+        return self._learner.log_probs(micro_batches)
+
+    def update(self, micro_batches: list[TrainBatch], loss: LossSettings, num_tokens: int) -> dict[str, float]:
+        """See `PolicyLearner.update`."""
+        return self._learner.update(micro_batches, loss, num_tokens)
+
+    def supervised_update(self, micro_batches: list[TrainBatch], num_tokens: int) -> dict[str, float]:
+        """See `PolicyLearner.supervised_update`."""
+        return self._learner.supervised_update(micro_batches, num_tokens)
+
+    def save(self, folder: Path) -> None:
+        """See `PolicyLearner.save`."""
+        self._learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """See `PolicyLearner.load`."""
+        self._learner.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """See `PolicyLearner.export`."""
+        self._learner.export(folder)

@@ -1,0 +1,99 @@
+"""The policy's ranks and the reference as the trainer sees them: typed calls, fanned out, each with a deadline."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.actor import ActorHandle
+
+from openr1.batch import TrainBatch, plan_micro_batches
+from openr1.policy.update import LossSettings
+from openr1.ray_calls import gather
+from openr1.records import Group, WeightVersion
+
+
+class PolicyGroup:
+    """All ranks of the policy; a batch given here is shared out over them."""
+
+    def __init__(self, actors: list[ActorHandle], micro_batch_tokens: int, timeout_seconds: float) -> None:
+        """`micro_batch_tokens` is the budget of one pass on one rank; `timeout_seconds` bounds every call."""
+        self._actors = actors
+        self._micro_batch_tokens = micro_batch_tokens
+        self._timeout_seconds = timeout_seconds
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        """Log-probs [B, T] under the current weights."""
+        plan = self._plan(batch)
+        shares = [[batch.select(rows) for rows in rank] for rank in plan]
+        calls = [actor.log_probs.remote(share) for actor, share in zip(self._actors, shares, strict=True)]
+        log_probs = torch.zeros(batch.input_ids.shape)
+        for rank_plan, parts in zip(plan, self._wait(calls, "log-probs"), strict=True):
+            for rows, part in zip(rank_plan, parts, strict=True):
+                if rows:
+                    log_probs[torch.tensor(rows), : part.shape[1]] = part
+        return log_probs
+
+    def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+        """One optimizer step on the whole batch.
+
+        Returns:
+            Sums over the batch's response tokens (see `policy.update.token_sums`), `grad_norm` and `learning_rate`.
+        """
+        tokens = batch.num_response_tokens
+        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
+        calls = [actor.update.remote(share, loss, tokens) for actor, share in zip(self._actors, shares, strict=True)]
+        return _add_up(self._wait(calls, "an update"))
+
+    def supervised_update(self, batch: TrainBatch) -> dict[str, float]:
+        """One optimizer step of the negative log-likelihood; returns `loss` summed over response tokens, and as `update`."""
+        tokens = batch.num_response_tokens
+        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
+        calls = [actor.supervised_update.remote(share, tokens) for actor, share in zip(self._actors, shares, strict=True)]
+        return _add_up(self._wait(calls, "a supervised update"))
+
+    def push_weights(self, version: WeightVersion) -> None:
+        """Push the current weights to all engines."""
+        self._wait([actor.push_weights.remote(version) for actor in self._actors], "a push of weights")
+
+    def save(self, folder: Path) -> None:
+        """Write what resuming needs."""
+        self._wait([actor.save.remote(folder) for actor in self._actors], "saving")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        self._wait([actor.load.remote(folder) for actor in self._actors], "loading a checkpoint")
+
+    def export(self, folder: Path) -> None:
+        """Write model and tokenizer in Hugging Face format."""
+        self._wait([actor.export.remote(folder) for actor in self._actors], "exporting the model")
+
+    def _plan(self, batch: TrainBatch) -> list[list[list[int]]]:
+        return plan_micro_batches(batch.lengths, len(self._actors), self._micro_batch_tokens)
+
+    def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
+        waiting = f"the trainer waits for {len(calls)} policy rank(s): {purpose}"
+        return gather(calls, self._timeout_seconds, f"{waiting} (policy.timeout_seconds)")
+
+
+def _add_up(ranks: list[dict[str, float]]) -> dict[str, float]:
+    """Sums added over ranks; what is the same on every rank is taken from rank 0."""
+    total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
+    return total | {name: ranks[0][name] for name in ("grad_norm", "learning_rate")}
+
+
+class ReferenceLine:
+    """The reference actor: groups go in as they finish, log-probs are collected later."""
+
+    def __init__(self, actor: ActorHandle, timeout_seconds: float) -> None:
+        """`timeout_seconds` bounds the wait for a whole step's log-probs."""
+        self._actor = actor
+        self._timeout_seconds = timeout_seconds
+
+    def submit(self, group: Group) -> Any:
+        """Ask for a group's log-probs; returns at once."""
+        return self._actor.log_probs.remote(group)
+
+    def collect(self, submitted: list[Any]) -> list[torch.Tensor]:
+        """One tensor of token log-probs a response, in the order of the groups given, then of their responses."""
+        waiting = f"the trainer waits for the reference: log-probs of {len(submitted)} groups (policy.timeout_seconds)"
+        return [row for group in gather(submitted, self._timeout_seconds, waiting) for row in group]

@@ -1,0 +1,147 @@
+"""The policy's weights, optimizer and schedule under DeepSpeed: one of these on every rank.
+
+Called directly: no strategy layer lies between a method here and `deepspeed`. Needs an initialised process group.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import AutoTokenizer, get_scheduler
+
+from openr1.algorithms.token_ops import masked_sum
+from openr1.batch import TrainBatch
+from openr1.config import OptimizerConfig
+from openr1.errors import PolicyError
+from openr1.policy.deepspeed_config import deepspeed_config
+from openr1.policy.model import TokenModel, load_causal_lm
+from openr1.policy.settings import LearnerSettings
+from openr1.policy.update import LossSettings, policy_update
+
+STATE_TAG = "policy"
+
+
+class PolicyLearner:
+    """A DeepSpeed engine around `TokenModel`, and everything that is done with it."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        """Load the model and shard it; every rank calls this at the same time."""
+        self._settings = settings
+        lm = load_causal_lm(settings.model.path, settings.model.dtype, settings.model.gradient_checkpointing)
+        module = TokenModel(lm, settings.temperature)
+        optimizer = settings.optimizer
+        adamw = torch.optim.AdamW(
+            module.parameters(),
+            lr=optimizer.learning_rate,
+            betas=optimizer.adam_betas,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        self._lm = lm
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=adamw,
+            lr_scheduler=lambda opt: build_scheduler(opt, optimizer, settings.total_updates),
+            config=deepspeed_config(settings.zero_stage, settings.model.dtype, optimizer.max_norm),
+        )
+        self._engine.train()
+
+    @torch.no_grad()
+    def log_probs(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
+        """Log-probs [B, T] of each micro-batch under the current weights."""
+        batches = [self._to_device(micro) for micro in micro_batches]
+        return [
+            self._engine(batch.input_ids, batch.attention_mask, batch.response_mask)[0].cpu() for batch in batches
+        ]
+
+    def update(self, micro_batches: Sequence[TrainBatch], loss: LossSettings, num_tokens: int) -> dict[str, float]:
+        """One optimizer step of the policy loss; see `policy_update` for arguments and sums.
+
+        Returns:
+            This rank's sums, and `grad_norm` (before clipping) and `learning_rate`, the same on every rank.
+
+        Raises:
+            PolicyError: The gradient norm is not finite. DeepSpeed has then not applied the step.
+        """
+        learning_rate = float(self._engine.get_lr()[0])
+        batches = [self._to_device(micro) for micro in micro_batches]
+        sums = policy_update(self._engine, batches, loss, num_tokens, dist.get_world_size())
+        return sums | {"grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
+
+    def supervised_update(self, micro_batches: Sequence[TrainBatch], num_tokens: int) -> dict[str, float]:
+        """One optimizer step of the mean negative log-likelihood of response tokens; returns as `update` does."""
+        learning_rate = float(self._engine.get_lr()[0])
+        total = 0.0
+        for micro in micro_batches:
+            batch = self._to_device(micro)
+            log_probs, _ = self._engine(batch.input_ids, batch.attention_mask, batch.response_mask)
+            loss = -masked_sum(log_probs, batch.response_mask)
+            self._engine.backward(loss * (dist.get_world_size() / num_tokens))
+            total += float(loss.detach())
+        self._engine.step()
+        return {"loss": total, "grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
+
+    def save(self, folder: Path) -> None:
+        """Write optimizer, schedule and weights for resuming; every rank calls this."""
+        self._engine.save_checkpoint(str(folder), tag=STATE_TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, by as many ranks and at the same ZeRO stage; every rank calls this."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=STATE_TAG)
+        if path is None:
+            raise PolicyError(f"{folder}: DeepSpeed found no training state to load")
+
+    def export(self, folder: Path) -> None:
+        """Write model and tokenizer in Hugging Face format; every rank calls this, rank 0 writes."""
+        state = dict(self.weights())
+        if dist.get_rank() == 0:
+            self._lm.save_pretrained(folder, state_dict={name: tensor.cpu() for name, tensor in state.items()})
+            AutoTokenizer.from_pretrained(self._settings.model.path).save_pretrained(folder)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Full tensors by their names in the Hugging Face model, gathered one at a time; a collective under ZeRO 3.
+
+        Tied weights come once, under their first name.
+        """
+        for name, parameter in self._lm.named_parameters():
+            if self._settings.zero_stage == 3:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    yield name, parameter.data.clone()
+            else:
+                yield name, parameter.data
+
+    def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, type and full shape of what `weights` yields, in the same order, without gathering."""
+        sharded = self._settings.zero_stage == 3
+        return [
+            (name, parameter.dtype, tuple(parameter.ds_shape if sharded else parameter.shape))
+            for name, parameter in self._lm.named_parameters()
+        ]
+
+    def _to_device(self, batch: TrainBatch) -> TrainBatch:
+        tensors = {name: value.to(self._engine.device) for name, value in vars(batch).items() if value is not None}
+        return replace(batch, **tensors)
+
+    def _checked_grad_norm(self) -> float:
+        norm = float(self._engine.get_global_grad_norm())
+        if not norm < float("inf"):
+            raise PolicyError(f"the gradient norm is {norm}; lower optimizer.learning_rate, or resume from a checkpoint")
+        return norm
+
+
+def build_scheduler(optimizer: Any, settings: OptimizerConfig, total_updates: int) -> Any:
+    """The learning-rate schedule of Hugging Face's name, over `total_updates` optimizer steps."""
+    specific = {"min_lr_rate": settings.min_lr_ratio} if settings.lr_scheduler == "cosine_with_min_lr" else None
+    name = "constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=total_updates,
+        scheduler_specific_kwargs=specific,
+    )

@@ -1,0 +1,142 @@
+"""Prompts: a JSONL dataset, rendered once with the chat template, drawn as an endless shuffled stream that can resume."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from openr1.errors import ConfigError, MissingError
+from openr1.records import Prompt
+
+REQUIRED_STRINGS = ("id", "label", "task")
+
+
+def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder and check that it can do what training needs.
+
+    Raises:
+        MissingError: The folder is missing, or holds no model.
+        ConfigError: There is no chat template, no end token, or padding would look like the end of a response.
+    """
+    if not (model_path / "config.json").is_file():
+        raise MissingError(f"model.path {model_path}: no config.json there; give a folder in Hugging Face format")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise MissingError(f"model.path {model_path}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"model.path {model_path}: the tokenizer has no chat template; add chat_template.jinja to the folder")
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"model.path {model_path}: the tokenizer has no eos token; set eos_token in tokenizer_config.json")
+    return tokenizer
+
+
+def read_rows(path: Path, extra_strings: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a JSONL dataset, each with its place (`file:line`) for messages.
+
+    Checks what every row must have: id, label, task (and `extra_strings`) as strings, and prompt or messages.
+
+    Raises:
+        MissingError: The file cannot be read.
+        ConfigError: It is empty, or a row is malformed; the message begins with file:line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise MissingError(f"dataset {path}: {error.strerror}; data/README.md tells how to make one") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"dataset {path}: not UTF-8 at byte {error.start}") from error
+    empty = True
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            empty = False
+            yield f"{path}:{number}", _checked_row(line, f"{path}:{number}", REQUIRED_STRINGS + extra_strings)
+    if empty:
+        raise ConfigError(f"dataset {path}: no rows; data/README.md tells how to make some")
+
+
+def _checked_row(line: str, place: str, strings: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{place}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ConfigError(f"{place}: expected an object, found {type(row).__name__}")
+    for key in strings:
+        if not isinstance(row.get(key), str):
+            raise ConfigError(f"{place}: `{key}` must be a string, found {json.dumps(row.get(key))}")
+    if isinstance(row.get("prompt"), str) == isinstance(row.get("messages"), list):
+        raise ConfigError(f"{place}: exactly one of `prompt` (a string) and `messages` (a list) must be given")
+    return row
+
+
+def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> str:
+    """The row's prompt as the model sees it, up to where its response begins."""
+    messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+    if system_prompt is not None and "prompt" in row:
+        messages = [{"role": "system", "content": system_prompt}, *messages]
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def load_prompts(
+    path: Path, tokenizer: PreTrainedTokenizerBase, prompt_max_len: int, system_prompt: str | None
+) -> list[Prompt]:
+    """Read, render and tokenize a dataset.
+
+    Raises:
+        MissingError: The file cannot be read.
+        ConfigError: A row is malformed, an id stands twice, or a prompt is longer than `prompt_max_len` tokens.
+    """
+    prompts: dict[str, Prompt] = {}
+    for place, row in read_rows(path):
+        text = render(row, tokenizer, system_prompt)
+        token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+        if len(token_ids) > prompt_max_len:
+            raise ConfigError(
+                f"{place}: the prompt has {len(token_ids)} tokens, more than data.prompt_max_len {prompt_max_len}; "
+                "raise the limit or remove the row (prompts are never cut)"
+            )
+        if row["id"] in prompts:
+            raise ConfigError(f"{place}: id {row['id']!r} stands twice in the dataset")
+        meta = row.get("meta") or {}
+        prompts[row["id"]] = Prompt(row["id"], text, token_ids, row["label"], row["task"], meta=meta)
+    return list(prompts.values())
+
+
+class PromptStream:
+    """Prompts without end: each epoch is a shuffle by (seed, epoch); the place in it is two numbers."""
+
+    def __init__(self, prompts: list[Prompt], seed: int) -> None:
+        """Start at the beginning of epoch 0."""
+        self._prompts = prompts
+        self._seed = seed
+        self._epoch = 0
+        self._cursor = 0
+        self._order = self._shuffled()
+
+    def take(self, count: int) -> list[Prompt]:
+        """The next `count` prompts, all different: a batch that the epoch's rest cannot fill starts the next epoch."""
+        if self._cursor + count > len(self._prompts):
+            self._epoch += 1
+            self._cursor = 0
+            self._order = self._shuffled()
+        taken = self._order[self._cursor : self._cursor + count]
+        self._cursor += count
+        return [self._prompts[index] for index in taken]
+
+    def state(self) -> dict[str, int]:
+        """What `restore` needs to continue after the prompts taken so far."""
+        return {"epoch": self._epoch, "cursor": self._cursor}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue where `state` was taken; the dataset and seed must be the same."""
+        self._epoch, self._cursor = state["epoch"], state["cursor"]
+        self._order = self._shuffled()
+
+    def _shuffled(self) -> list[int]:
+        order = list(range(len(self._prompts)))
+        random.Random(f"{self._seed}/{self._epoch}").shuffle(order)
+        return order

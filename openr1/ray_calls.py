@@ -1,0 +1,38 @@
+"""Waiting for Ray calls: always with a deadline, and with errors that say who waits for whom."""
+
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from openr1.errors import OpenR1Error, StageTimeout, TrainingError
+
+
+def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
+    """Results of Ray calls, in order.
+
+    Args:
+        calls: Object references.
+        timeout_seconds: For all of them together.
+        waiting: Who waits for whom and why, for the message; "policy rank 0 waits for 2 engine(s) to load weights".
+
+    Raises:
+        StageTimeout: Not all were done in time.
+        TrainingError: An actor died.
+        OpenR1Error: What the actor raised on purpose, as it was raised.
+    """
+    try:
+        return list(ray.get(calls, timeout=timeout_seconds))
+    except GetTimeoutError as error:
+        raise StageTimeout(f"{waiting}: not done within {timeout_seconds:g} s") from error
+    except RayActorError as error:
+        raise TrainingError(f"{waiting}: an actor died ({first_line(error)}); its log is in the run's logs folder") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, OpenR1Error):
+            raise error.cause from error
+        raise TrainingError(f"{waiting}: {type(error.cause).__name__}: {first_line(error.cause)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,242 @@
+"""One run of reinforcement learning from start to summary: checks, stages, evaluation, steps, checkpoints."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eval.held_out import Measurement, measure, read_measurements, write_measurements
+from openr1.checkpoint import Checkpoints
+from openr1.cluster import Stages, check_machine, gpus_needed, running_ray, shared_memory_folder
+from openr1.config import TrainConfig, check_train, to_yaml
+from openr1.console import print_table, progress, say
+from openr1.errors import ConfigError
+from openr1.interrupt import Interrupted, Interrupts
+from openr1.prompts import PromptStream, load_prompts, load_tokenizer
+from openr1.records import Prompt
+from openr1.rewards import RewardClient
+from openr1.rollout.sampling import Sampling
+from openr1.run_folder import check_unused, opened
+from openr1.tracking import Tracker, read_metrics
+from openr1.trainer import Trainer, TrainerState
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """What the run trains on and is measured on."""
+
+    train: list[Prompt]
+    held_out: list[Prompt]
+
+
+def run_training(config: TrainConfig, resume: bool) -> None:
+    """Train, and leave everything in the run folder.
+
+    Everything that can be wrong with files, numbers and services is checked before anything is written.
+
+    Raises:
+        OpenR1Error: With one line on what is wrong; past the first step a checkpoint can be resumed from.
+        Interrupted: A signal came; past the first step a checkpoint was written.
+    """
+    interrupts = Interrupts()
+    with interrupts.installed():
+        check_train(config)
+        datasets = load_datasets(config)
+        on_gpu = check_machine(gpus_needed(config))
+        check_unused(config.run.folder, resume)
+        with reward_client(config) as rewards:
+            rewards.wait_until_ready()
+            with opened(config.run.folder, to_yaml(config), resume), shared_memory_folder() as shared, running_ray():
+                say(f"starting {config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s); logs in {config.run.folder}/logs")
+                stages = Stages(config, on_gpu, shared)
+                Run(config, datasets, stages, rewards, interrupts).go(resume)
+
+
+def load_datasets(config: TrainConfig) -> Datasets:
+    """Load prompts and check that there are enough, and that no held-out prompt is trained on."""
+    tokenizer = load_tokenizer(config.model.path)
+    data = config.data
+    train = load_prompts(data.train, tokenizer, data.prompt_max_len, data.system_prompt)
+    if len(train) < config.rollout.rollout_batch_size:
+        raise ConfigError(
+            f"dataset {data.train}: {len(train)} prompts, fewer than rollout.rollout_batch_size {config.rollout.rollout_batch_size}"
+        )
+    if data.held_out is None:
+        return Datasets(train, [])
+    held_out = load_prompts(data.held_out, tokenizer, data.prompt_max_len, data.system_prompt)
+    shared = {prompt.text for prompt in train} & {prompt.text for prompt in held_out}
+    if shared:
+        raise ConfigError(f"{data.held_out}: {len(shared)} prompts also stand in {data.train}; held-out prompts must be unseen")
+    return Datasets(train, held_out)
+
+
+def reward_client(config: TrainConfig) -> RewardClient:
+    """The client for the config's reward server."""
+    if config.reward.url is None:
+        raise ConfigError("reward.url is missing; scripts/grpo.sh starts a server and fills it in, or give --reward.url")
+    return RewardClient(config.reward.url, config.reward.deadline_seconds, config.reward.ready_timeout_seconds)
+
+
+class Run:
+    """A run whose stages stand: evaluates, steps, saves, sums up."""
+
+    def __init__(
+        self, config: TrainConfig, datasets: Datasets, stages: Stages, rewards: RewardClient, interrupts: Interrupts
+    ) -> None:
+        """Take the parts; nothing runs yet."""
+        self._config = config
+        self._datasets = datasets
+        self._stages = stages
+        self._rewards = rewards
+        self._interrupts = interrupts
+        self._folder = config.run.folder
+        self._checkpoints = Checkpoints(self._folder / "checkpoints", config.checkpoint.keep)
+        self._start = time.monotonic()
+        self._trainer = Trainer(
+            config,
+            PromptStream(datasets.train, config.run.seed),
+            stages.rollout,
+            rewards,
+            stages.reference,
+            stages.policy,
+            interrupts,
+        )
+
+    def go(self, resume: bool) -> None:
+        """Train from the start or from the newest checkpoint, and write the summary."""
+        state = self._restore() if resume else self._trainer.state()
+        # The first push comes before the first rollout: a broken path for weights shows within the first minute.
+        self._trainer.restore(state)
+        tracker = Tracker(self._folder, resumed_after=state.step)
+        before = self._evaluate("before", base=True) if state.step == 0 else self._read("before")
+        saved = state.step if resume else 0
+        try:
+            with progress("training", self._config.num_steps, state.step) as advance:
+                while self._trainer.state().step < self._config.num_steps:
+                    record = self._trainer.step()
+                    with self._interrupts.held_back():
+                        tracker.log(record)
+                        if self._is_due(record.step):
+                            saved = self._save()
+                    advance(f"accuracy {record.metrics['reward/accuracy']:.2f}")
+        except Interrupted:
+            step = self._trainer.state().step
+            if step > saved:
+                self._save()
+            if step > 0:
+                say(f"interrupted after step {step}; continue with --resume")
+            raise
+        self._sum_up(before, self._evaluate("after", base=False))
+
+    def _is_due(self, step: int) -> bool:
+        every = self._config.checkpoint.save_steps
+        return step == self._config.num_steps or (every > 0 and step % every == 0)
+
+    def _save(self) -> int:
+        """Write a checkpoint; returns its step."""
+        state = self._trainer.state()
+        self._checkpoints.save(state, self._stages.policy.save, self._stages.policy.export)
+        return state.step
+
+    def _restore(self) -> TrainerState:
+        folder, state = self._checkpoints.newest()
+        say(f"resuming after step {state.step} from {folder}")
+        self._stages.policy.load(folder / "policy")
+        return state
+
+    def _evaluation_path(self, name: str) -> Path:
+        step = 0 if name == "before" else self._config.num_steps
+        return self._folder / "eval" / f"step_{step:06d}.json"
+
+    def _read(self, name: str) -> dict[str, Measurement]:
+        return read_measurements(self._evaluation_path(name)) if self._datasets.held_out else {}
+
+    def _evaluate(self, name: str, base: bool) -> dict[str, Measurement]:
+        """Measure sampled and greedy accuracy, and for the base pass@k; nothing without held-out prompts."""
+        if not self._datasets.held_out:
+            return {}
+        evaluation, rollout = self._config.evaluation, self._config.rollout
+        sampled = Sampling(
+            evaluation.n_samples_per_prompt,
+            rollout.generate_max_len,
+            rollout.temperature,
+            rollout.top_p,
+            self._config.run.seed,
+            f"eval/{name}",
+        )
+        kinds = {"sampled": sampled, "greedy": replace(sampled, n_samples_per_prompt=1, temperature=0.0, top_p=1.0)}
+        if base and evaluation.base_pass_at > 0:
+            kinds["base"] = replace(sampled, n_samples_per_prompt=evaluation.base_pass_at, seed_stream="eval/base")
+        results = {}
+        with progress(f"evaluating {name}", len(kinds) * len(self._datasets.held_out)) as advance:
+            for kind, sampling in kinds.items():
+                results[kind] = measure(self._datasets.held_out, self._stages.rollout, self._rewards, sampling, advance)
+        write_measurements(self._evaluation_path(name), results)
+        return results
+
+    def _sum_up(self, before: dict[str, Measurement], after: dict[str, Measurement]) -> None:
+        """Write summary.json and print its table."""
+        metrics = read_metrics(self._folder / "metrics.jsonl")
+        seconds = time.monotonic() - self._start
+        summary = summarize(metrics, before, after) | {"wall_seconds": seconds}
+        path = self._folder / "summary.json"
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        aside.replace(path)
+        if before:
+            print_table(f"held-out accuracy ({summary['eval_size']} problems)", TABLE_HEADER, table_rows(before, after))
+        say(f"{summary['steps']} steps in {seconds:.0f} s, {summary['tokens_per_second']:.0f} tokens/s in training")
+        say(f"run folder: {self._folder}")
+        say(f"  summary.json, metrics.jsonl, rollouts/, eval/, logs/; the trained model: {self._checkpoints.complete()[-1]}/model")
+
+
+TABLE_HEADER = ("", "before", "after")
+
+
+def table_rows(before: dict[str, Measurement], after: dict[str, Measurement]) -> list[list[str]]:
+    """The result as a person reads it."""
+
+    def accuracy(measurement: Measurement) -> str:
+        low, high = measurement.ci95
+        return f"{measurement.accuracy:.3f} [{low:.3f}, {high:.3f}]"
+
+    sampled = (before["sampled"], after["sampled"])
+    rows = [
+        [f"accuracy, temperature {sampled[0].temperature:g} (95 % interval)", *map(accuracy, sampled)],
+        ["accuracy, greedy (95 % interval)", accuracy(before["greedy"]), accuracy(after["greedy"])],
+        ["mean response length, tokens", *(f"{measurement.response_length:.1f}" for measurement in sampled)],
+        ["truncated", *(f"{measurement.truncated_fraction:.1%}" for measurement in sampled)],
+    ]
+    if "base" in before:
+        base = before["base"]
+        rows.append([f"pass@{base.n_samples_per_prompt}", f"{base.pass_at_k:.3f}", ""])
+    return rows
+
+
+def summarize(
+    metrics: list[dict[str, float]], before: dict[str, Measurement], after: dict[str, Measurement]
+) -> dict[str, Any]:
+    """The numbers of summary.json, but for the wall time; without held-out prompts those of accuracy are left out."""
+    step_seconds = sum(row["time/step_seconds"] for row in metrics)
+    tokens = sum(row["throughput/tokens_per_second"] * row["time/step_seconds"] for row in metrics)
+    summary: dict[str, Any] = {
+        "steps": int(metrics[-1]["step"]),
+        "weight_version": int(metrics[-1]["sync/version"]),
+        "tokens_per_second": tokens / step_seconds,
+        "mismatch_kl_max": max(row["rollout/mismatch_kl"] for row in metrics),
+        "mismatch_abs_mean_max": max(row["rollout/mismatch_abs_mean"] for row in metrics),
+    }
+    for name, measurements in (("before", before), ("after", after)):
+        if measurements:
+            sampled = measurements["sampled"]
+            summary |= {
+                f"accuracy_{name}": sampled.accuracy,
+                f"ci95_{name}": list(sampled.ci95),
+                f"response_length_{name}": sampled.response_length,
+                f"greedy_{name}": measurements["greedy"].accuracy,
+                "eval_size": sampled.num_prompts,
+            }
+    if "base" in before:
+        summary[f"base_pass_at_{before['base'].n_samples_per_prompt}"] = before["base"].pass_at_k
+    return summary

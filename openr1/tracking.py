@@ -1,0 +1,61 @@
+"""What a run writes down: metrics.jsonl, one object a step, and rollouts/step_NNNNNN.jsonl, one object a response."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from openr1.trainer import StepRecord
+
+
+class Tracker:
+    """Writes into a run folder; every line is flushed, so that a killed run keeps what it did."""
+
+    def __init__(self, folder: Path, resumed_after: int = 0) -> None:
+        """Open the files; steps after `resumed_after` are forgotten, since they will be made again."""
+        self._rollouts = folder / "rollouts"
+        self._rollouts.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self._path) if row["step"] <= resumed_after]
+        aside = self._path.with_suffix(".tmp")
+        aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        aside.replace(self._path)
+        for path in self._rollouts.glob("step_*.jsonl"):
+            if int(path.stem.removeprefix("step_")) > resumed_after:
+                path.unlink()
+
+    def log(self, record: StepRecord) -> None:
+        """Write a step."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": record.step, **record.metrics}) + "\n")
+        with (self._rollouts / f"step_{record.step:06d}.jsonl").open("w", encoding="utf-8") as file:
+            for row in rollout_rows(record):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:
+    """One row a response: what was asked, answered, scored, and how it trained."""
+    for group, scores, advantages in zip(record.groups, record.scores, record.advantages.tolist(), strict=True):
+        for index, response in enumerate(group.responses):
+            yield {
+                "id": group.ids[index],
+                "prompt": group.prompt.text,
+                "label": group.prompt.label,
+                "response": response.text,
+                "finish_reason": response.finish_reason,
+                "num_tokens": len(response.token_ids),
+                "weight_version": response.weight_version,
+                "score": scores[index].accuracy,
+                "reward": scores[index].reward,
+                "components": scores[index].components,
+                "verdict": scores[index].verdict,
+                "error": scores[index].error,
+                "advantage": advantages[index],
+            }
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl; none where there is no file. A last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

@@ -1,0 +1,1 @@
+"""Checks that tasks are made of: each looks at one property of a response."""
