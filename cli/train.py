@@ -15,6 +15,7 @@ def run(argv: list[str]) -> int:
     checks = check_train(config)
     if args.dry_run:
         print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks))
+        print(f"# run folder: {config.run.folder}")
         return 0
     from openr1.run import run_training
 

@@ -136,9 +136,7 @@ def draw_problems(space: ProblemSpace, count: int, held_out: bool, rng: random.R
     while len(problems) < count:
         budget -= 1
         if budget < 0:
-            raise ValueError(
-                f"found only {len(problems)} different problems of {count} asked for; widen the range of numbers or targets"
-            )
+            raise ValueError(f"found only {len(problems)} different problems of {count} asked for; widen the ranges")
         problem = space.draw(rng)
         if problem.held_out == held_out:
             problems.setdefault(problem.key, problem)
@@ -192,7 +190,13 @@ def draw_trace(problem: Problem, solution: Attempt, style: TraceStyle, rng: rand
 
 
 def draw_traces(
-    space: ProblemSpace, count: int, skill_fraction: float, skill: TraceStyle, style: TraceStyle, rng: random.Random, wording: str
+    space: ProblemSpace,
+    count: int,
+    skill_fraction: float,
+    skill: TraceStyle,
+    style: TraceStyle,
+    rng: random.Random,
+    wording: str,
 ) -> Iterator[dict[str, object]]:
     """Rows of supervised data, to be trained on in this order.
 
@@ -225,7 +229,9 @@ def write_rows(path: Path, rows: Iterator[dict[str, object]] | list[dict[str, ob
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data.generate_countdown", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m data.generate_countdown", description=(__doc__ or "").split("\n")[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     problems = commands.add_parser("problems", help="write train.jsonl and held_out.jsonl, which share no problem")
     problems.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -235,7 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     traces.add_argument("--output", type=Path, required=True, metavar="FILE")
     traces.add_argument("--count", type=int, default=100_000)
     traces.add_argument("--skill-fraction", type=float, default=0.6, help="share, at the start, that never gives up")
-    traces.add_argument("--skill-hit", type=float, default=0.6, help="probability that an attempt of that share is right")
+    traces.add_argument(
+        "--skill-hit", type=float, default=0.6, help="probability that an attempt of that share is right"
+    )
     traces.add_argument("--hit", type=float, default=0.6, help="probability that an attempt of the rest is right")
     traces.add_argument("--give-up", type=float, default=0.5, help="probability that a miss of the rest is answered")
     for command in (problems, traces):

@@ -35,7 +35,9 @@ def _corpus() -> Iterator[str]:
     rng = random.Random(0)
     space = ProblemSpace(counts=(3, 4), largest=99, target_largest=99)
     for wording in sorted(WORDINGS):
-        for row in draw_traces(space, CORPUS_ROWS_PER_WORDING, 0.5, TraceStyle(0.6, 0.0), TraceStyle(0.3, 0.5), rng, wording):
+        for row in draw_traces(
+            space, CORPUS_ROWS_PER_WORDING, 0.5, TraceStyle(0.6, 0.0), TraceStyle(0.3, 0.5), rng, wording
+        ):
             yield f"user\n{row['prompt']}\nassistant\n{row['response']}\nsystem\n"
 
 
@@ -59,8 +61,10 @@ def build_tokenizer(vocab_size: int = 512) -> PreTrainedTokenizerFast:
     return fast
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, tied: bool, seed: int) -> Qwen2ForCausalLM:
-    """Build a Qwen2 model with random float32 weights; heads are 32 wide, the smallest size that vLLM's CPU attention takes."""
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, tied: bool, seed: int
+) -> Qwen2ForCausalLM:
+    """Build a Qwen2 model with random float32 weights; heads are 32 wide, the least that vLLM's CPU attention takes."""
     if hidden_size % 64:
         raise ValueError(f"hidden_size is {hidden_size}; it must be a multiple of 64 (an even number of heads of 32)")
     heads = hidden_size // 32
@@ -82,7 +86,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: in
 
 
 def write_tiny_model(
-    output: Path, hidden_size: int = 192, layers: int = 4, tied: bool = True, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+    output: Path,
+    hidden_size: int = 192,
+    layers: int = 4,
+    tied: bool = True,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> None:
     """Write model and tokenizer to a folder that any Hugging Face loader reads."""
     tokenizer = build_tokenizer()

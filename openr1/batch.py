@@ -1,7 +1,7 @@
 """The batch of one policy update, and how it is cut over ranks and micro-batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,13 +72,9 @@ class TrainBatch:
         """
         index = torch.tensor(list(rows) or [0])
         width = int(self.attention_mask[index].sum(-1).max())
-        chosen = {
-            field.name: None if (value := self.__dict__[field.name]) is None else value[index, :width]
-            for field in fields(self)
-        }
-        if not rows:
-            chosen["response_mask"] = torch.zeros_like(chosen["response_mask"])
-        return TrainBatch(**chosen)
+        tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        chosen = replace(self, **{name: tensor[index, :width] for name, tensor in tensors.items()})
+        return chosen if rows else replace(chosen, response_mask=torch.zeros_like(chosen.response_mask))
 
 
 def plan_micro_batches(lengths: Sequence[int], num_ranks: int, micro_batch_tokens: int) -> list[list[list[int]]]:

@@ -15,7 +15,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig, TrainConfig
+from openr1.config import PolicyConfig, TrainConfig
 from openr1.errors import ConfigError, MissingError
 from openr1.policy.actor import PolicyActor
 from openr1.policy.group import PolicyGroup, ReferenceLine
@@ -75,6 +75,7 @@ def extensions_folder() -> Path:
 def running_ray() -> Iterator[None]:
     """A Ray of this run's own, with its files in a temporary folder; gone, processes and files, after the block."""
     files = Path(tempfile.mkdtemp(prefix="openr1-ray-"))
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(
             _temp_dir=str(files),
@@ -124,23 +125,22 @@ def start_actor(kind: type, threads: int, on_gpu: bool, settings: Any) -> ActorH
 
 
 def start_policy(
-    model: ModelConfig,
-    optimizer: OptimizerConfig,
+    learner: LearnerSettings,
     policy: PolicyConfig,
-    temperature: float,
-    total_updates: int,
     on_gpu: bool,
     logs: Path,
+    kind: type[PolicyActor] = PolicyActor,
 ) -> list[ActorHandle]:
-    """Start the policy's ranks; they load the model after `load_policy`."""
+    """Start the policy's ranks and have them load the model."""
     check_build_locks(extensions_folder())
-    learner = LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates)
     actors = []
     for rank in range(policy.num_ranks):
         log_path = (logs / f"policy_{rank}.log").resolve()
         settings = RankSettings(rank, policy.num_ranks, policy.threads, on_gpu, policy.timeout_seconds, log_path)
-        actors.append(start_actor(PolicyActor, policy.threads, on_gpu, settings))
-    address, port = gather([actors[0].open_store.remote()], policy.timeout_seconds, "the run waits for policy rank 0 to start")[0]
+        actors.append(start_actor(kind, policy.threads, on_gpu, settings))
+    address, port = gather(
+        [actors[0].open_store.remote()], policy.timeout_seconds, "the run waits for policy rank 0 to start"
+    )[0]
     calls = [actor.load_model.remote(address, port, learner) for actor in actors]
     gather(calls, policy.timeout_seconds, f"the run waits for {len(actors)} policy rank(s) to load the model")
     return actors
@@ -149,26 +149,33 @@ def start_policy(
 class Stages:
     """The actors of one run, behind the interfaces that the trainer uses."""
 
-    def __init__(self, config: TrainConfig, on_gpu: bool, shared_memory: Path) -> None:
-        """Start engines, reference and policy side by side, and connect the policy to the engines."""
+    def __init__(
+        self, config: TrainConfig, on_gpu: bool, shared_memory: Path, policy_kind: type[PolicyActor] = PolicyActor
+    ) -> None:
+        """Start engines, reference and policy side by side, and connect the policy to the engines.
+
+        `policy_kind` lets a test give the ranks more methods.
+        """
         logs = config.run.folder / "logs"
         model_path = config.model.path.resolve()
-        engines = [self._start_engine(config, index, on_gpu, model_path, logs) for index in range(config.rollout.num_engines)]
+        engines = [
+            self._start_engine(config, index, on_gpu, model_path, logs) for index in range(config.rollout.num_engines)
+        ]
         reference = self._start_reference(config, on_gpu, logs) if config.algorithm.init_kl_coef > 0 else None
-        ranks = start_policy(
+        learner = LearnerSettings(
             config.model,
             config.optimizer,
-            config.policy,
+            config.policy.zero_stage,
             config.rollout.temperature,
             config.num_steps * config.updates_per_step,
-            on_gpu,
-            logs,
         )
+        ranks = start_policy(learner, config.policy, on_gpu, logs, policy_kind)
         starting = [engine.ready.remote() for engine in engines]
         gather(starting, config.rollout.timeout_seconds, f"the run waits for {len(engines)} engine(s) to start")
         timeout = config.policy.timeout_seconds
         calls = [rank.connect_engines.remote(engines, str(shared_memory)) for rank in ranks]
         gather(calls, timeout, "the run waits for the policy to connect to the engines")
+        self.engines, self.ranks = engines, ranks
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
         self.reference = ReferenceLine(reference, timeout) if reference else None
         self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout)

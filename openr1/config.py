@@ -141,7 +141,7 @@ class PolicyConfig(Section):
     num_ranks: Positive = 1
     """Data-parallel ranks; each takes one GPU where there are GPUs."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """What DeepSpeed shards over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too."""
+    """What DeepSpeed shards over ranks: 0 nothing (float32 only), 1 optimizer state, 2 gradients, 3 parameters too."""
     train_batch_size: Positive = 512
     """Responses an optimizer step; divides rollout_batch_size x n_samples_per_prompt."""
     micro_batch_tokens: Positive = 16384
@@ -215,6 +215,8 @@ class SftConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     max_epochs: Positive = 1
     """Passes over the data."""
+    z_loss_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared log-normalizer of the softmax; it keeps logits near 0, where bfloat16 is fine-grained."""
 
 
 AnyConfig = TypeVar("AnyConfig", TrainConfig, SftConfig)
@@ -338,18 +340,27 @@ def check_train(config: TrainConfig) -> list[str]:
     updates = config.num_steps * config.updates_per_step
     longest = config.data.prompt_max_len + rollout.generate_max_len
     return [
-        f"train_batch_size {policy.train_batch_size} divides {product} = {responses}: {config.updates_per_step} update(s) a step",
-        *_check_updates(policy, config.optimizer, updates),
-        f"prompt_max_len {config.data.prompt_max_len} + generate_max_len {rollout.generate_max_len} = {longest} tokens at most",
+        f"train_batch_size {policy.train_batch_size} divides {product} = {responses}: "
+        f"{config.updates_per_step} update(s) a step",
+        *_check_updates(config.model, policy, config.optimizer, updates),
+        f"prompt_max_len {config.data.prompt_max_len} + generate_max_len {rollout.generate_max_len} "
+        f"= {longest} tokens at most",
     ]
 
 
 def check_sft(config: SftConfig) -> list[str]:
     """As `check_train`, for a supervised run."""
-    return _check_updates(config.policy, config.optimizer, None)
+    return _check_updates(config.model, config.policy, config.optimizer, None)
 
 
-def _check_updates(policy: PolicyConfig, optimizer: OptimizerConfig, updates: int | None) -> list[str]:
+def _check_updates(
+    model: ModelConfig, policy: PolicyConfig, optimizer: OptimizerConfig, updates: int | None
+) -> list[str]:
+    if policy.zero_stage == 0 and model.dtype != "float32":
+        raise ConfigError(
+            "policy.zero_stage 0 works with model.dtype float32 alone: DeepSpeed adds up bfloat16 gradients in float32 "
+            "from stage 1 on; take zero_stage 1"
+        )
     if policy.train_batch_size < policy.num_ranks:
         raise ConfigError(
             f"policy.train_batch_size {policy.train_batch_size} is less than policy.num_ranks {policy.num_ranks}; "
@@ -359,7 +370,7 @@ def _check_updates(policy: PolicyConfig, optimizer: OptimizerConfig, updates: in
     if updates is not None:
         if optimizer.lr_warmup_steps >= updates:
             raise ConfigError(
-                f"optimizer.lr_warmup_steps {optimizer.lr_warmup_steps} is not below the run's {updates} optimizer steps"
+                f"optimizer.lr_warmup_steps {optimizer.lr_warmup_steps} is not below the {updates} optimizer steps"
             )
         lines.append(f"lr_warmup_steps {optimizer.lr_warmup_steps} of {updates} optimizer steps")
     return lines
@@ -371,4 +382,4 @@ def _largest_divisor(number: int, at_most: int) -> int:
 
 def to_yaml(config: BaseModel) -> str:
     """The resolved configuration, as a file that `load_config` reads."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

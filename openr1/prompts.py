@@ -1,4 +1,4 @@
-"""Prompts: a JSONL dataset, rendered once with the chat template, drawn as an endless shuffled stream that can resume."""
+"""Prompts: a JSONL dataset, rendered once with the chat template, drawn as an endless stream that can resume."""
 
 import json
 import random
@@ -28,9 +28,13 @@ def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         raise MissingError(f"model.path {model_path}: no usable tokenizer: {str(error).splitlines()[0]}") from error
     if tokenizer.chat_template is None:
-        raise ConfigError(f"model.path {model_path}: the tokenizer has no chat template; add chat_template.jinja to the folder")
+        raise ConfigError(
+            f"model.path {model_path}: the tokenizer has no chat template; add chat_template.jinja to the folder"
+        )
     if tokenizer.eos_token_id is None:
-        raise ConfigError(f"model.path {model_path}: the tokenizer has no eos token; set eos_token in tokenizer_config.json")
+        raise ConfigError(
+            f"model.path {model_path}: the tokenizer has no eos token; set eos_token in tokenizer_config.json"
+        )
     return tokenizer
 
 

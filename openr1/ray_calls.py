@@ -26,13 +26,15 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
     except GetTimeoutError as error:
         raise StageTimeout(f"{waiting}: not done within {timeout_seconds:g} s") from error
     except RayActorError as error:
-        raise TrainingError(f"{waiting}: an actor died ({first_line(error)}); its log is in the run's logs folder") from error
+        raise TrainingError(
+            f"{waiting}: an actor died: {last_line(error)}; its log is in the run's logs folder"
+        ) from error
     except RayTaskError as error:
         if isinstance(error.cause, OpenR1Error):
             raise error.cause from error
-        raise TrainingError(f"{waiting}: {type(error.cause).__name__}: {first_line(error.cause)}") from error
+        raise TrainingError(f"{waiting}: {type(error.cause).__name__}: {last_line(error.cause)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text, where Ray and Python put the cause."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

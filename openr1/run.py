@@ -48,7 +48,8 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         with reward_client(config) as rewards:
             rewards.wait_until_ready()
             with opened(config.run.folder, to_yaml(config), resume), shared_memory_folder() as shared, running_ray():
-                say(f"starting {config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s); logs in {config.run.folder}/logs")
+                actors = f"{config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
+                say(f"starting {actors}; logs in {config.run.folder}/logs")
                 stages = Stages(config, on_gpu, shared)
                 Run(config, datasets, stages, rewards, interrupts).go(resume)
 
@@ -60,21 +61,26 @@ def load_datasets(config: TrainConfig) -> Datasets:
     train = load_prompts(data.train, tokenizer, data.prompt_max_len, data.system_prompt)
     if len(train) < config.rollout.rollout_batch_size:
         raise ConfigError(
-            f"dataset {data.train}: {len(train)} prompts, fewer than rollout.rollout_batch_size {config.rollout.rollout_batch_size}"
+            f"dataset {data.train}: {len(train)} prompts, fewer than "
+            f"rollout.rollout_batch_size {config.rollout.rollout_batch_size}"
         )
     if data.held_out is None:
         return Datasets(train, [])
     held_out = load_prompts(data.held_out, tokenizer, data.prompt_max_len, data.system_prompt)
     shared = {prompt.text for prompt in train} & {prompt.text for prompt in held_out}
     if shared:
-        raise ConfigError(f"{data.held_out}: {len(shared)} prompts also stand in {data.train}; held-out prompts must be unseen")
+        raise ConfigError(
+            f"{data.held_out}: {len(shared)} prompts also stand in {data.train}; held-out prompts must be unseen"
+        )
     return Datasets(train, held_out)
 
 
 def reward_client(config: TrainConfig) -> RewardClient:
     """The client for the config's reward server."""
     if config.reward.url is None:
-        raise ConfigError("reward.url is missing; scripts/grpo.sh starts a server and fills it in, or give --reward.url")
+        raise ConfigError(
+            "reward.url is missing; scripts/grpo.sh starts a server and fills it in, or give --reward.url"
+        )
     return RewardClient(config.reward.url, config.reward.deadline_seconds, config.reward.ready_timeout_seconds)
 
 
@@ -188,7 +194,8 @@ class Run:
             print_table(f"held-out accuracy ({summary['eval_size']} problems)", TABLE_HEADER, table_rows(before, after))
         say(f"{summary['steps']} steps in {seconds:.0f} s, {summary['tokens_per_second']:.0f} tokens/s in training")
         say(f"run folder: {self._folder}")
-        say(f"  summary.json, metrics.jsonl, rollouts/, eval/, logs/; the trained model: {self._checkpoints.complete()[-1]}/model")
+        say("  summary.json, metrics.jsonl, rollouts/, eval/, logs/")
+        say(f"  the trained model: {self._checkpoints.complete()[-1]}/model")
 
 
 TABLE_HEADER = ("", "before", "after")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
 from filelock import FileLock, Timeout
 
 from openr1.errors import ConfigError, MissingError
@@ -35,7 +36,9 @@ def opened(folder: Path, config_yaml: str, resume: bool) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ConfigError(f"{folder}: another process is writing to this run; wait for it or choose another --run.name") from error
+        raise ConfigError(
+            f"{folder}: another process is writing to this run; wait for it or choose another --run.name"
+        ) from error
     try:
         kept = folder / "config.yaml"
         if resume:
@@ -48,8 +51,6 @@ def opened(folder: Path, config_yaml: str, resume: bool) -> Iterator[None]:
 
 def _check_same(kept: Path, config_yaml: str) -> None:
     """A resumed run must go on as it began; only where the reward server is and how long to train may change."""
-    import yaml
-
     before, now = yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(config_yaml)
     for config in (before, now):
         config["reward"].pop("url")

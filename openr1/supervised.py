@@ -25,7 +25,7 @@ class Example:
 class SupervisedPolicy(Protocol):
     """The model that learns (`policy.group.PolicyGroup`)."""
 
-    def supervised_update(self, batch: TrainBatch) -> dict[str, float]:
+    def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
         """One optimizer step; `loss` is summed over response tokens."""
 
 
@@ -44,7 +44,9 @@ def load_examples(
         response_ids = [*tokenizer.encode(row["response"], add_special_tokens=False), tokenizer.eos_token_id]
         length = len(prompt_ids) + len(response_ids)
         if length > max_len:
-            raise ConfigError(f"{place}: {length} tokens, more than data.max_len {max_len}; raise the limit or remove the row")
+            raise ConfigError(
+                f"{place}: {length} tokens, more than data.max_len {max_len}; raise the limit or remove the row"
+            )
         examples.append(Example(prompt_ids, response_ids))
     return examples
 
@@ -65,7 +67,7 @@ def train(policy: SupervisedPolicy, examples: list[Example], config: SftConfig) 
         for start in range(0, len(order), size):
             rows = [examples[index] for index in order[start : start + size]]
             batch = TrainBatch.from_tokens([(example.prompt_ids, example.response_ids) for example in rows])
-            update = policy.supervised_update(batch)
+            update = policy.supervised_update(batch, config.z_loss_coef)
             step += 1
             yield {
                 "step": step,

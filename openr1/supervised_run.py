@@ -7,6 +7,7 @@ from openr1.config import SftConfig, check_sft, to_yaml
 from openr1.console import progress, say
 from openr1.interrupt import Interrupts
 from openr1.policy.group import PolicyGroup
+from openr1.policy.settings import LearnerSettings
 from openr1.prompts import load_tokenizer
 from openr1.run_folder import check_unused, opened
 from openr1.supervised import load_examples, num_updates, train
@@ -30,9 +31,13 @@ def run_supervised(config: SftConfig) -> None:
         with opened(folder, to_yaml(config), resume=False), running_ray():
             say(f"{len(examples)} examples; starting {config.policy.num_ranks} policy rank(s); logs in {folder}/logs")
             updates = num_updates(config, len(examples))
-            ranks = start_policy(config.model, config.optimizer, config.policy, 1.0, updates, on_gpu, folder / "logs")
+            learner = LearnerSettings(config.model, config.optimizer, config.policy.zero_stage, 1.0, updates)
+            ranks = start_policy(learner, config.policy, on_gpu, folder / "logs")
             policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, config.policy.timeout_seconds)
-            with progress("training", updates) as advance, (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
+            with (
+                progress("training", updates) as advance,
+                (folder / "metrics.jsonl").open("w", encoding="utf-8") as file,
+            ):
                 for metrics in train(policy, examples, config):
                     file.write(json.dumps(metrics) + "\n")
                     file.flush()

@@ -200,9 +200,10 @@ class Trainer:
         failed = 1 - float(valid.float().mean())
         if failed > self._config.reward.max_failed_fraction:
             errors = [score.error for group in scores for score in group if not score.valid]
+            allowed = self._config.reward.max_failed_fraction
             raise TrainingError(
                 f"step {self._step + 1}: {failed:.1%} of the responses could not be graded, more than "
-                f"reward.max_failed_fraction allows ({self._config.reward.max_failed_fraction:.1%}); the first error: {errors[0]}"
+                f"reward.max_failed_fraction {allowed:g} allows; the first error: {errors[0]}"
             )
         return rewards, valid
 
@@ -274,5 +275,3 @@ def step_metrics(
         "policy/grad_norm": mean([update["grad_norm"] for update in updates]),
         "policy/learning_rate": updates[-1]["learning_rate"],
     }
-
-

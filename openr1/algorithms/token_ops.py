@@ -1,5 +1,7 @@
 """Per-token quantities from hidden states. Index t of every [B, T] tensor describes token t; position 0 is masked."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -8,19 +10,30 @@ CHUNK_TOKENS = 2048
 """Tokens whose logits exist at one time; bounds the memory of a step to CHUNK_TOKENS x V float32 values."""
 
 
-def _chunk_log_probs_and_entropy(
-    head: torch.nn.Module, hidden: Tensor, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies, both [N] float32, of N positions: hidden [N, H], targets [N]."""
-    log_probs = torch.log_softmax(head(hidden).float() / temperature, dim=-1)
+class TokenOutputs(NamedTuple):
+    """Per-token quantities [B, T] float32, in nats; 0 outside the response mask."""
+
+    log_probs: Tensor
+    """Log-prob of each response token, with gradient."""
+    entropy: Tensor
+    """Entropy of the distribution that the token was drawn from, without gradient."""
+    logsumexp: Tensor
+    """Log of the softmax's normalizer, with gradient."""
+
+
+def _chunk_outputs(head: torch.nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> TokenOutputs:
+    """Outputs [N] of N positions: hidden [N, H], targets [N]."""
+    logits = head(hidden).float() / temperature
+    logsumexp = logits.logsumexp(-1)
+    log_probs = logits - logsumexp[:, None]
     entropy = -(log_probs.exp() * log_probs).sum(-1)
-    return log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy.detach()
+    return TokenOutputs(log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy.detach(), logsumexp)
 
 
-def response_log_probs(
+def response_outputs(
     head: torch.nn.Module, hidden: Tensor, input_ids: Tensor, response_mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-prob and entropy of each response token under softmax(logits / temperature).
+) -> TokenOutputs:
+    """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
     The logits of token t come from the hidden state at t - 1. They are computed for response tokens alone, in
     chunks, and computed again in the backward pass, so that [tokens, V] never exists for a whole micro-batch.
@@ -33,20 +46,17 @@ def response_log_probs(
         temperature: That of the sampling, > 0.
 
     Returns:
-        `log_probs` [B, T] float32 in nats, with gradient, and `entropy` [B, T] float32 in nats, without. Both are
-        0 outside the mask; an all-False mask gives zeros that still depend on `hidden`.
+        [B, T] each. An all-False mask gives zeros that still depend on `hidden`.
     """
     positions = response_mask[:, 1:]
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
     chunks = [
-        checkpoint(_chunk_log_probs_and_entropy, head, part, target, temperature, use_reentrant=False)
+        checkpoint(_chunk_outputs, head, part, target, temperature, use_reentrant=False)
         for part, target in zip(inputs.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True)
     ]
     # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
-    log_probs = hidden.float().sum(-1) * 0.0
-    entropy = torch.zeros_like(log_probs)
-    log_probs = log_probs.masked_scatter(response_mask, torch.cat([chunk[0] for chunk in chunks]))
-    return log_probs, entropy.masked_scatter(response_mask, torch.cat([chunk[1] for chunk in chunks]))
+    zero = hidden.float().sum(-1) * 0.0
+    return TokenOutputs(*(zero.masked_scatter(response_mask, torch.cat(parts)) for parts in zip(*chunks, strict=True)))
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -19,8 +19,6 @@ from openr1.records import WeightVersion
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
-    from openr1.weight_sync.client import EngineClient
-
 
 class PolicyActor:
     """Policy rank `settings.rank`. Methods named as the learner's are collectives: call them on all ranks."""
@@ -32,13 +30,12 @@ class PolicyActor:
         os.environ |= {
             "RANK": str(settings.rank),
             "WORLD_SIZE": str(settings.num_ranks),
+            # Ray shows each rank its own GPU alone. LOCAL_SIZE stays unset: with it DeepSpeed would add up gradients in
+            # shared memory under one name for all runs on the machine.
             "LOCAL_RANK": "0" if settings.on_gpu else str(settings.rank),
-            "LOCAL_SIZE": str(settings.num_ranks),
         }
         self._settings = settings
         self._store: dist.TCPStore | None = None
-        self._sender: TrainerWeightTransferEngine | None = None
-        self._client: EngineClient | None = None
 
     def open_store(self) -> tuple[str, int]:
         """On rank 0: open the meeting point of the ranks on a port that the system chooses; returns its address."""
@@ -68,10 +65,12 @@ class PolicyActor:
         from openr1.weight_sync.source import LearnerWeightSource
 
         shm.register()
-        self._client = EngineClient(engines, self._settings.timeout_seconds)
+        self._client: EngineClient = EngineClient(engines, self._settings.timeout_seconds)
         init_info = shm.ShmTrainerInitInfo(rank=self._settings.rank, folder=folder)
         source = LearnerWeightSource(self._learner)
-        self._sender = WeightTransferTrainerFactory.trainer_init(init_info, client=self._client, source=source)
+        self._sender: TrainerWeightTransferEngine = WeightTransferTrainerFactory.trainer_init(
+            init_info, client=self._client, source=source
+        )
 
     def push_weights(self, version: WeightVersion) -> None:
         """Push the current weights to all engines as `version`."""
@@ -86,9 +85,11 @@ class PolicyActor:
         """See `PolicyLearner.update`."""
         return self._learner.update(micro_batches, loss, num_tokens)
 
-    def supervised_update(self, micro_batches: list[TrainBatch], num_tokens: int) -> dict[str, float]:
+    def supervised_update(
+        self, micro_batches: list[TrainBatch], z_loss_coef: float, num_tokens: int
+    ) -> dict[str, float]:
         """See `PolicyLearner.supervised_update`."""
-        return self._learner.supervised_update(micro_batches, num_tokens)
+        return self._learner.supervised_update(micro_batches, z_loss_coef, num_tokens)
 
     def save(self, folder: Path) -> None:
         """See `PolicyLearner.save`."""

@@ -24,8 +24,7 @@ class PolicyGroup:
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Log-probs [B, T] under the current weights."""
         plan = self._plan(batch)
-        shares = [[batch.select(rows) for rows in rank] for rank in plan]
-        calls = [actor.log_probs.remote(share) for actor, share in zip(self._actors, shares, strict=True)]
+        calls = [actor.log_probs.remote(share) for actor, share in self._shares(batch)]
         log_probs = torch.zeros(batch.input_ids.shape)
         for rank_plan, parts in zip(plan, self._wait(calls, "log-probs"), strict=True):
             for rows, part in zip(rank_plan, parts, strict=True):
@@ -40,15 +39,13 @@ class PolicyGroup:
             Sums over the batch's response tokens (see `policy.update.token_sums`), `grad_norm` and `learning_rate`.
         """
         tokens = batch.num_response_tokens
-        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
-        calls = [actor.update.remote(share, loss, tokens) for actor, share in zip(self._actors, shares, strict=True)]
+        calls = [actor.update.remote(share, loss, tokens) for actor, share in self._shares(batch)]
         return _add_up(self._wait(calls, "an update"))
 
-    def supervised_update(self, batch: TrainBatch) -> dict[str, float]:
-        """One optimizer step of the negative log-likelihood; returns `loss` summed over response tokens, and as `update`."""
+    def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
+        """One optimizer step of the likelihood; `loss` in the answer is summed over response tokens."""
         tokens = batch.num_response_tokens
-        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
-        calls = [actor.supervised_update.remote(share, tokens) for actor, share in zip(self._actors, shares, strict=True)]
+        calls = [actor.supervised_update.remote(share, z_loss_coef, tokens) for actor, share in self._shares(batch)]
         return _add_up(self._wait(calls, "a supervised update"))
 
     def push_weights(self, version: WeightVersion) -> None:
@@ -69,6 +66,11 @@ class PolicyGroup:
 
     def _plan(self, batch: TrainBatch) -> list[list[list[int]]]:
         return plan_micro_batches(batch.lengths, len(self._actors), self._micro_batch_tokens)
+
+    def _shares(self, batch: TrainBatch) -> list[tuple[ActorHandle, list[TrainBatch]]]:
+        """Each rank with its micro-batches."""
+        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
+        return list(zip(self._actors, shares, strict=True))
 
     def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
         waiting = f"the trainer waits for {len(calls)} policy rank(s): {purpose}"

@@ -11,7 +11,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, get_scheduler
 
 from openr1.algorithms.token_ops import masked_sum
@@ -43,6 +43,10 @@ class PolicyLearner:
             fused=True,
         )
         self._lm = lm
+        self._unsharded_norm = float("nan")
+        if settings.zero_stage == 0:
+            # Without ZeRO, DeepSpeed would clip but not tell the norm.
+            adamw.register_step_pre_hook(lambda *_: self._clip_unsharded(module))
         self._engine, _, _, _ = deepspeed.initialize(
             model=module,
             optimizer=adamw,
@@ -56,7 +60,8 @@ class PolicyLearner:
         """Log-probs [B, T] of each micro-batch under the current weights."""
         batches = [self._to_device(micro) for micro in micro_batches]
         return [
-            self._engine(batch.input_ids, batch.attention_mask, batch.response_mask)[0].cpu() for batch in batches
+            self._engine(batch.input_ids, batch.attention_mask, batch.response_mask).log_probs.cpu()
+            for batch in batches
         ]
 
     def update(self, micro_batches: Sequence[TrainBatch], loss: LossSettings, num_tokens: int) -> dict[str, float]:
@@ -73,16 +78,23 @@ class PolicyLearner:
         sums = policy_update(self._engine, batches, loss, num_tokens, dist.get_world_size())
         return sums | {"grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
 
-    def supervised_update(self, micro_batches: Sequence[TrainBatch], num_tokens: int) -> dict[str, float]:
-        """One optimizer step of the mean negative log-likelihood of response tokens; returns as `update` does."""
+    def supervised_update(
+        self, micro_batches: Sequence[TrainBatch], z_loss_coef: float, num_tokens: int
+    ) -> dict[str, float]:
+        """One optimizer step of the mean negative log-likelihood of response tokens; returns as `update` does.
+
+        `z_loss_coef` weighs the square of the softmax's log-normalizer (Chowdhery et al., PaLM, arXiv:2204.02311,
+        section 5); `loss` in the answer is without it.
+        """
         learning_rate = float(self._engine.get_lr()[0])
         total = 0.0
         for micro in micro_batches:
             batch = self._to_device(micro)
-            log_probs, _ = self._engine(batch.input_ids, batch.attention_mask, batch.response_mask)
-            loss = -masked_sum(log_probs, batch.response_mask)
+            outputs = self._engine(batch.input_ids, batch.attention_mask, batch.response_mask)
+            likelihood = -masked_sum(outputs.log_probs, batch.response_mask)
+            loss = likelihood + z_loss_coef * masked_sum(outputs.logsumexp.square(), batch.response_mask)
             self._engine.backward(loss * (dist.get_world_size() / num_tokens))
-            total += float(loss.detach())
+            total += float(likelihood.detach())
         self._engine.step()
         return {"loss": total, "grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
 
@@ -127,10 +139,16 @@ class PolicyLearner:
         tensors = {name: value.to(self._engine.device) for name, value in vars(batch).items() if value is not None}
         return replace(batch, **tensors)
 
+    def _clip_unsharded(self, module: nn.Module) -> None:
+        max_norm = self._settings.optimizer.max_norm or float("inf")
+        self._unsharded_norm = float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
+
     def _checked_grad_norm(self) -> float:
-        norm = float(self._engine.get_global_grad_norm())
+        norm = self._unsharded_norm if self._settings.zero_stage == 0 else float(self._engine.get_global_grad_norm())
         if not norm < float("inf"):
-            raise PolicyError(f"the gradient norm is {norm}; lower optimizer.learning_rate, or resume from a checkpoint")
+            raise PolicyError(
+                f"the gradient norm is {norm}; lower optimizer.learning_rate, or resume from a checkpoint"
+            )
         return norm
 
 

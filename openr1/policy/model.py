@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from openr1.algorithms.token_ops import response_log_probs
+from openr1.algorithms.token_ops import TokenOutputs, response_outputs
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -14,21 +14,19 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 class TokenModel(nn.Module):
     """A causal language model whose forward pass gives log-probs, so that DeepSpeed wraps the whole computation."""
 
-    def __init__(self, lm: nn.Module, temperature: float) -> None:
+    def __init__(self, lm: PreTrainedModel, temperature: float) -> None:
         """Wrap `lm` (a Hugging Face causal model); `temperature` is that of the sampling."""
         super().__init__()
         self.lm = lm
         self.temperature = temperature
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of response tokens, [B, T] float32; see `response_log_probs`."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
+        """Log-probs and more of response tokens; see `response_outputs`."""
         hidden = self.lm.base_model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        return response_log_probs(
-            self.lm.get_output_embeddings(), hidden, input_ids, response_mask, self.temperature
-        )
+        return response_outputs(self.lm.get_output_embeddings(), hidden, input_ids, response_mask, self.temperature)
 
 
-def load_causal_lm(path: Path | str, dtype: str, gradient_checkpointing: bool = False) -> nn.Module:
+def load_causal_lm(path: Path | str, dtype: str, gradient_checkpointing: bool = False) -> PreTrainedModel:
     """Load a Hugging Face causal model with SDPA attention; code that ships with a model is never run."""
     lm = AutoModelForCausalLM.from_pretrained(
         path, dtype=DTYPES[dtype], attn_implementation="sdpa", trust_remote_code=False

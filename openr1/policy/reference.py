@@ -29,5 +29,5 @@ class ReferenceActor:
         """Log-probs (nats, float32) of each response's tokens, one tensor a response."""
         batch = TrainBatch.from_groups([group])
         inputs = (batch.input_ids, batch.attention_mask, batch.response_mask)
-        log_probs, _ = self._model(*(tensor.to(self._device) for tensor in inputs))
+        log_probs = self._model(*(tensor.to(self._device) for tensor in inputs)).log_probs
         return [row[mask] for row, mask in zip(log_probs.cpu(), batch.response_mask, strict=True)]

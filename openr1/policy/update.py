@@ -10,15 +10,15 @@ from torch import Tensor
 
 from openr1.algorithms.kl import k3
 from openr1.algorithms.losses import clipped_surrogate
-from openr1.algorithms.token_ops import masked_sum
+from openr1.algorithms.token_ops import TokenOutputs, masked_sum
 from openr1.batch import TrainBatch
 
 
 class TrainEngine(Protocol):
     """What an update needs of DeepSpeed's engine (and of the plain one that tests use)."""
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of response tokens, [B, T] float32."""
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
+        """Log-probs and more of response tokens."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`, averaged over ranks."""
@@ -56,7 +56,8 @@ def policy_update(
     """
     sums: Counter[str] = Counter()
     for micro in micro_batches:
-        log_probs, entropy = engine(micro.input_ids, micro.attention_mask, micro.response_mask)
+        assert micro.advantages is not None
+        log_probs, entropy, _ = engine(micro.input_ids, micro.attention_mask, micro.response_mask)
         old_log_probs = log_probs.detach() if micro.old_log_probs is None else micro.old_log_probs
         loss, clipped = clipped_surrogate(
             log_probs, old_log_probs, micro.advantages, settings.eps_clip_low, settings.eps_clip_high

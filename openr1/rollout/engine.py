@@ -154,7 +154,9 @@ def to_group(prompt: Prompt, output: "RequestOutput") -> Group:
         token_ids = tuple(completion.token_ids)
         log_probs = tuple(completion.logprobs.logprobs)
         if not token_ids or len(log_probs) != len(token_ids):
-            raise EngineError(f"prompt {prompt.id}: an answer of {len(token_ids)} tokens has {len(log_probs)} log-probs")
+            raise EngineError(
+                f"prompt {prompt.id}: an answer of {len(token_ids)} tokens has {len(log_probs)} log-probs"
+            )
         version = int(completion.weight_versions[0].version)
         responses.append(Response(completion.text, token_ids, log_probs, completion.finish_reason, version))
     return Group(prompt, tuple(responses))

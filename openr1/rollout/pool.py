@@ -30,7 +30,9 @@ class RolloutPool:
         count = len(self._engines)
         shares = [list(prompts[index::count]) for index in range(count)]
         streams = [
-            engine.generate.remote(share, sampling) for engine, share in zip(self._engines, shares, strict=True) if share
+            engine.generate.remote(share, sampling)
+            for engine, share in zip(self._engines, shares, strict=True)
+            if share
         ]
         waiting = {prompt.id for prompt in prompts}
         while streams:
@@ -48,13 +50,17 @@ class RolloutPool:
                     continue
                 yield self._checked(reference, waiting, sampling)
         if waiting:
-            raise EngineError(f"the engines ended without answering {len(waiting)} prompts, {sorted(waiting)[0]} among them")
+            raise EngineError(
+                f"the engines ended without answering {len(waiting)} prompts, {sorted(waiting)[0]} among them"
+            )
 
     def _checked(self, reference: ray.ObjectRef, waiting: set[str], sampling: Sampling) -> Group:
         """Fetch a group and check that it was asked for, once, with all its responses."""
         group: Group = gather([reference], self._timeout_seconds, "the trainer waits for an engine's group")[0]
         if group.prompt.id not in waiting:
-            raise EngineError(f"an engine answered prompt {group.prompt.id}, which it was not asked or has answered before")
+            raise EngineError(
+                f"an engine answered prompt {group.prompt.id}, which it was not asked or has answered before"
+            )
         if len(group.responses) != sampling.n_samples_per_prompt:
             raise EngineError(
                 f"prompt {group.prompt.id}: {len(group.responses)} responses instead of {sampling.n_samples_per_prompt}"

@@ -21,7 +21,9 @@ class EngineClient:
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Set up the receiving ends."""
-        self._wait([engine.init_weight_transfer.remote(init_info) for engine in self._engines], "to set up weight transfer")
+        self._wait(
+            [engine.init_weight_transfer.remote(init_info) for engine in self._engines], "to set up weight transfer"
+        )
 
     def start_weight_update(self) -> None:
         """Stop the engines between two steps; what is in flight stays."""

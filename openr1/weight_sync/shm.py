@@ -57,7 +57,7 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, str]) -> None:
-        """Load the file; the copy is complete on return (the base class would synchronize a device that may not exist)."""
+        """Load the file; complete on return (the base class would synchronize a device that may not exist)."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type == "cuda":
             torch.accelerator.synchronize()

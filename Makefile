@@ -1,0 +1,35 @@
+# The only entry points that CI and the README use. `make help` lists them.
+SEED ?= 1
+PYTHON_VENV := .venv/bin/python
+PYTEST := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(PYTHON_VENV) -m pytest --durations=20
+
+.PHONY: help setup demo test test-slow lint type check bench
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+
+setup: ## create .venv and install everything (once)
+	@bash scripts/setup.sh
+
+demo: setup ## the main job on the shipped tiny model (SEED=n): runs/demo
+	@if [ -e runs/demo ]; then aside=runs/demo-$$(date +%Y%m%d-%H%M%S); mv runs/demo $$aside; echo "demo: moved the old runs/demo to $$aside"; fi
+	@bash scripts/grpo.sh scripts/configs/grpo_countdown_tiny.yaml --run.name demo --run.seed $(SEED)
+
+test: setup ## the suite, at most 15 minutes on 2 cores
+	$(PYTEST) -m "not slow"
+
+test-slow: setup ## what is too long for `make test`, at most 30 minutes
+	$(PYTEST) -m slow
+
+lint: setup ## ruff and the import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
+
+type: setup ## mypy, strict
+	$(PYTHON_VENV) -m mypy
+
+check: lint type test ## everything that a commit needs
+
+bench: setup ## one step against the same work done raw
+	$(PYTHON_VENV) -m benchmarks.step_time

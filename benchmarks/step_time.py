@@ -1,0 +1,387 @@
+"""One training step against the same work done raw, in one run on one machine.
+
+    python -m benchmarks.step_time [--steps 8] [--output benchmarks/results/step_time.json]
+
+The trainer runs the demo's config with its overlap taken away: rewards and reference wait until all is generated, and
+for each other. After each step the same prompts are sampled, with the same seeds, by vLLM alone, and the same tokens
+go through a bare PyTorch model: forward for the reference, forward, backward and AdamW for the update. The weights
+stay as they are (learning rate 1e-12), so that both do the same work.
+
+    rest = (step wall time - sum of the raw times) / step wall time
+
+Then as many steps run with overlap, and the share of the wall time that the union of the phases covers is reported.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from openr1.batch import TrainBatch, plan_micro_batches
+from openr1.cluster import Stages, running_ray, shared_memory_folder, start_actor
+from openr1.config import TrainConfig, load_config
+from openr1.interrupt import Interrupts
+from openr1.policy.model import load_causal_lm
+from openr1.prompts import PromptStream, load_prompts, load_tokenizer
+from openr1.records import Group, Prompt, Score
+from openr1.rewards import RewardClient
+from openr1.rollout.engine import EngineSettings, _build_llm, to_vllm
+from openr1.rollout.sampling import Sampling
+from openr1.trainer import Rollout, Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+PHASES = ("generate", "reward", "reference", "update", "sync")
+
+
+class Clock:
+    """Intervals (start, end) of each phase, in seconds of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.intervals: dict[str, list[tuple[float, float]]] = {phase: [] for phase in PHASES}
+
+    def add(self, phase: str, start: float) -> None:
+        self.intervals[phase].append((start, time.monotonic()))
+
+    def seconds(self, phase: str) -> float:
+        return sum(end - start for start, end in self.intervals[phase])
+
+    def union(self) -> float:
+        """Seconds during which at least one phase was running."""
+        total, reached = 0.0, 0.0
+        for start, end in sorted(interval for intervals in self.intervals.values() for interval in intervals):
+            total += max(0.0, end - max(start, reached))
+            reached = max(reached, end)
+        return total
+
+
+class SerialRollout:
+    """Hands out groups only when all are finished; keeps what was asked, for the raw engine."""
+
+    def __init__(self, rollout: Rollout, clock: Clock) -> None:
+        self._rollout, self._clock = rollout, clock
+        self.asked: tuple[Sequence[Prompt], Sampling] | None = None
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+        start = time.monotonic()
+        self.asked = (prompts, sampling)
+        groups = list(self._rollout.generate(prompts, sampling))
+        self._clock.add("generate", start)
+        return iter(groups)
+
+
+class SerialRewards:
+    """Waits for each group's scores."""
+
+    def __init__(self, rewards: RewardClient, clock: Clock) -> None:
+        self._rewards, self._clock = rewards, clock
+
+    def submit(self, group: Group) -> "Future[list[Score]]":
+        start = time.monotonic()
+        future = self._rewards.submit(group)
+        future.result()
+        self._clock.add("reward", start)
+        return future
+
+
+class SerialReference:
+    """Waits for each group's log-probs."""
+
+    def __init__(self, reference: Any, clock: Clock) -> None:
+        self._reference, self._clock = reference, clock
+
+    def submit(self, group: Group) -> list[torch.Tensor]:
+        start = time.monotonic()
+        rows: list[torch.Tensor] = self._reference.collect([self._reference.submit(group)])
+        self._clock.add("reference", start)
+        return rows
+
+    def collect(self, submitted: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+        return [row for rows in submitted for row in rows]
+
+
+class TimedPolicy:
+    """Times updates and pushes; keeps the batch, for the raw model."""
+
+    def __init__(self, policy: Any, clock: Clock) -> None:
+        self._policy, self._clock = policy, clock
+        self.batch: TrainBatch | None = None
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        start = time.monotonic()
+        result: torch.Tensor = self._policy.log_probs(batch)
+        self._clock.add("update", start)
+        return result
+
+    def update(self, batch: TrainBatch, loss: Any) -> dict[str, float]:
+        start = time.monotonic()
+        self.batch = batch
+        result: dict[str, float] = self._policy.update(batch, loss)
+        self._clock.add("update", start)
+        return result
+
+    def push_weights(self, version: int) -> None:
+        start = time.monotonic()
+        self._policy.push_weights(version)
+        self._clock.add("sync", start)
+
+
+class TimedRollout(SerialRollout):
+    """As it is in training: groups come as they finish."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+        start = time.monotonic()
+        yield from self._rollout.generate(prompts, sampling)
+        self._clock.add("generate", start)
+
+
+class TimedRewards:
+    """As it is in training; an interval from asking to having."""
+
+    def __init__(self, rewards: RewardClient, clock: Clock) -> None:
+        self._rewards, self._clock = rewards, clock
+
+    def submit(self, group: Group) -> "Future[list[Score]]":
+        start = time.monotonic()
+        future = self._rewards.submit(group)
+        future.add_done_callback(lambda _: self._clock.add("reward", start))
+        return future
+
+
+class TimedReference:
+    """As it is in training; only the wait after generation is seen from here."""
+
+    def __init__(self, reference: Any, clock: Clock) -> None:
+        self._reference, self._clock = reference, clock
+
+    def submit(self, group: Group) -> Any:
+        return self._reference.submit(group)
+
+    def collect(self, submitted: list[Any]) -> list[torch.Tensor]:
+        start = time.monotonic()
+        rows: list[torch.Tensor] = self._reference.collect(submitted)
+        self._clock.add("reference", start)
+        return rows
+
+
+class RawEngine:
+    """vLLM alone, in a process of its own."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._llm = _build_llm(settings)
+
+    def generate(self, prompts: list[Prompt], sampling: Sampling) -> float:
+        """Seconds to sample all prompts."""
+        self._llm.reset_prefix_cache()
+        start = time.monotonic()
+        self._llm.generate(
+            [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
+            [to_vllm(sampling, prompt) for prompt in prompts],
+            use_tqdm=False,
+        )
+        return time.monotonic() - start
+
+
+class RawModel:
+    """A bare PyTorch model and AdamW, in a process of its own."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        torch.set_num_threads(config.policy.threads)
+        self._lm = load_causal_lm(config.model.path, config.model.dtype)
+        self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-12, fused=True)
+
+    def _log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        hidden = self._lm.base_model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        chosen = batch.response_mask[:, 1:]
+        logits = self._lm.get_output_embeddings()(hidden[:, :-1][chosen]).float()
+        return torch.log_softmax(logits, -1).gather(-1, batch.input_ids[:, 1:][chosen][:, None]).squeeze(-1)
+
+    def forward(self, micro_batches: list[TrainBatch]) -> float:
+        """Seconds for log-probs of all tokens."""
+        start = time.monotonic()
+        with torch.no_grad():
+            for batch in micro_batches:
+                self._log_probs(batch)
+        return time.monotonic() - start
+
+    def update(self, micro_batches: list[TrainBatch], num_tokens: int) -> float:
+        """Seconds for forward, backward and one optimizer step."""
+        start = time.monotonic()
+        for batch in micro_batches:
+            assert batch.advantages is not None
+            log_probs = self._log_probs(batch)
+            advantages = batch.advantages[:, 1:][batch.response_mask[:, 1:]]
+            (-(torch.exp(log_probs - log_probs.detach()) * advantages).sum() / num_tokens).backward()
+        torch.nn.utils.clip_grad_norm_(self._lm.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return time.monotonic() - start
+
+
+def raw_scores(groups: list[Group]) -> float:
+    """Seconds to grade all responses in this process."""
+    from reward_server.scoring import get_score
+
+    start = time.monotonic()
+    for group in groups:
+        for response in group.responses:
+            get_score(group.prompt.task, response.text, group.prompt.label, finish_reason=response.finish_reason)
+    return time.monotonic() - start
+
+
+def raw_sync(model_bytes: int, folder: Path) -> float:
+    """Seconds to bring as many bytes through shared memory: one write, one read."""
+    data = os.urandom(model_bytes)
+    start = time.monotonic()
+    path = folder / "raw"
+    path.write_bytes(data)
+    path.read_bytes()
+    path.unlink()
+    return time.monotonic() - start
+
+
+def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
+    """Run paired steps, serial and raw, then steps with overlap; the first of each kind is warm-up and is dropped."""
+    prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, None)
+    serial, overlapped = [], []
+    with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
+        rewards.wait_until_ready()
+        stages = Stages(config, False, shared)
+        raw_engine = start_actor(RawEngine, config.rollout.threads, False, engine_settings(config))
+        raw_model = start_actor(RawModel, config.policy.threads, False, config)
+        model_bytes = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
+
+        def trainer(rollout: Any, reward: Any, reference: Any, policy: Any) -> Trainer:
+            return Trainer(config, stream, rollout, reward, reference, policy, Interrupts())
+
+        stream = PromptStream(prompts, config.run.seed)
+        for step in range(steps + 1):
+            clock = Clock()
+            rollout, policy = SerialRollout(stages.rollout, clock), TimedPolicy(stages.policy, clock)
+            one = trainer(rollout, SerialRewards(rewards, clock), SerialReference(stages.reference, clock), policy)
+            record = one.step()
+            raw = raw_times(raw_engine, raw_model, rollout, policy, record.groups, config, model_bytes, shared)
+            if step:
+                serial.append((record.metrics["time/step_seconds"], {p: clock.seconds(p) for p in PHASES}, raw))
+        for step in range(steps + 1):
+            clock = Clock()
+            rollout, policy = TimedRollout(stages.rollout, clock), TimedPolicy(stages.policy, clock)
+            one = trainer(rollout, TimedRewards(rewards, clock), TimedReference(stages.reference, clock), policy)
+            record = one.step()
+            if step:
+                overlapped.append((record.metrics["time/step_seconds"], clock.union()))
+    return summarize(serial, overlapped)
+
+
+def raw_times(
+    raw_engine: Any,
+    raw_model: Any,
+    rollout: SerialRollout,
+    policy: TimedPolicy,
+    groups: list[Group],
+    config: TrainConfig,
+    model_bytes: int,
+    shared: Path,
+) -> dict[str, float]:
+    """The same work as the step that was just made, raw, one phase after the other."""
+    assert rollout.asked is not None
+    assert policy.batch is not None
+    batch = policy.batch
+    plan = plan_micro_batches(batch.lengths, 1, config.policy.micro_batch_tokens)[0]
+    micro_batches = [batch.select(rows) for rows in plan]
+    return {
+        "generate": ray.get(raw_engine.generate.remote(list(rollout.asked[0]), rollout.asked[1])),
+        "reward": raw_scores(groups),
+        "reference": ray.get(raw_model.forward.remote(micro_batches)),
+        "update": ray.get(raw_model.update.remote(micro_batches, batch.num_response_tokens)),
+        "sync": raw_sync(model_bytes, shared),
+    }
+
+
+def summarize(
+    serial: list[tuple[float, dict[str, float], dict[str, float]]], overlapped: list[tuple[float, float]]
+) -> dict[str, Any]:
+    """Medians and spread over the counted steps."""
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+    return {
+        "steps": len(serial),
+        "step_seconds": spread([wall for wall, _, _ in serial]),
+        "phase_seconds": {phase: spread([phases[phase] for _, phases, _ in serial]) for phase in PHASES},
+        "raw_seconds": {phase: spread([raw[phase] for _, _, raw in serial]) for phase in PHASES},
+        "outside_phases_fraction": spread([1 - sum(phases.values()) / wall for wall, phases, _ in serial]),
+        "rest_fraction": spread([(wall - sum(raw.values())) / wall for wall, _, raw in serial]),
+        "sync_fraction": spread([phases["sync"] / wall for wall, phases, _ in serial]),
+        "with_overlap": {
+            "step_seconds": spread([wall for wall, _ in overlapped]),
+            "union_of_phases_fraction": spread([union / wall for wall, union in overlapped]),
+        },
+    }
+
+
+def engine_settings(config: TrainConfig) -> EngineSettings:
+    """The demo's engine once more, for the raw side."""
+    return EngineSettings(
+        model_path=config.model.path.resolve(),
+        dtype=config.model.dtype,
+        max_model_len=config.data.prompt_max_len + config.rollout.generate_max_len,
+        max_num_seqs=config.rollout.max_num_seqs,
+        kv_cache_bytes=int(config.rollout.kv_cache_gib * 2**30),
+        on_gpu=False,
+        weight_transfer_backend="openr1_shm",
+        log_path=(config.run.folder / "logs/raw_engine.log").resolve(),
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in cpu_lines if line.startswith("model name")), "")
+    return {
+        "commit": commit.stdout.strip(),
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, default=ROOT / "scripts/configs/grpo_countdown_tiny.yaml")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/step_time.json")
+    args = parser.parse_args()
+    folder = ["--run.output_dir", "runs/benchmarks", "--run.name", f"step_time-{os.getpid()}"]
+    config = load_config(TrainConfig, args.config, [*folder, "--optimizer.learning_rate", "1.0e-12"])
+    server = subprocess.Popen(
+        [ROOT / ".venv/bin/python", "-m", "cli", "serve", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().removeprefix("reward server:").strip()
+        result = {"machine": machine(), **measure(config, args.steps, url)}
+    finally:
+        server.terminate()
+        server.wait()
+    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

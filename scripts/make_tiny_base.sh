@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Makes the tiny base model of data/tiny_base again: traces, random weights, supervised training (about half an hour on 2 cores).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+inputs=runs/tiny_base_inputs
+run=runs/sft_countdown_tiny
+[ ! -e $run ] || { echo "make_tiny_base: $run exists; move it away first" >&2; exit 2; }
+space="--counts 3 --largest 15 --target-smallest 1 --target-largest 80 --wording short"
+.venv/bin/python -m data.make_tiny_model --output $inputs/model --seed 0
+.venv/bin/python -m data.generate_countdown traces --output $inputs/traces.jsonl --seed 0 --count 150000 $space \
+    --skill-fraction 0.75 --skill-hit 0.3 --hit 0.35 --give-up 0.55
+.venv/bin/python -m cli sft --config scripts/configs/sft_countdown_tiny.yaml

@@ -1,0 +1,63 @@
+"""Fixtures shared by the suite: tiny models on disk, a Ray of the suite's own, a real reward server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """Folder of a random float32 model (2 layers, hidden 64), tied or untied."""
+    from data.make_tiny_model import write_tiny_model
+
+    folders: dict[bool, Path] = {}
+
+    def get(tied: bool) -> Path:
+        import torch
+
+        if tied not in folders:
+            folders[tied] = tmp_path_factory.mktemp("tied" if tied else "untied")
+            write_tiny_model(folders[tied], hidden_size=64, layers=2, tied=tied, dtype=torch.float32)
+        return folders[tied]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A Ray that ends with the test module."""
+    from openr1.cluster import running_ray
+
+    with running_ray():
+        yield
+
+
+@pytest.fixture(scope="session")
+def countdown_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with train.jsonl (64 problems) and held_out.jsonl (16)."""
+    from data.generate_countdown import main
+
+    folder = tmp_path_factory.mktemp("countdown")
+    sizes = ["--train", "64", "--held-out", "16", "--counts", "3", "--largest", "15", "--wording", "short"]
+    assert main(["problems", "--output", str(folder), *sizes, "--target-smallest", "1", "--target-largest", "80"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reward_url() -> Iterator[str]:
+    """Address of a real reward server in a process of its own."""
+    command = [sys.executable, "-m", "cli", "serve", "--port", "0"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().removeprefix("reward server:").strip()
+    finally:
+        server.terminate()
+        server.wait(timeout=30)

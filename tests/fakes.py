@@ -1,0 +1,167 @@
+"""Stand-ins for the trainer's stages, and short ways to make records. Nothing else in the suite is faked."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from openr1.batch import TrainBatch
+from openr1.config import TrainConfig, validate
+from openr1.interrupt import Interrupted
+from openr1.policy.update import LossSettings
+from openr1.records import Group, Prompt, Response, Score, WeightVersion
+from openr1.rollout.sampling import Sampling
+
+# Sums for each response token that FakePolicy.update answers; the effective sample fraction is 0.5 ** 2 / 0.5 = 0.5.
+TOKEN_SUMS = {
+    "loss": 2.0,
+    "entropy": 3.0,
+    "kl": 0.25,
+    "clipped": 0.125,
+    "mismatch_abs": 0.75,
+    "mismatch_kl": 0.375,
+    "weight": 0.5,
+    "weight_squared": 0.5,
+}
+
+
+def make_config(folder: Path, **sections: Any) -> TrainConfig:
+    """Two prompts of two responses a step, one update a step; `sections` replace keys, `rollout={"top_p": 0.5}`."""
+    values: dict[str, Any] = {
+        "run": {"name": "test", "output_dir": str(folder), "seed": 7},
+        "model": {"path": "model"},
+        "data": {"train": "train.jsonl"},
+        "rollout": {"rollout_batch_size": 2, "n_samples_per_prompt": 2, "generate_max_len": 8},
+        "policy": {"train_batch_size": 4},
+        "num_steps": 3,
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section} if isinstance(section, dict) else section
+    return validate(TrainConfig, values, "test")
+
+
+def make_prompt(number: int = 0, **fields: Any) -> Prompt:
+    """Prompt `p<number>`: a single token, 10 + number, unless `fields` say otherwise."""
+    name = f"p{number}"
+    return Prompt(
+        **{"id": name, "text": name, "token_ids": (10 + number,), "label": "{}", "task": "countdown"} | fields
+    )
+
+
+def make_response(*token_ids: int, log_prob: float = -1.0, truncated: bool = False) -> Response:
+    """A response of weight version 0 with the same log-prob for every token."""
+    text = " ".join(map(str, token_ids))
+    return Response(text, token_ids, (log_prob,) * len(token_ids), "length" if truncated else "stop", 0)
+
+
+def make_group(prompt: Prompt, lengths: Sequence[int] = (2, 1)) -> Group:
+    """One response for each length; its tokens are all ten times the prompt's first one, plus the response's index."""
+    first = 10 * prompt.token_ids[0]
+    responses = [make_response(*[first + index] * length) for index, length in enumerate(lengths)]
+    return Group(prompt, tuple(responses))
+
+
+def make_score(reward: float | None) -> Score:
+    """A score with accuracy equal to the reward; None makes one that could not be graded."""
+    if reward is None:
+        return Score(None, None, {}, "error", "grader_error: it broke")
+    return Score(reward, reward, {"equation": reward}, "correct" if reward == 1 else "wrong")
+
+
+@dataclass
+class FakeRollout:
+    """Makes each prompt's group with `make`, and finishes them in the order that `order` puts the prompts in."""
+
+    make: Callable[[Prompt], Group] = make_group
+    order: Callable[[Sequence[Prompt]], Sequence[Prompt]] = list
+    interrupt_after: int | None = None
+    """Groups after which `Interrupted` is raised, as a signal handler would."""
+    requests: list[tuple[list[str], Sampling]] = field(default_factory=list)
+    """Prompt ids and sampling of each call."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+        """Yield the groups."""
+        self.requests.append(([prompt.id for prompt in prompts], sampling))
+        for done, prompt in enumerate(self.order(prompts)):
+            if done == self.interrupt_after:
+                raise Interrupted(2)
+            yield self.make(prompt)
+
+
+@dataclass
+class FakeRewards:
+    """Scores by prompt id; `rewards` holds one number a response, None for what could not be graded."""
+
+    rewards: dict[str, list[float | None]]
+    default: Sequence[float | None] = (1.0, 0.0)
+    submitted: list[str] = field(default_factory=list)
+
+    def submit(self, group: Group) -> "Future[list[Score]]":
+        """The scores, at once."""
+        self.submitted.append(group.prompt.id)
+        future: Future[list[Score]] = Future()
+        future.set_result([make_score(reward) for reward in self.rewards.get(group.prompt.id, self.default)])
+        return future
+
+
+class FakeReference:
+    """The log-prob of every token is minus a thousandth of the token itself, so that a mix-up shows."""
+
+    def submit(self, group: Group) -> Group:
+        """The handle is the group itself."""
+        return group
+
+    def collect(self, submitted: list[Group]) -> list[torch.Tensor]:
+        """One tensor a response."""
+        return [torch.tensor(response.token_ids) / -1000 for group in submitted for response in group.responses]
+
+
+@dataclass
+class FakePolicy:
+    """Records calls as (name, argument); `during_update` runs inside every update."""
+
+    during_update: Callable[[], object] = lambda: None
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    losses: list[LossSettings] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all calls, in order."""
+        return [name for name, _ in self.calls]
+
+    @property
+    def updates(self) -> list[TrainBatch]:
+        """The batches of all updates, supervised or not."""
+        return [argument for name, argument in self.calls if name in ("update", "supervised_update")]
+
+    @property
+    def pushes(self) -> list[WeightVersion]:
+        """The versions of all pushes."""
+        return [argument for name, argument in self.calls if name == "push_weights"]
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        """-(updates so far + 1) on response tokens: tells when it was called."""
+        self.calls.append(("log_probs", batch))
+        return batch.response_mask * -(len(self.updates) + 1.0)
+
+    def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+        """Sums of TOKEN_SUMS; the n-th update has gradient norm n and learning rate n / 10."""
+        self.calls.append(("update", batch))
+        self.losses.append(loss)
+        self.during_update()
+        tokens = batch.num_response_tokens
+        number = len(self.updates)
+        sums = {name: value * tokens for name, value in TOKEN_SUMS.items()}
+        return sums | {"tokens": tokens, "grad_norm": number, "learning_rate": number / 10}
+
+    def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
+        """A loss of 6 nats in all."""
+        self.calls.append(("supervised_update", batch))
+        return {"loss": 6.0, "grad_norm": 1.5, "learning_rate": z_loss_coef}
+
+    def push_weights(self, version: WeightVersion) -> None:
+        """Only recorded."""
+        self.calls.append(("push_weights", version))

@@ -1,0 +1,106 @@
+"""The gradient does not depend on how a batch is cut: real DeepSpeed, one and two gloo ranks, every ZeRO stage."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import deepspeed
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM
+
+from openr1.batch import TrainBatch
+from openr1.cluster import start_policy
+from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.policy.actor import PolicyActor
+from openr1.policy.group import PolicyGroup
+from openr1.policy.settings import LearnerSettings
+from openr1.policy.update import LossSettings
+
+BETA1 = 0.9
+LOSS = LossSettings(eps_clip_low=0.2, eps_clip_high=0.2, init_kl_coef=0.1)
+
+
+class ReadablePolicyActor(PolicyActor):
+    """A policy rank that tells the gradient of its first update."""
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Full gradients by name: after one AdamW step from zero state, the first moment is (1 - beta1) * gradient."""
+        read = deepspeed.utils.safe_get_full_optimizer_state
+        result = {}
+        for name, parameter in self._learner._lm.named_parameters():
+            if self._learner._settings.zero_stage == 0:
+                moment = self._learner._engine.optimizer.state[parameter]["exp_avg"]
+            else:
+                moment = read(parameter, "exp_avg")
+            result[name] = moment.float() / (1 - BETA1)
+        return result
+
+
+def make_batch() -> TrainBatch:
+    """Eight rows of different lengths, with advantages, old log-probs off the policy, and a reference."""
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for length in (3, 9, 4, 12, 7, 5, 11, 6):
+        tokens = torch.randint(5, 500, (4 + length,), generator=generator).tolist()
+        rows.append((tokens[:4], tokens[4:]))
+    batch = TrainBatch.from_tokens(rows).with_advantages(torch.randn(8, generator=generator))
+    noise = 0.3 * torch.randn(batch.input_ids.shape, generator=generator)
+    log_probs = (-6.2 + noise) * batch.response_mask
+    return TrainBatch(
+        **{**vars(batch), "old_log_probs": log_probs, "ref_log_probs": log_probs + 0.1 * batch.response_mask}
+    )
+
+
+def plain_torch_gradients(model: Path, batch: TrainBatch) -> dict[str, torch.Tensor]:
+    """The same loss written out once more, on the whole batch, with nothing of openr1."""
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    logits = lm(batch.input_ids, attention_mask=batch.attention_mask.long()).logits[:, :-1]
+    targets = batch.input_ids[:, 1:]
+    log_probs = torch.distributions.Categorical(logits=logits).log_prob(targets)
+    mask = batch.response_mask[:, 1:]
+    ratio = torch.exp(log_probs - batch.old_log_probs[:, 1:])
+    advantages = batch.advantages[:, 1:]
+    surrogate = torch.min(ratio * advantages, torch.clip(ratio, 0.8, 1.2) * advantages)
+    difference = batch.ref_log_probs[:, 1:] - log_probs
+    kl = torch.exp(difference) - difference - 1
+    loss = ((-surrogate + 0.1 * kl) * mask).sum() / mask.sum()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in lm.named_parameters()}
+
+
+@pytest.mark.parametrize(("num_ranks", "micro_batch_tokens"), [(1, 10_000), (2, 40)])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_gradient_equals_plain_torch(
+    ray_cluster: None,
+    tiny_model: Callable[[bool], Path],
+    tmp_path: Path,
+    zero_stage: int,
+    num_ranks: int,
+    micro_batch_tokens: int,
+) -> None:
+    """Catches a mean per micro-batch or rank instead of over all tokens, and gradients averaged where they must add.
+
+    One rank with one micro-batch, and two ranks with two or more each, both against the same loss in plain torch.
+    """
+    model = tiny_model(True)
+    policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
+    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.0)
+    learner = LearnerSettings(ModelConfig(path=model, dtype="float32"), optimizer, zero_stage, 1.0, 10)
+    ranks = start_policy(learner, policy_config, False, tmp_path / "logs", ReadablePolicyActor)
+    group = PolicyGroup(ranks, micro_batch_tokens, 120.0)
+    batch = make_batch()
+    if num_ranks == 2:
+        assert min(len(share) for _, share in group._shares(batch)) >= 2
+    sums = group.update(batch, LOSS)
+    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
+    for rank in ranks:
+        ray.kill(rank)
+    expected = plain_torch_gradients(model, batch)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            gradients[name], gradient, atol=2e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert sums["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
