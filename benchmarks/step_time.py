@@ -37,7 +37,7 @@ from openr1.records import Group, Prompt, Score
 from openr1.rewards import RewardClient
 from openr1.rollout.engine import EngineSettings, _build_llm, to_vllm
 from openr1.rollout.sampling import Sampling
-from openr1.trainer import Rollout, Trainer
+from openr1.trainer import Rollout, StepRecord, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("generate", "reward", "reference", "update", "sync")
@@ -253,7 +253,7 @@ def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
     """Run paired steps, serial and raw, then steps with overlap; the first of each kind is warm-up and is dropped."""
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, None)
     serial, overlapped = [], []
-    with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
+    with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray(Interrupts()):
         rewards.wait_until_ready()
         stages = Stages(config, False, shared)
         raw_engine = start_actor(RawEngine, config.rollout.threads, False, engine_settings(config))
@@ -261,14 +261,16 @@ def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
         model_bytes = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
 
         def trainer(rollout: Any, reward: Any, reference: Any, policy: Any) -> Trainer:
-            return Trainer(config, stream, rollout, reward, reference, policy, Interrupts())
+            return Trainer(config, stream, rollout, reward, reference, policy, Interrupts(), records.append)
 
+        records: list[StepRecord] = []
         stream = PromptStream(prompts, config.run.seed)
         for step in range(steps + 1):
             clock = Clock()
             rollout, policy = SerialRollout(stages.rollout, clock), TimedPolicy(stages.policy, clock)
             one = trainer(rollout, SerialRewards(rewards, clock), SerialReference(stages.reference, clock), policy)
-            record = one.step()
+            one.step()
+            record = records[-1]
             raw = raw_times(raw_engine, raw_model, rollout, policy, record.groups, config, model_bytes, shared)
             if step:
                 serial.append((record.metrics["time/step_seconds"], {p: clock.seconds(p) for p in PHASES}, raw))
@@ -276,7 +278,8 @@ def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
             clock = Clock()
             rollout, policy = TimedRollout(stages.rollout, clock), TimedPolicy(stages.policy, clock)
             one = trainer(rollout, TimedRewards(rewards, clock), TimedReference(stages.reference, clock), policy)
-            record = one.step()
+            one.step()
+            record = records[-1]
             if step:
                 overlapped.append((record.metrics["time/step_seconds"], clock.union()))
     return summarize(serial, overlapped)

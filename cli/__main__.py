@@ -30,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     except OpenR1Error as error:
         print(f"{command}: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        # Ctrl-C before the command has taken over the signals: nothing has begun.
+        return 130
     except Interrupted as interrupted:
         print(f"{command}: stopped by {interrupted}", file=sys.stderr)
         return interrupted.exit_code

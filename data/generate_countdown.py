@@ -1,6 +1,6 @@
 """Countdown problems and search traces, seeded and solvable by construction.
 
-    python -m data.generate_countdown problems --output DIR [--train 4000 --held-out 600 --numbers 3 4 ...]
+    python -m data.generate_countdown problems --output DIR [--train 4000 --held-out 600 --counts 3 4 ...]
     python -m data.generate_countdown traces --output FILE [--count 100000 --skill-fraction 0.6 ...]
 
 A problem asks to combine every given number exactly once with + - * / into the target. It is made by drawing

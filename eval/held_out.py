@@ -17,7 +17,7 @@ class Measurement:
     """Accuracy of one sampling over all prompts.
 
     `accuracy` is pass@1: the mean over prompts of their share of right responses; `ci95` its bootstrap interval over
-    prompts. `pass_at_k` maps the number of samples a prompt to pass@k with k = that number.
+    prompts. `pass_at_k` is pass@k with k = `n_samples_per_prompt`.
     """
 
     accuracy: float

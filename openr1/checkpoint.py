@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from openr1.errors import MissingError
 from openr1.trainer import TrainerState
 
 WriteFolder = Callable[[Path], None]
@@ -49,15 +48,11 @@ class Checkpoints:
         """Complete checkpoints, oldest first."""
         return sorted(path for path in self._folder.glob("step_*") if (path / "trainer.json").is_file())
 
-    def newest(self) -> tuple[Path, TrainerState]:
-        """The newest complete checkpoint.
-
-        Raises:
-            MissingError: There is none.
-        """
+    def newest(self) -> tuple[Path, TrainerState] | None:
+        """The newest complete checkpoint, or None."""
         complete = self.complete()
         if not complete:
-            raise MissingError(f"{self._folder}: no complete checkpoint to resume from; start the run without --resume")
+            return None
         values = json.loads((complete[-1] / "trainer.json").read_text(encoding="utf-8"))
         return complete[-1], TrainerState(**values)
 

@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 
 from openr1.config import PolicyConfig, TrainConfig
 from openr1.errors import ConfigError, MissingError
+from openr1.interrupt import Interrupts
 from openr1.policy.actor import PolicyActor
 from openr1.policy.group import PolicyGroup, ReferenceLine
 from openr1.policy.reference import ReferenceActor
@@ -72,7 +73,7 @@ def extensions_folder() -> Path:
 
 
 @contextmanager
-def running_ray() -> Iterator[None]:
+def running_ray(interrupts: Interrupts) -> Iterator[None]:
     """A Ray of this run's own, with its files in a temporary folder; gone, processes and files, after the block."""
     files = Path(tempfile.mkdtemp(prefix="openr1-ray-"))
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -85,9 +86,10 @@ def running_ray() -> Iterator[None]:
             configure_logging=False,
             # Actors declare GPUs alone: on a small machine they share the cores, with threads set explicitly.
             num_cpus=1,
-            _node_ip_address="127.0.0.1",
         )
-        yield
+        # Ray has put a handler of its own in place of ours, which would abort the process on SIGTERM.
+        with interrupts.installed():
+            yield
     finally:
         ray.shutdown()
         shutil.rmtree(files, ignore_errors=True)
@@ -111,6 +113,8 @@ def start_actor(kind: type, threads: int, on_gpu: bool, settings: Any) -> ActorH
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": PYTHON_PATH,
         "TOKENIZERS_PARALLELISM": "false",
+        # Threads of several actors share few cores: one that waits must not spin (measured: 4 times slower where it does).
+        "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
         "TORCH_EXTENSIONS_DIR": str(extensions_folder()),
         # One process an engine: the actor steps vLLM itself.
@@ -138,10 +142,9 @@ def start_policy(
         log_path = (logs / f"policy_{rank}.log").resolve()
         settings = RankSettings(rank, policy.num_ranks, policy.threads, on_gpu, policy.timeout_seconds, log_path)
         actors.append(start_actor(kind, policy.threads, on_gpu, settings))
-    address, port = gather(
-        [actors[0].open_store.remote()], policy.timeout_seconds, "the run waits for policy rank 0 to start"
-    )[0]
-    calls = [actor.load_model.remote(address, port, learner) for actor in actors]
+    starting = "the run waits for policy rank 0 to start"
+    port = gather([actors[0].open_store.remote()], policy.timeout_seconds, starting)[0]
+    calls = [actor.load_model.remote(port, learner) for actor in actors]
     gather(calls, policy.timeout_seconds, f"the run waits for {len(actors)} policy rank(s) to load the model")
     return actors
 

@@ -33,7 +33,7 @@ class RunConfig(Section):
     output_dir: Path = Path("runs")
     """Parent of run folders."""
     seed: NotNegative = 0
-    """Seed of the data order, the sampling and the weights that are drawn."""
+    """Seed of the data order and the sampling."""
 
     @property
     def folder(self) -> Path:
@@ -99,7 +99,7 @@ class RewardConfig(Section):
     """Longest time for one group's rewards, retries included."""
     ready_timeout_seconds: Seconds = 60.0
     """Longest wait for the server to be ready at the start."""
-    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a step's responses that may stay ungraded; above it the run stops. Ungraded ones never train."""
 
 
@@ -348,9 +348,9 @@ def check_train(config: TrainConfig) -> list[str]:
     ]
 
 
-def check_sft(config: SftConfig) -> list[str]:
-    """As `check_train`, for a supervised run."""
-    return _check_updates(config.model, config.policy, config.optimizer, None)
+def check_sft(config: SftConfig, updates: int | None = None) -> list[str]:
+    """As `check_train`, for a supervised run; `updates` is its number of optimizer steps, once the data is read."""
+    return _check_updates(config.model, config.policy, config.optimizer, updates)
 
 
 def _check_updates(

@@ -23,6 +23,10 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
+def ignore(note: str = "") -> None:
+    """An `Advance` that shows nothing."""
+
+
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """A progress bar over `total` things, of which `done` are done; silent where the output is not a terminal."""

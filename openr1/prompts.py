@@ -12,6 +12,7 @@ from openr1.errors import ConfigError, MissingError
 from openr1.records import Prompt
 
 REQUIRED_STRINGS = ("id", "label", "task")
+EMPTY_MESSAGE = {"role": "", "content": ""}
 
 
 def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
@@ -72,9 +73,25 @@ def _checked_row(line: str, place: str, strings: tuple[str, ...]) -> dict[str, A
     for key in strings:
         if not isinstance(row.get(key), str):
             raise ConfigError(f"{place}: `{key}` must be a string, found {json.dumps(row.get(key))}")
-    if isinstance(row.get("prompt"), str) == isinstance(row.get("messages"), list):
-        raise ConfigError(f"{place}: exactly one of `prompt` (a string) and `messages` (a list) must be given")
+    if ("prompt" in row) == ("messages" in row):
+        raise ConfigError(f"{place}: exactly one of `prompt` and `messages` must be given")
+    if not isinstance(row.get("prompt", ""), str) or not _are_messages(row.get("messages", [EMPTY_MESSAGE])):
+        raise ConfigError(f"{place}: `prompt` must be a string, `messages` a list of {{role, content}} strings")
+    if not isinstance(row.get("meta", {}), dict):
+        raise ConfigError(f"{place}: `meta` must be an object, found {json.dumps(row['meta'])}")
     return row
+
+
+def _are_messages(value: object) -> bool:
+    """Whether the value is a list, not empty, of objects with the strings role and content."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict) and all(isinstance(message.get(key), str) for key in EMPTY_MESSAGE)
+            for message in value
+        )
+    )
 
 
 def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> str:
@@ -105,8 +122,7 @@ def load_prompts(
             )
         if row["id"] in prompts:
             raise ConfigError(f"{place}: id {row['id']!r} stands twice in the dataset")
-        meta = row.get("meta") or {}
-        prompts[row["id"]] = Prompt(row["id"], text, token_ids, row["label"], row["task"], meta=meta)
+        prompts[row["id"]] = Prompt(row["id"], text, token_ids, row["label"], row["task"], meta=row.get("meta", {}))
     return list(prompts.values())
 
 

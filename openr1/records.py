@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 WeightVersion = int
-"""Counts the pushes of weights to the engines. 0 is what an engine loaded from disk by itself."""
+"""Counts the policy's steps as the engines see them. 0 is the untrained model."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from eval.held_out import Measurement, measure, read_measurements, write_measure
 from openr1.checkpoint import Checkpoints
 from openr1.cluster import Stages, check_machine, gpus_needed, running_ray, shared_memory_folder
 from openr1.config import TrainConfig, check_train, to_yaml
-from openr1.console import print_table, progress, say
+from openr1.console import Advance, ignore, print_table, progress, say
 from openr1.errors import ConfigError
 from openr1.interrupt import Interrupted, Interrupts
 from openr1.prompts import PromptStream, load_prompts, load_tokenizer
@@ -19,7 +19,7 @@ from openr1.rewards import RewardClient
 from openr1.rollout.sampling import Sampling
 from openr1.run_folder import check_unused, opened
 from openr1.tracking import Tracker, read_metrics
-from openr1.trainer import Trainer, TrainerState
+from openr1.trainer import StepRecord, Trainer, TrainerState
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         check_unused(config.run.folder, resume)
         with reward_client(config) as rewards:
             rewards.wait_until_ready()
-            with opened(config.run.folder, to_yaml(config), resume), shared_memory_folder() as shared, running_ray():
+            with opened(config.run.folder, to_yaml(config), resume), shared_memory_folder() as shared, running_ray(interrupts):
                 actors = f"{config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
                 say(f"starting {actors}; logs in {config.run.folder}/logs")
                 stages = Stages(config, on_gpu, shared)
@@ -95,8 +95,10 @@ class Run:
         self._datasets = datasets
         self._stages = stages
         self._rewards = rewards
-        self._interrupts = interrupts
         self._folder = config.run.folder
+        self._tracker = Tracker(self._folder)
+        self._advance: Advance = ignore
+        self._saved = 0
         self._checkpoints = Checkpoints(self._folder / "checkpoints", config.checkpoint.keep)
         self._start = time.monotonic()
         self._trainer = Trainer(
@@ -107,46 +109,51 @@ class Run:
             stages.reference,
             stages.policy,
             interrupts,
+            self._on_step,
         )
 
     def go(self, resume: bool) -> None:
         """Train from the start or from the newest checkpoint, and write the summary."""
-        state = self._restore() if resume else self._trainer.state()
+        state = (self._load_newest() if resume else None) or self._trainer.state
         # The first push comes before the first rollout: a broken path for weights shows within the first minute.
         self._trainer.restore(state)
-        tracker = Tracker(self._folder, resumed_after=state.step)
+        self._tracker.forget_after(state.step)
+        self._saved = state.step
         before = self._evaluate("before", base=True) if state.step == 0 else self._read("before")
-        saved = state.step if resume else 0
         try:
-            with progress("training", self._config.num_steps, state.step) as advance:
-                while self._trainer.state().step < self._config.num_steps:
-                    record = self._trainer.step()
-                    with self._interrupts.held_back():
-                        tracker.log(record)
-                        if self._is_due(record.step):
-                            saved = self._save()
-                    advance(f"accuracy {record.metrics['reward/accuracy']:.2f}")
+            with progress("training", self._config.num_steps, state.step) as self._advance:
+                while self._trainer.state.step < self._config.num_steps:
+                    self._trainer.step()
         except Interrupted:
-            step = self._trainer.state().step
-            if step > saved:
+            step = self._trainer.state.step
+            if step > self._saved:
                 self._save()
             if step > 0:
                 say(f"interrupted after step {step}; continue with --resume")
             raise
         self._sum_up(before, self._evaluate("after", base=False))
 
-    def _is_due(self, step: int) -> bool:
+    def _on_step(self, record: StepRecord) -> None:
+        """Keep what the step leaves."""
+        self._tracker.log(record)
         every = self._config.checkpoint.save_steps
-        return step == self._config.num_steps or (every > 0 and step % every == 0)
+        if record.step == self._config.num_steps or (every > 0 and record.step % every == 0):
+            self._save()
+        self._advance(f"accuracy {record.metrics['reward/accuracy']:.2f}")
 
-    def _save(self) -> int:
-        """Write a checkpoint; returns its step."""
-        state = self._trainer.state()
+    def _save(self) -> None:
+        """Write a checkpoint of the last complete step."""
+        state = self._trainer.state
         self._checkpoints.save(state, self._stages.policy.save, self._stages.policy.export)
-        return state.step
+        self._saved = state.step
 
-    def _restore(self) -> TrainerState:
-        folder, state = self._checkpoints.newest()
+    def _load_newest(self) -> TrainerState | None:
+        """Give the policy its newest checkpoint; None where the run was stopped before its first."""
+        newest = self._checkpoints.newest()
+        if newest is None:
+            say("no checkpoint yet: starting from the beginning")
+            return None
+        folder, state = newest
         say(f"resuming after step {state.step} from {folder}")
         self._stages.policy.load(folder / "policy")
         return state

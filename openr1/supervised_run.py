@@ -22,15 +22,15 @@ def run_supervised(config: SftConfig) -> None:
     """
     interrupts = Interrupts()
     with interrupts.installed():
-        check_sft(config)
         tokenizer = load_tokenizer(config.model.path)
         examples = load_examples(config.data.train, tokenizer, config.data.max_len, config.data.system_prompt)
+        updates = num_updates(config, len(examples))
+        check_sft(config, updates)
         on_gpu = check_machine(config.policy.num_ranks)
         folder = config.run.folder
         check_unused(folder, resume=False)
-        with opened(folder, to_yaml(config), resume=False), running_ray():
+        with opened(folder, to_yaml(config), resume=False), running_ray(interrupts):
             say(f"{len(examples)} examples; starting {config.policy.num_ranks} policy rank(s); logs in {folder}/logs")
-            updates = num_updates(config, len(examples))
             learner = LearnerSettings(config.model, config.optimizer, config.policy.zero_stage, 1.0, updates)
             ranks = start_policy(learner, config.policy, on_gpu, folder / "logs")
             policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, config.policy.timeout_seconds)

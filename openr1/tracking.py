@@ -10,17 +10,20 @@ from openr1.trainer import StepRecord
 class Tracker:
     """Writes into a run folder; every line is flushed, so that a killed run keeps what it did."""
 
-    def __init__(self, folder: Path, resumed_after: int = 0) -> None:
-        """Open the files; steps after `resumed_after` are forgotten, since they will be made again."""
+    def __init__(self, folder: Path) -> None:
+        """`folder` is the run's; nothing is written yet."""
         self._rollouts = folder / "rollouts"
-        self._rollouts.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(self._path) if row["step"] <= resumed_after]
+
+    def forget_after(self, step: int) -> None:
+        """Prepare for the steps after `step`: what an earlier process wrote of them will be made again."""
+        self._rollouts.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_metrics(self._path) if row["step"] <= step]
         aside = self._path.with_suffix(".tmp")
         aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         aside.replace(self._path)
         for path in self._rollouts.glob("step_*.jsonl"):
-            if int(path.stem.removeprefix("step_")) > resumed_after:
+            if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
 
     def log(self, record: StepRecord) -> None:

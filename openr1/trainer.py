@@ -5,7 +5,7 @@ test can drive it with small fakes.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -94,7 +94,7 @@ class TrainerState:
 
 
 class Trainer:
-    """Runs steps; what happens between them (tracking, checkpoints) is the caller's."""
+    """Runs steps; what is kept of them (tracking, checkpoints) is the caller's."""
 
     def __init__(
         self,
@@ -105,8 +105,12 @@ class Trainer:
         reference: Reference | None,
         policy: Policy,
         interrupts: Interrupts,
+        on_step: Callable[[StepRecord], None],
     ) -> None:
-        """Take the stages. `reference` is None exactly where `algorithm.init_kl_coef` is 0."""
+        """Take the stages. `reference` is None exactly where `algorithm.init_kl_coef` is 0.
+
+        `on_step` is called at the end of every step, with interrupts held back: tracking and checkpoints.
+        """
         self._config = config
         self._prompts = prompts
         self._rollout = rollout
@@ -114,48 +118,44 @@ class Trainer:
         self._reference = reference
         self._policy = policy
         self._interrupts = interrupts
-        self._step = 0
-        self._version: WeightVersion = 0
+        self._on_step = on_step
+        self._state = TrainerState(step=0, version=0, prompts=prompts.state())
         self._seconds: dict[str, float] = {}
 
+    @property
     def state(self) -> TrainerState:
-        """The place between two steps."""
-        return TrainerState(self._step, self._version, self._prompts.state())
+        """The place after the last complete step."""
+        return self._state
 
     def restore(self, state: TrainerState) -> None:
-        """Continue from a place between two steps; the policy must hold that step's weights. Pushes them."""
-        self._step, self._version = state.step, state.version
-        self._prompts.restore(state.prompts)
-        self._policy.push_weights(self._version)
+        """Continue after a complete step; the policy must hold that step's weights. Pushes them."""
+        self._state = state
+        self._policy.push_weights(state.version)
 
-    def step(self) -> StepRecord:
+    def step(self) -> None:
         """Make one step.
 
-        An interrupt before the update abandons the step: the prompts are given back and nothing has changed. From the
-        update on, it waits until the step is complete.
+        An interrupt before the update abandons the step: nothing has changed, and its prompts come again. From the
+        update on it waits until the step is complete, `on_step` included.
         """
         self._seconds = {}
         start = time.monotonic()
-        place = self._prompts.state()
-        try:
-            prompts = self._prompts.take(self._config.rollout.rollout_batch_size)
-            groups, scores, batch = self._roll_out(prompts)
-        except BaseException:
-            self._prompts.restore(place)
-            raise
+        self._prompts.restore(self._state.prompts)
+        prompts = self._prompts.take(self._config.rollout.rollout_batch_size)
+        groups, scores, batch = self._roll_out(prompts)
         rewards, valid = self._reward_tensors(scores)
         advantages = ESTIMATORS[self._config.algorithm.advantage_estimator](rewards, valid)
         batch = batch.with_advantages(advantages.flatten())
         with self._interrupts.held_back():
+            version = self._state.version + 1
             with self._timed("update"):
                 updates = self._update(batch)
             with self._timed("sync"):
-                self._policy.push_weights(self._version + 1)
-            self._version += 1
-            self._step += 1
-        self._seconds["step"] = time.monotonic() - start
-        metrics = step_metrics(groups, scores, rewards, valid, updates) | self._own_metrics(batch)
-        return StepRecord(self._step, groups, scores, advantages, metrics)
+                self._policy.push_weights(version)
+            self._state = TrainerState(self._state.step + 1, version, self._prompts.state())
+            self._seconds["step"] = time.monotonic() - start
+            metrics = step_metrics(groups, scores, rewards, valid, updates) | self._own_metrics(batch)
+            self._on_step(StepRecord(self._state.step, groups, scores, advantages, metrics))
 
     def _roll_out(self, prompts: list[Prompt]) -> tuple[list[Group], list[list[Score]], TrainBatch]:
         """Generate; each finished group is scored, and read by the reference, while others still generate."""
@@ -186,7 +186,7 @@ class Trainer:
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             seed=self._config.run.seed,
-            seed_stream=f"train/{self._step}",
+            seed_stream=f"train/{self._state.step}",
         )
 
     def _reward_tensors(self, scores: list[list[Score]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -202,7 +202,7 @@ class Trainer:
             errors = [score.error for group in scores for score in group if not score.valid]
             allowed = self._config.reward.max_failed_fraction
             raise TrainingError(
-                f"step {self._step + 1}: {failed:.1%} of the responses could not be graded, more than "
+                f"step {self._state.step + 1}: {failed:.1%} of the responses could not be graded, more than "
                 f"reward.max_failed_fraction {allowed:g} allows; the first error: {errors[0]}"
             )
         return rewards, valid
@@ -226,7 +226,7 @@ class Trainer:
         tokens = sum(batch.lengths)
         return {
             "sync/seconds": seconds["sync"],
-            "sync/version": self._version,
+            "sync/version": self._state.version,
             "throughput/tokens_per_second": tokens / seconds["step"],
         } | {f"time/{phase}_seconds": seconds[phase] for phase in seconds}
 
@@ -251,7 +251,7 @@ def step_metrics(
     tokens = sum(update["tokens"] for update in updates)
 
     def mean(values: list[float]) -> float:
-        return sum(values) / len(values) if values else float("nan")
+        return sum(values) / len(values)
 
     def token_mean(name: str) -> float:
         return sum(update[name] for update in updates) / tokens
@@ -262,7 +262,10 @@ def step_metrics(
         "reward/accuracy": mean([score.accuracy for score in flat if score.accuracy is not None]),
         "reward/failed_fraction": 1 - float(valid.float().mean()),
         "reward/signal_fraction": float(has_signal(rewards, valid).float().mean()),
-        **{f"reward/{name}": mean([score.components[name] for score in flat]) for name in sorted(components)},
+        **{
+            f"reward/{name}": mean([score.components[name] for score in flat if name in score.components])
+            for name in sorted(components)
+        },
         "rollout/response_length_mean": mean([float(len(response.token_ids)) for response in responses]),
         "rollout/truncated_fraction": mean([float(response.truncated) for response in responses]),
         "rollout/mismatch_kl": token_mean("mismatch_kl"),

@@ -10,6 +10,7 @@ import torch
 
 from openr1.batch import TrainBatch
 from openr1.config import TrainConfig, validate
+from openr1.errors import OpenR1Error
 from openr1.interrupt import Interrupted
 from openr1.policy.update import LossSettings
 from openr1.records import Group, Prompt, Response, Score, WeightVersion
@@ -91,19 +92,29 @@ class FakeRollout:
             yield self.make(prompt)
 
 
+def graded(
+    rewards: dict[str, list[float | None]] | None = None, default: Sequence[float | None] = (1.0, 0.0)
+) -> Callable[[Group], list[Score]]:
+    """Scores by prompt id: one number a response, None for what could not be graded."""
+    return lambda group: [make_score(reward) for reward in (rewards or {}).get(group.prompt.id, default)]
+
+
 @dataclass
 class FakeRewards:
-    """Scores by prompt id; `rewards` holds one number a response, None for what could not be graded."""
+    """Answers with `score`; an error that it raises becomes the future's, as with the real client."""
 
-    rewards: dict[str, list[float | None]]
-    default: Sequence[float | None] = (1.0, 0.0)
+    score: Callable[[Group], list[Score]] = field(default_factory=graded)
     submitted: list[str] = field(default_factory=list)
+    """Prompt ids in the order in which they came."""
 
     def submit(self, group: Group) -> "Future[list[Score]]":
         """The scores, at once."""
         self.submitted.append(group.prompt.id)
         future: Future[list[Score]] = Future()
-        future.set_result([make_score(reward) for reward in self.rewards.get(group.prompt.id, self.default)])
+        try:
+            future.set_result(self.score(group))
+        except OpenR1Error as error:
+            future.set_exception(error)
         return future
 
 
@@ -121,9 +132,9 @@ class FakeReference:
 
 @dataclass
 class FakePolicy:
-    """Records calls as (name, argument); `during_update` runs inside every update."""
+    """Records calls as (name, argument); `during_update` runs inside every update, with its number, from 1 on."""
 
-    during_update: Callable[[], object] = lambda: None
+    during_update: Callable[[int], object] = lambda number: None
     calls: list[tuple[str, Any]] = field(default_factory=list)
     losses: list[LossSettings] = field(default_factory=list)
 
@@ -151,9 +162,9 @@ class FakePolicy:
         """Sums of TOKEN_SUMS; the n-th update has gradient norm n and learning rate n / 10."""
         self.calls.append(("update", batch))
         self.losses.append(loss)
-        self.during_update()
-        tokens = batch.num_response_tokens
         number = len(self.updates)
+        self.during_update(number)
+        tokens = batch.num_response_tokens
         sums = {name: value * tokens for name, value in TOKEN_SUMS.items()}
         return sums | {"tokens": tokens, "grad_norm": number, "learning_rate": number / 10}
 
@@ -165,3 +176,24 @@ class FakePolicy:
     def push_weights(self, version: WeightVersion) -> None:
         """Only recorded."""
         self.calls.append(("push_weights", version))
+
+    def save(self, folder: Path) -> None:
+        """An empty folder."""
+        folder.mkdir()
+
+    def export(self, folder: Path) -> None:
+        """An empty folder."""
+        folder.mkdir()
+
+    def load(self, folder: Path) -> None:
+        """Only recorded."""
+        self.calls.append(("load", folder))
+
+
+@dataclass
+class FakeStages:
+    """The stages of a whole run."""
+
+    rollout: FakeRollout = field(default_factory=FakeRollout)
+    reference: FakeReference = field(default_factory=FakeReference)
+    policy: FakePolicy = field(default_factory=FakePolicy)

@@ -45,7 +45,7 @@ class PlainEngine(nn.Module):
         assert self.table.grad is not None
         self.gradient = self.table.grad.clone()
         with torch.no_grad():
-            self.table -= 0.1 * self.table.grad
+            self.table.sub_(0.1 * self.table.grad)
         self.table.grad = None
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
-from ray.util import get_node_ip_address
 from torch import Tensor
 
 from openr1.batch import TrainBatch
@@ -20,11 +19,15 @@ if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
 
+LOOPBACK = "127.0.0.1"
+"""All ranks run on one machine."""
+
+
 class PolicyActor:
     """Policy rank `settings.rank`. Methods named as the learner's are collectives: call them on all ranks."""
 
     def __init__(self, settings: RankSettings) -> None:
-        """Prepare the process; `connect` and `load_model` follow."""
+        """Prepare the process; `load_model` and `connect_engines` follow."""
         log_to(settings.log_path)
         torch.set_num_threads(settings.threads)
         os.environ |= {
@@ -37,16 +40,15 @@ class PolicyActor:
         self._settings = settings
         self._store: dist.TCPStore | None = None
 
-    def open_store(self) -> tuple[str, int]:
-        """On rank 0: open the meeting point of the ranks on a port that the system chooses; returns its address."""
-        address = get_node_ip_address() if self._settings.num_ranks > 1 else "127.0.0.1"
-        self._store = dist.TCPStore(address, 0, self._settings.num_ranks, is_master=True, wait_for_workers=False)
-        return address, self._store.port
+    def open_store(self) -> int:
+        """On rank 0: open the meeting point of the ranks on a port that the system chooses; returns the port."""
+        self._store = dist.TCPStore(LOOPBACK, 0, self._settings.num_ranks, is_master=True, wait_for_workers=False)
+        return self._store.port
 
-    def load_model(self, address: str, port: int, learner: LearnerSettings) -> None:
+    def load_model(self, port: int, learner: LearnerSettings) -> None:
         """Join the other ranks and build the learner; every rank calls this at the same time."""
         settings = self._settings
-        store = self._store or dist.TCPStore(address, port, settings.num_ranks, is_master=False)
+        store = self._store or dist.TCPStore(LOOPBACK, port, settings.num_ranks, is_master=False)
         backend = "nccl" if settings.on_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=settings.rank, world_size=settings.num_ranks)
         import deepspeed

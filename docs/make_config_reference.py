@@ -1,0 +1,108 @@
+"""Writes the tables of keys in docs/config.md from the configuration's own models.
+
+    python docs/make_config_reference.py [--check]
+
+Only what stands between the two marker comments is replaced. `--check` writes nothing, and exits 1 when the page
+does not say what openr1/config.py says.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from openr1.config import SftConfig, TrainConfig
+
+PAGE = Path(__file__).resolve().parent / "config.md"
+BEGIN = "<!-- keys: written by docs/make_config_reference.py -->"
+END = "<!-- keys: end -->"
+TABLES: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("Keys of `train`", TrainConfig),
+    ("Keys of `sft`", SftConfig),
+)
+KINDS = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path", type(None): "null"}
+
+
+def describe_kind(annotation: Any) -> str:
+    """A type in words: `integer`, `path or null`, `[number, number]`; of a Literal the choices."""
+    if annotation in KINDS:
+        return KINDS[annotation]
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in arguments)
+    if get_origin(annotation) is tuple:
+        return f"[{', '.join(map(describe_kind, arguments))}]"
+    return " or ".join(map(describe_kind, arguments))
+
+
+def describe_bounds(field: FieldInfo) -> str:
+    """The numbers that a value must stay between, with a leading space; empty if there are none."""
+    bounds = []
+    for rule in field.metadata:
+        match rule:
+            case Gt():
+                bounds.append(f"> {rule.gt}")
+            case Ge():
+                bounds.append(f">= {rule.ge}")
+            case Lt():
+                bounds.append(f"< {rule.lt}")
+            case Le():
+                bounds.append(f"<= {rule.le}")
+    return " " + ", ".join(bounds) if bounds else ""
+
+
+def describe_default(field: FieldInfo) -> str:
+    """The default as a config file may give it, or that there is none."""
+    if field.is_required():
+        return "required"
+    return f"`{json.dumps(field.default, default=str).strip(chr(34))}`"
+
+
+def key_rows(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """One row of the table for every dotted key, in the order of the models."""
+    rows = []
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += key_rows(inner, f"{prefix}{name}.")
+        else:
+            values = describe_kind(inner) + describe_bounds(field)
+            cells = [f"`{prefix}{name}`", values, describe_default(field), field.description or ""]
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return rows
+
+
+def render() -> str:
+    """All tables, each under its heading."""
+    header = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return "\n\n".join("\n".join([f"## {title}", "", *header, *key_rows(kind)]) for title, kind in TABLES)
+
+
+def main(argv: list[str] | None = None, page: Path = PAGE) -> int:
+    """Rewrite or check the page; returns the exit code."""
+    purpose = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python docs/make_config_reference.py", description=purpose)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
+    args = parser.parse_args(argv)
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.stderr.write(f"{page}: the comments {BEGIN!r} and {END!r} must both be there, in this order\n")
+        return 1
+    wanted = f"{before}{BEGIN}\n\n{render()}\n\n{END}{after}"
+    if args.check and wanted != text:
+        sys.stderr.write(f"{page}: stale; run python docs/make_config_reference.py\n")
+        return 1
+    if not args.check:
+        page.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,137 @@
+"""Supervised rows, the order in which they train, and the loss that is reported."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from openr1.config import SftConfig, validate
+from openr1.errors import ConfigError
+from openr1.prompts import load_tokenizer
+from openr1.supervised import Example, load_examples, num_updates, train
+from tests.fakes import FakePolicy
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Callable[[bool], Path]) -> PreTrainedTokenizerBase:
+    """The tiny model's."""
+    return load_tokenizer(tiny_model(True))
+
+
+def write(folder: Path, *responses: Any) -> Path:
+    """A file with a row for each response."""
+    path = folder / "traces.jsonl"
+    rows = [
+        {"id": str(number), "prompt": "1+1?", "label": "2", "task": "countdown", "response": response}
+        for number, response in enumerate(responses)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def make_config(size: int = 2, **values: Any) -> SftConfig:
+    """Batches of `size` rows, in the order of the file unless told otherwise."""
+    sections = {
+        "run": {"name": "test", "seed": values.pop("seed", 0)},
+        "model": {"path": "model"},
+        "data": {"train": "train.jsonl", "shuffle": values.pop("shuffle", False)},
+        "policy": {"train_batch_size": size},
+    }
+    return validate(SftConfig, {**sections, **values}, "test")
+
+
+# Example n has the prompt (1,) and n response tokens, each 10 + n.
+EXAMPLES = [Example([1], [10 + number] * number) for number in range(1, 6)]
+
+
+def trained(config: SftConfig) -> list[list[int]]:
+    """The numbers of the examples in each update."""
+    policy = FakePolicy()
+    list(train(policy, EXAMPLES, config))
+    return [[int(row[1]) - 10 for row in batch.input_ids] for batch in policy.updates]
+
+
+# Rows
+
+
+def test_examples_end_with_the_end_token(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Catches a model that never learns to stop, and a prompt that is rendered otherwise than for a rollout."""
+    path = write(tmp_path, "<think>二</think>\n<answer>2</answer>", "")
+    first, second = load_examples(path, tokenizer, 100, None)
+    prompt = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(first.prompt_ids) == prompt
+    assert tokenizer.decode(first.response_ids) == "<think>二</think>\n<answer>2</answer><|im_end|>"
+    assert first.response_ids.count(tokenizer.eos_token_id) == 1
+    assert second == Example(first.prompt_ids, [tokenizer.eos_token_id])
+
+
+def test_system_prompt_of_examples(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Catches a base model that is taught without the system prompt with which it is asked later."""
+    (example,) = load_examples(write(tmp_path, "2"), tokenizer, 100, "Be brief.")
+    text = tokenizer.decode(example.prompt_ids)
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?")
+
+
+def test_row_that_is_too_long(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Catches a response that is cut without a word, and a limit that leaves the end token out of the count."""
+    path = write(tmp_path, "2", "2222")
+    examples = load_examples(path, tokenizer, 100, None)
+    # The longer row: its prompt, four digits and the end token.
+    length = len(examples[1].prompt_ids) + 4 + 1
+    assert len(load_examples(path, tokenizer, length, None)) == 2
+    with pytest.raises(ConfigError) as caught:
+        load_examples(path, tokenizer, length - 1, None)
+    assert str(caught.value).startswith(f"{path}:2: {length} tokens, more than data.max_len {length - 1}")
+
+
+@pytest.mark.parametrize("response", [None, 4, ["2"]])
+def test_row_without_response(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, response: Any) -> None:
+    """Catches a dataset of prompts that is given where responses are needed."""
+    path = write(tmp_path, "2", response)
+    with pytest.raises(ConfigError) as caught:
+        load_examples(path, tokenizer, 100, None)
+    assert str(caught.value).startswith(f"{path}:2: `response` must be a string")
+
+
+# Training
+
+
+@pytest.mark.parametrize(("num_examples", "size", "epochs", "updates"), [(4, 2, 1, 2), (5, 2, 3, 9), (1, 8, 2, 2)])
+def test_number_of_updates(num_examples: int, size: int, epochs: int, updates: int) -> None:
+    """Catches a schedule that ends early or late, because an epoch's last batch is not counted."""
+    # 4 / 2 = 2; ceil(5 / 2) * 3 = 9; ceil(1 / 8) * 2 = 2.
+    assert num_updates(make_config(size, max_epochs=epochs), num_examples) == updates
+
+
+def test_order_of_the_file() -> None:
+    """Catches a curriculum that is shuffled, an incomplete batch that is dropped, or an epoch that is missing."""
+    config = make_config(2, max_epochs=2)
+    assert trained(config) == [[1, 2], [3, 4], [5]] * 2
+    assert len(trained(config)) == num_updates(config, 5)
+
+
+def test_shuffled_order() -> None:
+    """Catches rows drawn with repetition, the same order in every epoch, and an order that the seed does not decide."""
+    config = make_config(5, shuffle=True, max_epochs=4)
+    epochs = trained(config)
+    assert all(sorted(epoch) == [1, 2, 3, 4, 5] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert trained(config) == epochs
+    assert trained(make_config(5, shuffle=True, max_epochs=4, seed=1)) != epochs
+
+
+def test_metrics_of_an_update_by_hand() -> None:
+    """Catches a loss per batch or per row, and a count of tokens that leaves out prompts or counts padding."""
+    policy = FakePolicy()
+    rows = list(train(policy, EXAMPLES, make_config(2, z_loss_coef=0.25)))
+    # The fake's loss is 6 nats an update. Response tokens: 1 + 2, 3 + 4, 5; with one prompt token a row: 5, 9, 6.
+    assert [row["sft/loss"] for row in rows] == pytest.approx([6 / 3, 6 / 7, 6 / 5])
+    assert [row["sft/tokens"] for row in rows] == [5, 9, 6]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    # The fake answers z_loss_coef as the learning rate.
+    assert (rows[0]["policy/grad_norm"], rows[0]["policy/learning_rate"]) == (1.5, 0.25)
+    batch = policy.updates[0]
+    assert batch.response_mask.int().tolist() == [[0, 1, 0], [0, 1, 1]]
