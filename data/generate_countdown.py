@@ -129,7 +129,8 @@ def draw_problems(space: ProblemSpace, count: int, held_out: bool, rng: random.R
     """Draw `count` problems, all different up to the order of their numbers, from one side of the split.
 
     Raises:
-        ValueError: The space holds fewer different problems than asked for (100 draws a problem found no new one).
+        ValueError: The space holds fewer different problems than asked for: 100 draws a problem, and 10,000 more, did
+            not find them.
     """
     problems: dict[str, Problem] = {}
     budget = 100 * count + 10_000
@@ -258,9 +259,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code (2 where the space cannot hold what is asked for)."""
+    """Entry point; returns the exit code, or exits with 2 where the space cannot hold what is asked for."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if min(args.counts) < 2 or not 1 <= args.smallest <= args.largest:
+        parser.error("problems need --counts of 2 or more and 1 <= --smallest <= --largest")
+    if not 1 <= args.target_smallest <= args.target_largest <= LARGEST_VALUE:
+        parser.error(f"targets need 1 <= --target-smallest <= --target-largest <= {LARGEST_VALUE}")
     space = ProblemSpace(tuple(args.counts), args.smallest, args.largest, args.target_smallest, args.target_largest)
     rng = random.Random(args.seed)
     if args.command == "traces":
@@ -268,11 +273,12 @@ def main(argv: list[str] | None = None) -> int:
         rows = draw_traces(space, args.count, args.skill_fraction, skill, style, rng, args.wording)
         print(f"{args.output}: {write_rows(args.output, rows)} traces")
         return 0
-    for name, count, held_out in (("train", args.train, False), ("held_out", args.held_out, True)):
-        try:
-            problems = draw_problems(space, count, held_out, rng)
-        except ValueError as error:
-            parser.error(f"{name}: {error}")
+    try:
+        train = draw_problems(space, args.train, False, rng)
+        held_out = draw_problems(space, args.held_out, True, rng)
+    except ValueError as error:
+        parser.error(str(error))
+    for name, problems in (("train", train), ("held_out", held_out)):
         path = args.output / f"{name}.jsonl"
         print(f"{path}: {write_rows(path, [problem_row(problem, args.wording) for problem in problems])} problems")
     return 0

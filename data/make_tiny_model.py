@@ -2,9 +2,9 @@
 
     python -m data.make_tiny_model --output DIR [--seed 0 --hidden-size 192 --layers 4 --untied]
 
-The tokenizer is byte-level BPE: every text survives decode(encode(text)), Chinese included. Digits are single
-tokens, so that arithmetic has one spelling. The corpus is what data.generate_countdown writes, drawn with a
-fixed seed, so that the same arguments always give the same files.
+The tokenizer is byte-level BPE: every text in Unicode's normal form C survives decode(encode(text)), Chinese
+included. Digits are single tokens, so that arithmetic has one spelling. The corpus is what
+data.generate_countdown writes, drawn with a fixed seed, so that the same arguments always give the same files.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from data.generate_countdown import WORDINGS, ProblemSpace, TraceStyle, draw_traces
 
@@ -65,7 +65,7 @@ def build_model(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, tied: bool, seed: int
 ) -> Qwen2ForCausalLM:
     """Build a Qwen2 model with random float32 weights; heads are 32 wide, the least that vLLM's CPU attention takes."""
-    if hidden_size % 64:
+    if hidden_size <= 0 or hidden_size % 64:
         raise ValueError(f"hidden_size is {hidden_size}; it must be a multiple of 64 (an even number of heads of 32)")
     heads = hidden_size // 32
     config = Qwen2Config(
@@ -97,7 +97,9 @@ def write_tiny_model(
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, hidden_size, layers, tied, seed)
     model.to(dtype).save_pretrained(output)
+    # Loading a Qwen2 tokenizer gives it that family's way of splitting text; keep the files as they will be used.
     tokenizer.save_pretrained(output)
+    AutoTokenizer.from_pretrained(output).save_pretrained(output)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,6 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--untied", action="store_true", help="give the output head its own weights")
     args = parser.parse_args(argv)
+    if args.hidden_size % 64 or args.hidden_size <= 0:
+        parser.error(
+            f"--hidden-size is {args.hidden_size}; it must be a multiple of 64 (an even number of heads of 32)"
+        )
     write_tiny_model(args.output, args.hidden_size, args.layers, not args.untied, args.seed)
     print(f"{args.output}: tiny model with random weights")
     return 0

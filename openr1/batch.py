@@ -13,8 +13,8 @@ from openr1.records import Group
 class TrainBatch:
     """Everything an update reads, one row a response. B rows, T the longest prompt + response.
 
-    Index t describes token t. `response_mask` is built from lengths and is False at column 0. Per-token
-    floats are 0 outside it.
+    Index t describes token t. `response_mask` is built from lengths and is False at column 0; nothing outside it is
+    read.
     """
 
     input_ids: Tensor  # [B, T] int64, padding on the right
@@ -26,10 +26,10 @@ class TrainBatch:
     old_log_probs: Tensor | None = None  # [B, T] float32, nats; None where one update is made of the batch
 
     @classmethod
-    def from_tokens(cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int = 0) -> "TrainBatch":
-        """Lay out rows of (prompt tokens, response tokens); `rollout_log_probs` are 0."""
+    def from_tokens(cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "TrainBatch":
+        """Lay out rows of (prompt tokens, response tokens); `rollout_log_probs` are 0, padding is token 0."""
         length = max(len(prompt) + len(response) for prompt, response in rows)
-        input_ids = torch.full((len(rows), length), pad_token_id, dtype=torch.int64)
+        input_ids = torch.zeros(len(rows), length, dtype=torch.int64)
         attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
         response_mask = torch.zeros(len(rows), length, dtype=torch.bool)
         for row, (prompt, response) in enumerate(rows):
@@ -64,6 +64,10 @@ class TrainBatch:
     def with_advantages(self, advantages: Tensor) -> "TrainBatch":
         """Spread one advantage a response [B] over its tokens [B, T]."""
         return replace(self, advantages=advantages[:, None] * self.response_mask)
+
+    def without(self, rows: Tensor) -> "TrainBatch":
+        """Keep the rows marked True [B] out of training: their responses are masked, and do not count as tokens."""
+        return replace(self, response_mask=self.response_mask & ~rows[:, None])
 
     def select(self, rows: Sequence[int]) -> "TrainBatch":
         """The given rows, without the columns that are padding in all of them.

@@ -28,25 +28,34 @@ class Checkpoints:
         """Write a checkpoint; it is visible under its name only when complete."""
         final = self._folder / f"step_{state.step:06d}"
         aside = self._folder / f"tmp_step_{state.step:06d}"
-        for leftover in (*self._folder.glob("tmp_step_*"), final):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self._folder.glob("tmp_*"):
+            shutil.rmtree(leftover)
         aside.mkdir(parents=True)
         save_policy(aside / "policy")
         export_model(aside / "model")
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         _flush(aside)
+        self._remove(final)
         aside.rename(final)
         pointer = self._folder / "latest.tmp"
         pointer.write_text(final.name + "\n", encoding="utf-8")
         pointer.replace(self._folder / "latest")
         _flush_folder(self._folder)
         for old in self.complete()[: -self._keep]:
-            shutil.rmtree(old)
+            self._remove(old)
         return final
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Remove a checkpoint if it is there; a crash on the way must not leave half of it under its name."""
+        if checkpoint.exists():
+            doomed = checkpoint.with_name(f"tmp_old_{checkpoint.name}")
+            checkpoint.rename(doomed)
+            shutil.rmtree(doomed)
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(path for path in self._folder.glob("step_*") if (path / "trainer.json").is_file())
+        found = [path for path in self._folder.glob("step_*") if (path / "trainer.json").is_file()]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
     def newest(self) -> tuple[Path, TrainerState] | None:
         """The newest complete checkpoint, or None."""

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from openr1.rollout.pool import RolloutPool
 from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
 
 SHARED_MEMORY = Path("/dev/shm")
+STALE_LOCK_SECONDS = 120
 PYTHON_PATH = str(Path(__file__).resolve().parent.parent)
 
 
@@ -57,14 +59,16 @@ def check_build_locks(extensions: Path) -> None:
     """Refuse to wait for a build of DeepSpeed's ops that nobody is making.
 
     Raises:
-        MissingError: A lock file is left over; every load of the op would wait for it for ever.
+        MissingError: A lock file is left over; every load of the op would wait for it for ever. Younger ones than
+            STALE_LOCK_SECONDS may belong to a process that is loading the op right now.
     """
-    locks = sorted(extensions.glob("*/lock"))
-    if locks:
-        raise MissingError(
-            f"{locks[0]}: a build of a DeepSpeed op is locked, most likely left by a build that was killed; "
-            f"remove the file and run `make setup` again"
-        )
+    for lock in sorted(extensions.glob("*/lock")):
+        age = time.time() - lock.stat().st_mtime
+        if age > STALE_LOCK_SECONDS:
+            raise MissingError(
+                f"{lock}: a build of a DeepSpeed op has been locked for {age:.0f} s, most likely by a build that was "
+                "killed; remove the file and run `make setup` again"
+            )
 
 
 def extensions_folder() -> Path:
@@ -77,6 +81,8 @@ def running_ray(interrupts: Interrupts) -> Iterator[None]:
     """A Ray of this run's own, with its files in a temporary folder; gone, processes and files, after the block."""
     files = Path(tempfile.mkdtemp(prefix="openr1-ray-"))
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray would run actors at niceness 15; here they are the program.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
     try:
         ray.init(
             _temp_dir=str(files),
@@ -113,7 +119,7 @@ def start_actor(kind: type, threads: int, on_gpu: bool, settings: Any) -> ActorH
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": PYTHON_PATH,
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads of several actors share few cores: one that waits must not spin (measured: 4 times slower where it does).
+        # Threads of several actors share few cores: those that wait must not spin (4 times slower where they do).
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
         "TORCH_EXTENSIONS_DIR": str(extensions_folder()),

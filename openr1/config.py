@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openr1.errors import ConfigError, MissingError
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
+NotNegative = Annotated[int, Field(ge=0, strict=True)]
 Seconds = Annotated[float, Field(gt=0)]
 Dtype = Literal["bfloat16", "float32"]
 
@@ -22,7 +22,7 @@ Dtype = Literal["bfloat16", "float32"]
 class Section(BaseModel):
     """A part of the configuration: immutable, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -127,7 +127,7 @@ class OptimizerConfig(Section):
     """Optimizer steps over which the rate rises from 0."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Lowest rate as a share of the highest (cosine_with_min_lr only)."""
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """Decay rates of AdamW's moments."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
@@ -238,6 +238,8 @@ def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyC
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MissingError(f"config {path}: {error.strerror}; the shipped ones are in scripts/configs") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config {path}: not UTF-8 at byte {error.start}") from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -290,7 +292,7 @@ def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _describe(kind: type[BaseModel], error: ValidationError) -> str:
     """One line for all findings, each with its dotted key and, for an unknown key, the nearest known one."""
-    known = [key for key, _ in describe_fields(kind)]
+    known = [*kind.model_fields, *(key for key, _ in describe_fields(kind))]
     findings = []
     for finding in error.errors():
         key = ".".join(str(part) for part in finding["loc"])

@@ -19,15 +19,18 @@ def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder and check that it can do what training needs.
 
     Raises:
-        MissingError: The folder is missing, or holds no model.
-        ConfigError: There is no chat template, no end token, or padding would look like the end of a response.
+        MissingError: The folder is missing, or holds no model or no usable tokenizer.
+        ConfigError: There is no chat template or no end token.
     """
     if not (model_path / "config.json").is_file():
         raise MissingError(f"model.path {model_path}: no config.json there; give a folder in Hugging Face format")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise MissingError(f"model.path {model_path}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+    if not tokenizer.encode("0", add_special_tokens=False):
+        # Without its files, transformers makes an empty tokenizer that encodes everything to nothing.
+        raise MissingError(f"model.path {model_path}: the tokenizer has no vocabulary; is tokenizer.json missing?")
     if tokenizer.chat_template is None:
         raise ConfigError(
             f"model.path {model_path}: the tokenizer has no chat template; add chat_template.jinja to the folder"
@@ -153,8 +156,10 @@ class PromptStream:
 
     def restore(self, state: dict[str, int]) -> None:
         """Continue where `state` was taken; the dataset and seed must be the same."""
-        self._epoch, self._cursor = state["epoch"], state["cursor"]
-        self._order = self._shuffled()
+        if state["epoch"] != self._epoch:
+            self._epoch = state["epoch"]
+            self._order = self._shuffled()
+        self._cursor = state["cursor"]
 
     def _shuffled(self) -> list[int]:
         order = list(range(len(self._prompts)))

@@ -47,7 +47,11 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         check_unused(config.run.folder, resume)
         with reward_client(config) as rewards:
             rewards.wait_until_ready()
-            with opened(config.run.folder, to_yaml(config), resume), shared_memory_folder() as shared, running_ray(interrupts):
+            with (
+                opened(config.run.folder, to_yaml(config), resume),
+                shared_memory_folder() as shared,
+                running_ray(interrupts),
+            ):
                 actors = f"{config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
                 say(f"starting {actors}; logs in {config.run.folder}/logs")
                 stages = Stages(config, on_gpu, shared)
@@ -154,6 +158,10 @@ class Run:
             say("no checkpoint yet: starting from the beginning")
             return None
         folder, state = newest
+        if state.step >= self._config.num_steps:
+            raise ConfigError(
+                f"{folder}: step {state.step} of num_steps {self._config.num_steps} is done; raise --num_steps to go on"
+            )
         say(f"resuming after step {state.step} from {folder}")
         self._stages.policy.load(folder / "policy")
         return state
@@ -176,7 +184,7 @@ class Run:
             rollout.temperature,
             rollout.top_p,
             self._config.run.seed,
-            f"eval/{name}",
+            "eval",
         )
         kinds = {"sampled": sampled, "greedy": replace(sampled, n_samples_per_prompt=1, temperature=0.0, top_p=1.0)}
         if base and evaluation.base_pass_at > 0:

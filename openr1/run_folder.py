@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -49,17 +50,25 @@ def opened(folder: Path, config_yaml: str, resume: bool) -> Iterator[None]:
         lock.release()
 
 
+FREE = ("reward.url", "num_steps")
+"""What may change on resuming: where the reward server is, and how long to train."""
+
+
+def _flatten(config: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys of a resolved config."""
+    flat: dict[str, Any] = {}
+    for section, values in config.items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{key}": value for key, value in values.items()}
+        else:
+            flat[section] = values
+    return flat
+
+
 def _check_same(kept: Path, config_yaml: str) -> None:
-    """A resumed run must go on as it began; only where the reward server is and how long to train may change."""
+    """A resumed run must go on as it began, but for `FREE`."""
     before, now = yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(config_yaml)
-    for config in (before, now):
-        config["reward"].pop("url")
-        config.pop("num_steps")
-    if before != now:
-        different = sorted(
-            f"{section}.{key}"
-            for section in now
-            for key in now[section]
-            if before.get(section, {}).get(key) != now[section][key]
-        )
+    before, now = _flatten(before), _flatten(now)
+    different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key) and key not in FREE)
+    if different:
         raise ConfigError(f"{kept}: the run began with other values of {', '.join(different)}; resume with the same")

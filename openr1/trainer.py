@@ -145,7 +145,7 @@ class Trainer:
         groups, scores, batch = self._roll_out(prompts)
         rewards, valid = self._reward_tensors(scores)
         advantages = ESTIMATORS[self._config.algorithm.advantage_estimator](rewards, valid)
-        batch = batch.with_advantages(advantages.flatten())
+        batch = batch.with_advantages(advantages.flatten()).without(~valid.flatten())
         with self._interrupts.held_back():
             version = self._state.version + 1
             with self._timed("update"):
@@ -162,7 +162,7 @@ class Trainer:
         finished: dict[str, tuple[Group, Future[list[Score]], Any]] = {}
         with self._timed("generate"):
             for group in self._rollout.generate(prompts, self._sampling()):
-                ref_call = self._reference.submit(group) if self._reference else None
+                ref_call = self._reference.submit(group) if self._reference is not None else None
                 finished[group.prompt.id] = (group, self._rewards.submit(group), ref_call)
         # In the order of the prompts, so that the batch does not depend on which group finished first.
         ordered = [finished[prompt.id] for prompt in prompts]
@@ -171,7 +171,7 @@ class Trainer:
             scores = [future.result() for _, future, _ in ordered]
         batch = TrainBatch.from_groups(groups)
         with self._timed("reference"):
-            if self._reference:
+            if self._reference is not None:
                 log_probs = self._reference.collect([call for _, _, call in ordered])
                 ref_log_probs = torch.zeros_like(batch.rollout_log_probs)
                 ref_log_probs[batch.response_mask] = torch.cat(log_probs)
@@ -197,7 +197,7 @@ class Trainer:
         """
         valid = torch.tensor([[score.valid for score in group] for group in scores])
         rewards = torch.tensor([[score.reward or 0.0 for score in group] for group in scores], dtype=torch.float32)
-        failed = 1 - float(valid.float().mean())
+        failed = failed_fraction(valid)
         if failed > self._config.reward.max_failed_fraction:
             errors = [score.error for group in scores for score in group if not score.valid]
             allowed = self._config.reward.max_failed_fraction
@@ -238,6 +238,11 @@ class Trainer:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - start
 
 
+def failed_fraction(valid: torch.Tensor) -> float:
+    """Share of responses that could not be graded; exact, since it is compared with a limit."""
+    return int((~valid).sum()) / valid.numel()
+
+
 def step_metrics(
     groups: list[Group],
     scores: list[list[Score]],
@@ -258,14 +263,14 @@ def step_metrics(
 
     components = {name for score in flat for name in score.components}
     return {
-        "reward/mean": mean([score.reward for score in flat if score.reward is not None]),
-        "reward/accuracy": mean([score.accuracy for score in flat if score.accuracy is not None]),
-        "reward/failed_fraction": 1 - float(valid.float().mean()),
-        "reward/signal_fraction": float(has_signal(rewards, valid).float().mean()),
         **{
             f"reward/{name}": mean([score.components[name] for score in flat if name in score.components])
             for name in sorted(components)
         },
+        "reward/mean": mean([score.reward for score in flat if score.reward is not None]),
+        "reward/accuracy": mean([score.accuracy for score in flat if score.accuracy is not None]),
+        "reward/failed_fraction": failed_fraction(valid),
+        "reward/signal_fraction": float(has_signal(rewards, valid).float().mean()),
         "rollout/response_length_mean": mean([float(len(response.token_ids)) for response in responses]),
         "rollout/truncated_fraction": mean([float(response.truncated) for response in responses]),
         "rollout/mismatch_kl": token_mean("mismatch_kl"),

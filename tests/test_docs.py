@@ -11,7 +11,7 @@ import pytest
 from openr1.config import SftConfig, TrainConfig, describe_fields
 from openr1.interrupt import Interrupts
 from openr1.prompts import PromptStream
-from openr1.trainer import Trainer
+from openr1.trainer import StepRecord, Trainer
 from tests.fakes import FakePolicy, FakeReference, FakeRewards, FakeRollout, make_config, make_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,8 +77,9 @@ def test_links_are_found(tmp_path: Path) -> None:
 def test_metrics_page_has_every_metric(tmp_path: Path) -> None:
     """Catches a metric that a step writes and docs/metrics.md does not explain."""
     stream = PromptStream([make_prompt(number) for number in range(4)], seed=0)
-    stages = (stream, FakeRollout(), FakeRewards(), FakeReference(), FakePolicy(), Interrupts())
-    metrics = Trainer(make_config(tmp_path), *stages).step().metrics
+    records: list[StepRecord] = []
+    stages = (stream, FakeRollout(), FakeRewards(), FakeReference(), FakePolicy(), Interrupts(), records.append)
+    Trainer(make_config(tmp_path), *stages).step()
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    missing = [name for name in metrics if f"`{name}`" not in text]
+    missing = [name for name in records[0].metrics if f"`{name}`" not in text]
     assert missing == []

@@ -98,7 +98,7 @@ def test_measurement_by_hand() -> None:
 def test_finishing_order_does_not_change_the_interval() -> None:
     """Catches a bootstrap over values in the order in which engines happened to finish."""
     prompts = [make_prompt(number) for number in range(6)]
-    rewards = graded({"p0": [1.0, 1.0], "p4": [1.0, 0.0]}, default=(0.0, 0.0))
+    rewards = graded({f"p{number}": [number**0.5 / 3] * 2 for number in range(6)})
     results = [
         measure(prompts, FakeRollout(order=order), FakeRewards(rewards), SAMPLING)
         for order in (list, lambda prompts: prompts[::-1])

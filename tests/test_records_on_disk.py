@@ -175,7 +175,6 @@ def test_failed_save_leaves_the_old_checkpoint(tmp_path: Path, failing: str) -> 
     assert names(tmp_path) == ["latest", "step_000002"]
 
 
-@pytest.mark.xfail(reason="openr1/checkpoint.py save: the folder of that name is removed before the new one is written")
 def test_failed_save_of_the_same_step_leaves_it(tmp_path: Path) -> None:
     """Catches a complete checkpoint that is deleted first and then not replaced."""
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -195,7 +194,6 @@ def test_incomplete_folders_are_not_read(tmp_path: Path) -> None:
     assert checkpoints.newest() == (path, TrainerState(3, 4, {"epoch": 0, "cursor": 3}))
 
 
-@pytest.mark.xfail(reason="openr1/checkpoint.py complete: names are sorted as text, and step_1000000 < step_999999")
 def test_order_of_more_than_a_million_steps(tmp_path: Path) -> None:
     """Catches the newest checkpoint pruned, because its number has one digit more."""
     checkpoints = Checkpoints(tmp_path, keep=1)

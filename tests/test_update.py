@@ -175,23 +175,23 @@ def test_token_sums_by_hand() -> None:
     batch = TrainBatch.from_tokens([([5], [1, 2]), ([5], [3])])
     mask = batch.response_mask
     rollout_log_probs = torch.tensor([[0.0, -1.0, -2.0], [0.0, -3.0, 0.0]])
-    difference = torch.tensor([[0.0, LN2, -LN2], [0.0, 0.0, 0.0]])
+    difference = torch.tensor([[0.0, LN2, -2 * LN2], [0.0, 0.0, 0.0]])
     # NaN outside the mask, which must not be read.
     outside = torch.where(mask, 0.0, float("nan"))
     batch = replace(batch, rollout_log_probs=rollout_log_probs + outside)
     entropy = torch.tensor([[0.0, 1.0, 2.0], [0.0, 4.0, 0.0]]) + outside
     clipped = torch.tensor([[True, True, False], [True, True, True]])
     sums = token_sums(batch, rollout_log_probs + difference, entropy, 10 * entropy, clipped)
-    # k3 of KL(engine || trainer), differences ln 2, -ln 2 and 0: (1 - ln 2) + (ln 2 - 1/2) + 0 = 1/2.
-    # Importance weights 2, 1/2 and 1: sum 3.5, squares 4 + 1/4 + 1 = 5.25.
+    # k3 of KL(engine || trainer) for ln 2, -2 ln 2 and 0: (2 - ln 2 - 1) + (1/4 + 2 ln 2 - 1) + 0 = ln 2 + 1/4.
+    # Importance weights 2, 1/4 and 1: sum 3.25, squares 4 + 1/16 + 1 = 5.0625.
     expected = {
         "entropy": 7.0,
         "kl": 70.0,
         "clipped": 2.0,
-        "mismatch_abs": 2 * LN2,
-        "mismatch_kl": 0.5,
-        "weight": 3.5,
-        "weight_squared": 5.25,
+        "mismatch_abs": 3 * LN2,
+        "mismatch_kl": LN2 + 0.25,
+        "weight": 3.25,
+        "weight_squared": 5.0625,
         "tokens": 3.0,
     }
     assert sums == pytest.approx(expected, rel=1e-5)

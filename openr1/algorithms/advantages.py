@@ -14,8 +14,8 @@ def group_normalized_advantages(rewards: Tensor, valid_mask: Tensor, eps: float 
     """Center and scale each prompt's rewards within its own group (GRPO).
 
     A[p, g] = (r[p, g] - mean_p) / (std_p + eps), mean and std over the valid rollouts of prompt p; std divides
-    by n - 1. Invalid rollouts get 0 and do not enter the statistics. Computed in float64, since a group of equal
-    float32 rewards such as 0.1 has a rounded mean and so a deviation that is not 0.
+    by n - 1. Invalid rollouts get 0 and do not enter the statistics. Computed in float64, and 0 is set, not computed,
+    for equal rewards: a rounded mean of equal rewards such as 0.1 leaves a deviation that is not 0.
 
     Args:
         rewards: [P, G]. Any finite range; what stands at invalid places is not read.

@@ -18,4 +18,4 @@ def k3(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
         GRPO in Shao et al., arXiv:2402.03300, equation 4.
     """
     difference = other_log_probs - log_probs
-    return difference.exp() - difference - 1
+    return difference.expm1() - difference

@@ -26,8 +26,9 @@ def _chunk_outputs(head: torch.nn.Module, hidden: Tensor, targets: Tensor, tempe
     logits = head(hidden).float() / temperature
     logsumexp = logits.logsumexp(-1)
     log_probs = logits - logsumexp[:, None]
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    return TokenOutputs(log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy.detach(), logsumexp)
+    with torch.no_grad():
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+    return TokenOutputs(log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy, logsumexp)
 
 
 def response_outputs(
@@ -55,8 +56,13 @@ def response_outputs(
         for part, target in zip(inputs.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True)
     ]
     # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
-    zero = hidden.float().sum(-1) * 0.0
-    return TokenOutputs(*(zero.masked_scatter(response_mask, torch.cat(parts)) for parts in zip(*chunks, strict=True)))
+    zero = hidden[..., 0].float() * 0.0
+    log_probs, entropy, logsumexp = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return TokenOutputs(
+        zero.masked_scatter(response_mask, log_probs),
+        zero.detach().masked_scatter(response_mask, entropy),
+        zero.masked_scatter(response_mask, logsumexp),
+    )
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ class PolicyGroup:
         Returns:
             Sums over the batch's response tokens (see `policy.update.token_sums`), `grad_norm` and `learning_rate`.
         """
-        tokens = batch.num_response_tokens
+        # A part of a step whose responses are all ungraded has no tokens, and no gradient.
+        tokens = max(batch.num_response_tokens, 1)
         calls = [actor.update.remote(share, loss, tokens) for actor, share in self._shares(batch)]
         return _add_up(self._wait(calls, "an update"))
 
