@@ -253,7 +253,7 @@ def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
     """Run paired steps, serial and raw, then steps with overlap; the first of each kind is warm-up and is dropped."""
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, None)
     serial, overlapped = [], []
-    with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray(Interrupts()):
+    with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()
         stages = Stages(config, False, shared)
         raw_engine = start_actor(RawEngine, config.rollout.threads, False, engine_settings(config))

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-HELD_OUT_FRACTION = 0.1
-LARGEST_VALUE = 199
+HELD_OUT_FRACTION = 0.2
+LARGEST_VALUE = 99
 """Bound on the values of an attempt's steps: few enough facts of arithmetic for a model of a few million parameters."""
 
 WORDINGS = {
@@ -52,7 +52,7 @@ class Problem:
 
     @property
     def held_out(self) -> bool:
-        """True for the tenth of all problems that nothing may train on."""
+        """True for the fifth of all problems that nothing may train on."""
         digest = hashlib.sha256(self.key.encode()).digest()
         return int.from_bytes(digest[:8], "big") < HELD_OUT_FRACTION * 2**64
 

@@ -111,11 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--untied", action="store_true", help="give the output head its own weights")
     args = parser.parse_args(argv)
-    if args.hidden_size % 64 or args.hidden_size <= 0:
-        parser.error(
-            f"--hidden-size is {args.hidden_size}; it must be a multiple of 64 (an even number of heads of 32)"
-        )
-    write_tiny_model(args.output, args.hidden_size, args.layers, not args.untied, args.seed)
+    try:
+        write_tiny_model(args.output, args.hidden_size, args.layers, not args.untied, args.seed)
+    except ValueError as error:
+        parser.error(str(error))
     print(f"{args.output}: tiny model with random weights")
     return 0
 

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 
 from openr1.config import PolicyConfig, TrainConfig
 from openr1.errors import ConfigError, MissingError
-from openr1.interrupt import Interrupts
+from openr1.interrupt import INTERRUPTS
 from openr1.policy.actor import PolicyActor
 from openr1.policy.group import PolicyGroup, ReferenceLine
 from openr1.policy.reference import ReferenceActor
@@ -77,28 +77,29 @@ def extensions_folder() -> Path:
 
 
 @contextmanager
-def running_ray(interrupts: Interrupts) -> Iterator[None]:
+def running_ray() -> Iterator[None]:
     """A Ray of this run's own, with its files in a temporary folder; gone, processes and files, after the block."""
     files = Path(tempfile.mkdtemp(prefix="openr1-ray-"))
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Ray would run actors at niceness 15; here they are the program.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
-    try:
-        ray.init(
-            _temp_dir=str(files),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-            # Actors declare GPUs alone: on a small machine they share the cores, with threads set explicitly.
-            num_cpus=1,
-        )
-        # Ray has put a handler of its own in place of ours, which would abort the process on SIGTERM.
-        with interrupts.installed():
-            yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(files, ignore_errors=True)
+    with INTERRUPTS.polled():
+        try:
+            ray.init(
+                _temp_dir=str(files),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+                # Actors declare GPUs alone: on a small machine they share the cores, with threads set explicitly.
+                num_cpus=1,
+            )
+            # Ray has put a handler of its own in place of ours, which would abort the process on SIGTERM.
+            with INTERRUPTS.installed():
+                yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(files, ignore_errors=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: raised at once, or held back while something must not be cut in half; a second one is final."""
+"""Ctrl-C and SIGTERM: raised where it is safe, held back while something must not be cut in half; a second is final."""
 
 import os
 import signal
@@ -22,7 +22,26 @@ class Interrupts:
     def __init__(self) -> None:
         """Nothing is installed yet."""
         self._held_back = False
+        self._polled = False
         self._pending: int | None = None
+
+    def check(self) -> None:
+        """Raise what has come, unless it is held back. Every long wait calls this a few times a second."""
+        if self._pending is not None and not self._held_back:
+            raise Interrupted(self._pending)
+
+    @contextmanager
+    def polled(self) -> Iterator[None]:
+        """Inside the block a signal is raised by `check` alone.
+
+        Raised in the middle of Ray's compiled code, an exception would come out as another one, or not at all.
+        """
+        self._polled = True
+        try:
+            yield
+        finally:
+            self._polled = False
+        self.check()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -45,13 +64,16 @@ class Interrupts:
             yield
         finally:
             self._held_back = False
-        if self._pending is not None:
-            raise Interrupted(self._pending)
+        self.check()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._pending is not None:
             # The second signal: leave now. Children end by themselves when this process is gone.
             os._exit(128 + signum)
         self._pending = signum
-        if not self._held_back:
-            raise Interrupted(signum)
+        if not self._polled:
+            self.check()
+
+
+INTERRUPTS = Interrupts()
+"""Those of this process: signals are the process's own, and every wait in it asks here."""

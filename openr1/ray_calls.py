@@ -1,11 +1,16 @@
 """Waiting for Ray calls: always with a deadline, and with errors that say who waits for whom."""
 
+import time
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from openr1.errors import OpenR1Error, StageTimeout, TrainingError
+from openr1.interrupt import INTERRUPTS
+
+POLL_SECONDS = 0.2
+"""How long a signal may go unnoticed during a wait."""
 
 
 def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
@@ -21,10 +26,17 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
         TrainingError: An actor died.
         OpenR1Error: What the actor raised on purpose, as it was raised.
     """
+    deadline = time.monotonic() + timeout_seconds
+    pending = list(calls)
     try:
-        return list(ray.get(calls, timeout=timeout_seconds))
-    except GetTimeoutError as error:
-        raise StageTimeout(f"{waiting}: not done within {timeout_seconds:g} s") from error
+        while pending:
+            INTERRUPTS.check()
+            if time.monotonic() > deadline:
+                raise StageTimeout(f"{waiting}: not done within {timeout_seconds:g} s")
+            # One at a time: where one rank fails, the others may wait for it for ever.
+            done, pending = ray.wait(pending, num_returns=1, timeout=POLL_SECONDS)
+            ray.get(done)
+        return list(ray.get(calls))
     except RayActorError as error:
         raise TrainingError(
             f"{waiting}: an actor died: {last_line(error)}; its log is in the run's logs folder"

@@ -12,7 +12,7 @@ from openr1.cluster import Stages, check_machine, gpus_needed, running_ray, shar
 from openr1.config import TrainConfig, check_train, to_yaml
 from openr1.console import Advance, ignore, print_table, progress, say
 from openr1.errors import ConfigError
-from openr1.interrupt import Interrupted, Interrupts
+from openr1.interrupt import INTERRUPTS, Interrupted, Interrupts
 from openr1.prompts import PromptStream, load_prompts, load_tokenizer
 from openr1.records import Prompt
 from openr1.rewards import RewardClient
@@ -39,8 +39,7 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         OpenR1Error: With one line on what is wrong; past the first step a checkpoint can be resumed from.
         Interrupted: A signal came; past the first step a checkpoint was written.
     """
-    interrupts = Interrupts()
-    with interrupts.installed():
+    with INTERRUPTS.installed():
         check_train(config)
         datasets = load_datasets(config)
         on_gpu = check_machine(gpus_needed(config))
@@ -50,12 +49,12 @@ def run_training(config: TrainConfig, resume: bool) -> None:
             with (
                 opened(config.run.folder, to_yaml(config), resume),
                 shared_memory_folder() as shared,
-                running_ray(interrupts),
+                running_ray(),
             ):
                 actors = f"{config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
                 say(f"starting {actors}; logs in {config.run.folder}/logs")
                 stages = Stages(config, on_gpu, shared)
-                Run(config, datasets, stages, rewards, interrupts).go(resume)
+                Run(config, datasets, stages, rewards, INTERRUPTS).go(resume)
 
 
 def load_datasets(config: TrainConfig) -> Datasets:

@@ -5,7 +5,7 @@ import json
 from openr1.cluster import check_machine, running_ray, start_policy
 from openr1.config import SftConfig, check_sft, to_yaml
 from openr1.console import progress, say
-from openr1.interrupt import Interrupts
+from openr1.interrupt import INTERRUPTS
 from openr1.policy.group import PolicyGroup
 from openr1.policy.settings import LearnerSettings
 from openr1.prompts import load_tokenizer
@@ -20,8 +20,7 @@ def run_supervised(config: SftConfig) -> None:
         OpenR1Error: With one line on what is wrong.
         Interrupted: A signal came; nothing is exported.
     """
-    interrupts = Interrupts()
-    with interrupts.installed():
+    with INTERRUPTS.installed():
         tokenizer = load_tokenizer(config.model.path)
         examples = load_examples(config.data.train, tokenizer, config.data.max_len, config.data.system_prompt)
         updates = num_updates(config, len(examples))
@@ -29,7 +28,7 @@ def run_supervised(config: SftConfig) -> None:
         on_gpu = check_machine(config.policy.num_ranks)
         folder = config.run.folder
         check_unused(folder, resume=False)
-        with opened(folder, to_yaml(config), resume=False), running_ray(interrupts):
+        with opened(folder, to_yaml(config), resume=False), running_ray():
             say(f"{len(examples)} examples; starting {config.policy.num_ranks} policy rank(s); logs in {folder}/logs")
             learner = LearnerSettings(config.model, config.optimizer, config.policy.zero_stage, 1.0, updates)
             ranks = start_policy(learner, config.policy, on_gpu, folder / "logs")

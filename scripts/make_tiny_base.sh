@@ -5,10 +5,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 inputs=runs/tiny_base_inputs
 run=runs/sft_countdown_tiny
 [ ! -e $run ] || { echo "make_tiny_base: $run exists; move it away first" >&2; exit 2; }
-space="--counts 3 --largest 15 --target-smallest 1 --target-largest 80 --wording short"
+space="--counts 3 --largest 10 --target-smallest 1 --target-largest 99 --wording short"
 .venv/bin/python -m data.make_tiny_model --output $inputs/model --seed 0
-.venv/bin/python -m data.generate_countdown traces --output $inputs/traces.jsonl --seed 0 --count 150000 $space \
-    --skill-fraction 0.7 --skill-hit 0.5 --hit 0.4 --give-up 0.5
+.venv/bin/python -m data.generate_countdown traces --output $inputs/traces.jsonl --seed 0 --count 135000 $space \
+    --skill-fraction 0.7 --skill-hit 0.6 --hit 0.35 --give-up 0.55
 .venv/bin/python -m cli sft --config scripts/configs/sft_countdown_tiny.yaml
 rm -rf data/tiny_base
 cp -r $run/model data/tiny_base

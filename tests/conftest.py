@@ -34,9 +34,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Pat
 def ray_cluster() -> Iterator[None]:
     """A Ray that ends with the test module."""
     from openr1.cluster import running_ray
-    from openr1.interrupt import Interrupts
 
-    with running_ray(Interrupts()):
+    with running_ray():
         yield
 
 

@@ -76,7 +76,7 @@ def run_grpo(config: Path, *overrides: str, seconds: float = 170) -> str:
     return output
 
 
-def write_config(path: Path, model: Path, data: Path, **sections: dict[str, Any]) -> Path:
+def write_config(path: Path, model: Path, data: Path, /, **sections: Any) -> Path:
     """A small float32 run in `path.parent / "runs"`; sections are merged over the defaults here."""
     config: dict[str, Any] = {
         "run": {"name": "small", "output_dir": str(path.parent / "runs"), "seed": 3},

@@ -62,12 +62,14 @@ def test_two_steps_of_the_whole_system(
     that are not written, processes that stay.
 
     Two policy ranks and two optimizer steps a step (train_batch_size is half of 8 x 4), so that the ranks meet and the
-    old log-probs are made. The model is random: rewards are all alike, the KL against the reference starts at 0.
+    old log-probs are made. The model is random and its rewards may be all alike; weight decay makes sure that the
+    weights move, and so that a push which does not arrive shows as a mismatch at step 2.
     """
     config = write_config(
         tmp_path / "config.yaml",
         tiny_model(True),
         countdown_files,
+        optimizer={"learning_rate": 1.0e-2, "weight_decay": 1.0},
         policy={"num_ranks": 2, "zero_stage": 2, "train_batch_size": 16},
     )
     output = run_grpo(config)
@@ -82,8 +84,8 @@ def test_two_steps_of_the_whole_system(
         assert row["reward/failed_fraction"] == 0.0
         assert row["rollout/mismatch_abs_mean"] < 1e-5
         assert row["rollout/mismatch_kl"] < 1e-6
-    # Before the first update policy and reference are the same model.
-    assert abs(rows[0]["policy/kl"]) < 1e-6
+    # The reference is the untrained model: at step 2 the policy has left it.
+    assert rows[1]["policy/kl"] > 1e-6
 
     for step in (1, 2):
         rollouts = read_jsonl(folder / "rollouts" / f"step_{step:06d}.jsonl")

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_resumed_run_equals_uninterrupted_run(countdown_files: Path, tmp_path: P
                 assert other[key] == pytest.approx(value, rel=1e-3, abs=1e-6), (one["step"], key)
 
 
-def wait_for(path: Path, job_alive: "callable", seconds: float) -> None:  # type: ignore[valid-type]
+def wait_for(path: Path, job_alive: Callable[[], bool], seconds: float) -> None:
     """Wait until a file exists while the job lives."""
     deadline = time.monotonic() + seconds
     while not path.exists():

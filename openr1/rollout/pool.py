@@ -1,12 +1,14 @@
 """Prompts spread over the engines, groups returned as they finish."""
 
+import time
 from collections.abc import Iterator, Sequence
 
 import ray
 from ray.actor import ActorHandle
 
 from openr1.errors import EngineError, StageTimeout
-from openr1.ray_calls import gather
+from openr1.interrupt import INTERRUPTS
+from openr1.ray_calls import POLL_SECONDS, gather
 from openr1.records import Group, Prompt
 from openr1.rollout.sampling import Sampling
 
@@ -35,9 +37,13 @@ class RolloutPool:
             if share
         ]
         waiting = {prompt.id for prompt in prompts}
+        last_progress = time.monotonic()
         while streams:
-            ready, _ = ray.wait(streams, timeout=self._timeout_seconds)
-            if not ready:
+            INTERRUPTS.check()
+            ready, _ = ray.wait(streams, timeout=POLL_SECONDS)
+            if ready:
+                last_progress = time.monotonic()
+            elif time.monotonic() - last_progress > self._timeout_seconds:
                 raise StageTimeout(
                     f"the trainer waits for {len(waiting)} of {len(prompts)} groups from {len(streams)} engine(s): "
                     f"none finished within {self._timeout_seconds:g} s (rollout.timeout_seconds)"
