@@ -257,7 +257,7 @@ def test_no_trace_is_of_a_held_out_problem() -> None:
     held_out = {problem_of(problem_row(p, "en")) for p in draw_problems(space, 5, held_out=True, rng=random.Random(1))}
     traced = {problem_of(row) for row in draw_traces(space, 2000, 1.0, SKILL, BLUR, random.Random(0), "en")}
     # The space has some hundred problems, so that without the filter 2000 draws would meet nearly all of them.
-    assert len(traced) > 90
+    assert len(traced) > 80
     assert not traced & held_out
 
 
