@@ -99,6 +99,7 @@ class Run:
         self._stages = stages
         self._rewards = rewards
         self._folder = config.run.folder
+        self._interrupts = interrupts
         self._tracker = Tracker(self._folder)
         self._advance: Advance = ignore
         self._saved = 0
@@ -128,11 +129,9 @@ class Run:
                 while self._trainer.state.step < self._config.num_steps:
                     self._trainer.step()
         except Interrupted:
-            step = self._trainer.state.step
-            if step > self._saved:
-                self._save()
-            if step > 0:
-                say(f"interrupted after step {step}; continue with --resume")
+            # Held back: saving waits for the policy, and every wait would raise the signal again.
+            with self._interrupts.held_back():
+                self._save_last_step()
             raise
         self._sum_up(before, self._evaluate("after", base=False))
 
@@ -149,6 +148,14 @@ class Run:
         state = self._trainer.state
         self._checkpoints.save(state, self._stages.policy.save, self._stages.policy.export)
         self._saved = state.step
+
+    def _save_last_step(self) -> None:
+        """Leave a checkpoint of the last complete step, if there is one."""
+        step = self._trainer.state.step
+        if step > self._saved:
+            self._save()
+        if step > 0:
+            say(f"interrupted after step {step}; continue with --resume")
 
     def _load_newest(self) -> TrainerState | None:
         """Give the policy its newest checkpoint; None where the run was stopped before its first."""

@@ -25,7 +25,12 @@ class Job:
 
     def wait(self, seconds: float) -> tuple[int, str]:
         """Exit code and everything it printed."""
-        output, _ = self.process.communicate(timeout=seconds)
+        try:
+            output, _ = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            for process in marked(self.mark):
+                process.kill()
+            raise
         return self.process.returncode, output
 
     def signal(self, number: signal.Signals) -> None:
@@ -63,6 +68,8 @@ def start_grpo(config: Path, *overrides: str) -> Job:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell cannot trap what was ignored when it started, as SIGINT is under `nohup ... &`.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return Job(process, mark)
 
