@@ -32,12 +32,13 @@ from openr1.cluster import Stages, running_ray, shared_memory_folder, start_acto
 from openr1.config import TrainConfig, load_config
 from openr1.interrupt import Interrupts
 from openr1.policy.model import load_causal_lm
+from openr1.policy.update import LossSettings
 from openr1.prompts import PromptStream, load_prompts, load_tokenizer
 from openr1.records import Group, Prompt, Score
 from openr1.rewards import RewardClient
 from openr1.rollout.engine import EngineSettings, _build_llm, to_vllm
 from openr1.rollout.sampling import Sampling
-from openr1.trainer import Rollout, StepRecord, Trainer
+from openr1.trainer import Policy, Reference, Rollout, StepRecord, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("generate", "reward", "reference", "update", "sync")
@@ -52,100 +53,37 @@ class Clock:
     def add(self, phase: str, start: float) -> None:
         self.intervals[phase].append((start, time.monotonic()))
 
-    def seconds(self, phase: str) -> float:
-        return sum(end - start for start, end in self.intervals[phase])
-
-    def union(self) -> float:
-        """Seconds during which at least one phase was running."""
+    def union(self, *phases: str) -> float:
+        """Seconds during which at least one of the phases was running."""
         total, reached = 0.0, 0.0
-        for start, end in sorted(interval for intervals in self.intervals.values() for interval in intervals):
+        for start, end in sorted(interval for phase in phases for interval in self.intervals[phase]):
             total += max(0.0, end - max(start, reached))
             reached = max(reached, end)
         return total
 
 
-class SerialRollout:
-    """Hands out groups only when all are finished; keeps what was asked, for the raw engine."""
+class TimedRollout:
+    """Times generation, keeps what was asked for the raw engine; `serial` hands groups out when all are done."""
 
-    def __init__(self, rollout: Rollout, clock: Clock) -> None:
-        self._rollout, self._clock = rollout, clock
+    def __init__(self, rollout: Rollout, clock: Clock, serial: bool) -> None:
+        self._rollout, self._clock, self._serial = rollout, clock, serial
         self.asked: tuple[Sequence[Prompt], Sampling] | None = None
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         start = time.monotonic()
         self.asked = (prompts, sampling)
-        groups = list(self._rollout.generate(prompts, sampling))
-        self._clock.add("generate", start)
-        return iter(groups)
-
-
-class SerialRewards:
-    """Waits for each group's scores."""
-
-    def __init__(self, rewards: RewardClient, clock: Clock) -> None:
-        self._rewards, self._clock = rewards, clock
-
-    def submit(self, group: Group) -> "Future[list[Score]]":
-        start = time.monotonic()
-        future = self._rewards.submit(group)
-        future.result()
-        self._clock.add("reward", start)
-        return future
-
-
-class SerialReference:
-    """Waits for each group's log-probs."""
-
-    def __init__(self, reference: Any, clock: Clock) -> None:
-        self._reference, self._clock = reference, clock
-
-    def submit(self, group: Group) -> list[torch.Tensor]:
-        start = time.monotonic()
-        rows: list[torch.Tensor] = self._reference.collect([self._reference.submit(group)])
-        self._clock.add("reference", start)
-        return rows
-
-    def collect(self, submitted: list[list[torch.Tensor]]) -> list[torch.Tensor]:
-        return [row for rows in submitted for row in rows]
-
-
-class TimedPolicy:
-    """Times updates and pushes; keeps the batch, for the raw model."""
-
-    def __init__(self, policy: Any, clock: Clock) -> None:
-        self._policy, self._clock = policy, clock
-        self.batch: TrainBatch | None = None
-
-    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        start = time.monotonic()
-        result: torch.Tensor = self._policy.log_probs(batch)
-        self._clock.add("update", start)
-        return result
-
-    def update(self, batch: TrainBatch, loss: Any) -> dict[str, float]:
-        start = time.monotonic()
-        self.batch = batch
-        result: dict[str, float] = self._policy.update(batch, loss)
-        self._clock.add("update", start)
-        return result
-
-    def push_weights(self, version: int) -> None:
-        start = time.monotonic()
-        self._policy.push_weights(version)
-        self._clock.add("sync", start)
-
-
-class TimedRollout(SerialRollout):
-    """As it is in training: groups come as they finish."""
-
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        start = time.monotonic()
-        yield from self._rollout.generate(prompts, sampling)
-        self._clock.add("generate", start)
+        groups = self._rollout.generate(prompts, sampling)
+        if self._serial:
+            groups = iter(list(groups))
+            self._clock.add("generate", start)
+            yield from groups
+        else:
+            yield from groups
+            self._clock.add("generate", start)
 
 
 class TimedRewards:
-    """As it is in training; an interval from asking to having."""
+    """Times each group's grading, from asking to having."""
 
     def __init__(self, rewards: RewardClient, clock: Clock) -> None:
         self._rewards, self._clock = rewards, clock
@@ -158,19 +96,49 @@ class TimedRewards:
 
 
 class TimedReference:
-    """As it is in training; only the wait after generation is seen from here."""
+    """Times the wait for log-probs; `serial` asks for them only then."""
 
-    def __init__(self, reference: Any, clock: Clock) -> None:
-        self._reference, self._clock = reference, clock
+    def __init__(self, reference: Reference, clock: Clock, serial: bool) -> None:
+        self._reference, self._clock, self._serial = reference, clock, serial
 
-    def submit(self, group: Group) -> Any:
-        return self._reference.submit(group)
+    def submit(self, group: Group) -> None:
+        if not self._serial:
+            self._reference.submit(group)
 
-    def collect(self, submitted: list[Any]) -> list[torch.Tensor]:
+    def collect(self, groups: Sequence[Group]) -> torch.Tensor:
         start = time.monotonic()
-        rows: list[torch.Tensor] = self._reference.collect(submitted)
+        if self._serial:
+            for group in groups:
+                self._reference.submit(group)
+        log_probs = self._reference.collect(groups)
         self._clock.add("reference", start)
-        return rows
+        return log_probs
+
+
+class TimedPolicy:
+    """Times updates and pushes; keeps the batch, for the raw model."""
+
+    def __init__(self, policy: Policy, clock: Clock) -> None:
+        self._policy, self._clock = policy, clock
+        self.batch: TrainBatch | None = None
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        start = time.monotonic()
+        result = self._policy.log_probs(batch)
+        self._clock.add("update", start)
+        return result
+
+    def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+        start = time.monotonic()
+        self.batch = batch
+        result = self._policy.update(batch, loss)
+        self._clock.add("update", start)
+        return result
+
+    def push_weights(self, version: int) -> None:
+        start = time.monotonic()
+        self._policy.push_weights(version)
+        self._clock.add("sync", start)
 
 
 class RawEngine:
@@ -260,35 +228,32 @@ def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
         raw_model = start_actor(RawModel, config.policy.threads, False, config)
         model_bytes = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
 
-        def trainer(rollout: Any, reward: Any, reference: Any, policy: Any) -> Trainer:
-            return Trainer(config, stream, rollout, reward, reference, policy, Interrupts(), records.append)
-
         records: list[StepRecord] = []
         stream = PromptStream(prompts, config.run.seed)
-        for step in range(steps + 1):
-            clock = Clock()
-            rollout, policy = SerialRollout(stages.rollout, clock), TimedPolicy(stages.policy, clock)
-            one = trainer(rollout, SerialRewards(rewards, clock), SerialReference(stages.reference, clock), policy)
-            one.step()
-            record = records[-1]
-            raw = raw_times(raw_engine, raw_model, rollout, policy, record.groups, config, model_bytes, shared)
-            if step:
-                serial.append((record.metrics["time/step_seconds"], {p: clock.seconds(p) for p in PHASES}, raw))
-        for step in range(steps + 1):
-            clock = Clock()
-            rollout, policy = TimedRollout(stages.rollout, clock), TimedPolicy(stages.policy, clock)
-            one = trainer(rollout, TimedRewards(rewards, clock), TimedReference(stages.reference, clock), policy)
-            one.step()
-            record = records[-1]
-            if step:
-                overlapped.append((record.metrics["time/step_seconds"], clock.union()))
-    return summarize(serial, overlapped)
+        reference = stages.reference
+        assert reference is not None
+
+        for step in range(2 * (steps + 1)):
+            clock, with_raw = Clock(), step <= steps
+            rollout, policy = TimedRollout(stages.rollout, clock, with_raw), TimedPolicy(stages.policy, clock)
+            timed_reference = TimedReference(reference, clock, with_raw)
+            timed_rewards = TimedRewards(rewards, clock)
+            Trainer(
+                config, stream, rollout, timed_rewards, timed_reference, policy, Interrupts(), records.append
+            ).step()
+            wall = records[-1].metrics["time/step_seconds"]
+            if with_raw:
+                raw = raw_times(raw_engine, raw_model, rollout, policy, records[-1].groups, config, model_bytes, shared)
+                serial.append((wall, {phase: clock.union(phase) for phase in PHASES}, raw))
+            else:
+                overlapped.append((wall, clock.union(*PHASES)))
+    return summarize(serial[1:], overlapped[1:])
 
 
 def raw_times(
     raw_engine: Any,
     raw_model: Any,
-    rollout: SerialRollout,
+    rollout: TimedRollout,
     policy: TimedPolicy,
     groups: list[Group],
     config: TrainConfig,

@@ -187,7 +187,7 @@ class Stages:
         gather(calls, timeout, "the run waits for the policy to connect to the engines")
         self.engines, self.ranks = engines, ranks
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
-        self.reference = ReferenceLine(reference, timeout) if reference else None
+        self.reference = ReferenceLine(reference, config.policy.micro_batch_tokens, timeout) if reference else None
         self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout)
 
     @staticmethod
@@ -208,6 +208,11 @@ class Stages:
     @staticmethod
     def _start_reference(config: TrainConfig, on_gpu: bool, logs: Path) -> ActorHandle:
         settings = ReferenceSettings(
-            config.model, config.rollout.temperature, config.policy.threads, on_gpu, (logs / "reference.log").resolve()
+            model=config.model,
+            temperature=config.rollout.temperature,
+            micro_batch_tokens=config.policy.micro_batch_tokens,
+            threads=config.policy.threads,
+            on_gpu=on_gpu,
+            log_path=(logs / "reference.log").resolve(),
         )
         return start_actor(ReferenceActor, config.policy.threads, on_gpu, settings)

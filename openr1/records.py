@@ -57,6 +57,16 @@ class Group:
         """One id a response, unique within a step: the prompt's id and the response's index."""
         return tuple(f"{self.prompt.id}/{index}" for index in range(len(self.responses)))
 
+    @property
+    def num_response_tokens(self) -> int:
+        """Tokens of all responses."""
+        return sum(len(response.token_ids) for response in self.responses)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all responses, each with its prompt."""
+        return len(self.responses) * len(self.prompt.token_ids) + self.num_response_tokens
+
 
 @dataclass(frozen=True)
 class Score:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -53,11 +53,11 @@ class Rewards(Protocol):
 class Reference(Protocol):
     """Reference log-probs (`policy.group.ReferenceLine`)."""
 
-    def submit(self, group: Group) -> Any:
+    def submit(self, group: Group) -> None:
         """Ask for a group's log-probs; returns at once."""
 
-    def collect(self, submitted: list[Any]) -> list[torch.Tensor]:
-        """One tensor of token log-probs a response, in the order submitted."""
+    def collect(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Log-probs of all response tokens of the groups, all submitted, in one row and in their order."""
 
 
 class Policy(Protocol):
@@ -159,22 +159,22 @@ class Trainer:
 
     def _roll_out(self, prompts: list[Prompt]) -> tuple[list[Group], list[list[Score]], TrainBatch]:
         """Generate; each finished group is scored, and read by the reference, while others still generate."""
-        finished: dict[str, tuple[Group, Future[list[Score]], Any]] = {}
+        finished: dict[str, tuple[Group, Future[list[Score]]]] = {}
         with self._timed("generate"):
             for group in self._rollout.generate(prompts, self._sampling()):
-                ref_call = self._reference.submit(group) if self._reference is not None else None
-                finished[group.prompt.id] = (group, self._rewards.submit(group), ref_call)
+                if self._reference is not None:
+                    self._reference.submit(group)
+                finished[group.prompt.id] = (group, self._rewards.submit(group))
         # In the order of the prompts, so that the batch does not depend on which group finished first.
         ordered = [finished[prompt.id] for prompt in prompts]
-        groups = [group for group, _, _ in ordered]
+        groups = [group for group, _ in ordered]
         with self._timed("reward"):
-            scores = [future.result() for _, future, _ in ordered]
+            scores = [future.result() for _, future in ordered]
         batch = TrainBatch.from_groups(groups)
         with self._timed("reference"):
             if self._reference is not None:
-                log_probs = self._reference.collect([call for _, _, call in ordered])
                 ref_log_probs = torch.zeros_like(batch.rollout_log_probs)
-                ref_log_probs[batch.response_mask] = torch.cat(log_probs)
+                ref_log_probs[batch.response_mask] = self._reference.collect(groups)
                 batch = replace(batch, ref_log_probs=ref_log_probs)
         return groups, scores, batch
 

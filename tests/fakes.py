@@ -118,16 +118,21 @@ class FakeRewards:
         return future
 
 
+@dataclass
 class FakeReference:
     """The log-prob of every token is minus a thousandth of the token itself, so that a mix-up shows."""
 
-    def submit(self, group: Group) -> Group:
-        """The handle is the group itself."""
-        return group
+    submitted: list[Group] = field(default_factory=list)
 
-    def collect(self, submitted: list[Group]) -> list[torch.Tensor]:
-        """One tensor a response."""
-        return [torch.tensor(response.token_ids) / -1000 for group in submitted for response in group.responses]
+    def submit(self, group: Group) -> None:
+        """Only recorded."""
+        self.submitted.append(group)
+
+    def collect(self, groups: Sequence[Group]) -> torch.Tensor:
+        """All tokens in one row."""
+        assert all(group in self.submitted for group in groups)
+        tokens = [token for group in groups for response in group.responses for token in response.token_ids]
+        return torch.tensor(tokens) / -1000
 
 
 @dataclass

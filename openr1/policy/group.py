@@ -1,5 +1,6 @@
 """The policy's ranks and the reference as the trainer sees them: typed calls, fanned out, each with a deadline."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +85,43 @@ def _add_up(ranks: list[dict[str, float]]) -> dict[str, float]:
     return total | {name: ranks[0][name] for name in ("grad_norm", "learning_rate")}
 
 
+PASSES_AT_ONCE = 4
+"""Passes' worth of groups that the reference gets at once; it sorts them by length, for less padding."""
+
+
 class ReferenceLine:
     """The reference actor: groups go in as they finish, log-probs are collected later."""
 
-    def __init__(self, actor: ActorHandle, timeout_seconds: float) -> None:
-        """`timeout_seconds` bounds the wait for a whole step's log-probs."""
+    def __init__(self, actor: ActorHandle, micro_batch_tokens: int, timeout_seconds: float) -> None:
+        """`micro_batch_tokens` is the budget of one pass; `timeout_seconds` bounds the wait for a whole step."""
         self._actor = actor
+        self._micro_batch_tokens = micro_batch_tokens
         self._timeout_seconds = timeout_seconds
+        self._unsent: list[Group] = []
+        self._sent: list[tuple[list[Group], Any]] = []
 
-    def submit(self, group: Group) -> Any:
-        """Ask for a group's log-probs; returns at once."""
-        return self._actor.log_probs.remote(group)
+    def submit(self, group: Group) -> None:
+        """Have a group read, as soon as there are enough for a few passes; returns at once."""
+        self._unsent.append(group)
+        if sum(group.num_tokens for group in self._unsent) >= PASSES_AT_ONCE * self._micro_batch_tokens:
+            self._send()
 
-    def collect(self, submitted: list[Any]) -> list[torch.Tensor]:
-        """One tensor of token log-probs a response, in the order of the groups given, then of their responses."""
-        waiting = f"the trainer waits for the reference: log-probs of {len(submitted)} groups (policy.timeout_seconds)"
-        return [row for group in gather(submitted, self._timeout_seconds, waiting) for row in group]
+    def collect(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Log-probs of all response tokens of the groups, in one row and in their order."""
+        self._send()
+        sent, self._sent = self._sent, []
+        waiting = f"the trainer waits for the reference: log-probs of {len(groups)} groups (policy.timeout_seconds)"
+        answers = gather([call for _, call in sent], self._timeout_seconds, waiting)
+        by_prompt = {
+            group.prompt.id: group_log_probs
+            for (sent_groups, _), answer in zip(sent, answers, strict=True)
+            for group, group_log_probs in zip(
+                sent_groups, answer.split([group.num_response_tokens for group in sent_groups]), strict=True
+            )
+        }
+        return torch.cat([by_prompt[group.prompt.id] for group in groups])
+
+    def _send(self) -> None:
+        if self._unsent:
+            self._sent.append((self._unsent, self._actor.log_probs.remote(self._unsent)))
+            self._unsent = []

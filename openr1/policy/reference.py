@@ -2,7 +2,7 @@
 
 import torch
 
-from openr1.batch import TrainBatch
+from openr1.batch import TrainBatch, plan_micro_batches
 from openr1.policy.model import TokenModel, load_causal_lm
 from openr1.policy.settings import ReferenceSettings
 from openr1.process import log_to
@@ -16,6 +16,7 @@ class ReferenceActor:
         """Load the model."""
         log_to(settings.log_path)
         torch.set_num_threads(settings.threads)
+        self._micro_batch_tokens = settings.micro_batch_tokens
         self._device = torch.device("cuda" if settings.on_gpu else "cpu")
         lm = load_causal_lm(settings.model.path, settings.model.dtype)
         self._model = TokenModel(lm, settings.temperature).to(self._device).eval()
@@ -25,9 +26,13 @@ class ReferenceActor:
         return True
 
     @torch.no_grad()
-    def log_probs(self, group: Group) -> list[torch.Tensor]:
-        """Log-probs (nats, float32) of each response's tokens, one tensor a response."""
-        batch = TrainBatch.from_groups([group])
-        inputs = (batch.input_ids, batch.attention_mask, batch.response_mask)
-        log_probs = self._model(*(tensor.to(self._device) for tensor in inputs)).log_probs
-        return [row[mask] for row, mask in zip(log_probs.cpu(), batch.response_mask, strict=True)]
+    def log_probs(self, groups: list[Group]) -> torch.Tensor:
+        """Log-probs (nats, float32) of all response tokens in one row: by group, by response, by token."""
+        batch = TrainBatch.from_groups(groups)
+        log_probs = torch.zeros_like(batch.rollout_log_probs)
+        for rows in plan_micro_batches(batch.lengths, 1, self._micro_batch_tokens)[0]:
+            micro = batch.select(rows)
+            inputs = (micro.input_ids, micro.attention_mask, micro.response_mask)
+            part = self._model(*(tensor.to(self._device) for tensor in inputs)).log_probs
+            log_probs[torch.tensor(rows), : part.shape[1]] = part.cpu()
+        return log_probs[batch.response_mask]

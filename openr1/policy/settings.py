@@ -35,6 +35,7 @@ class ReferenceSettings:
 
     model: ModelConfig
     temperature: float
+    micro_batch_tokens: int
     threads: int
     on_gpu: bool
     log_path: Path
