@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from openr1.algorithms.token_ops import TokenOutputs, response_outputs
@@ -31,6 +32,13 @@ def load_causal_lm(path: Path | str, dtype: str, gradient_checkpointing: bool = 
     lm = AutoModelForCausalLM.from_pretrained(
         path, dtype=DTYPES[dtype], attn_implementation="sdpa", trust_remote_code=False
     )
+    _compute_head_in_float32(lm)
     if gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return lm
+
+
+def _compute_head_in_float32(lm: PreTrainedModel) -> None:
+    """Have the head give float32 logits, as the engine's does: rounded to bfloat16, the two would differ by far more."""
+    head = lm.get_output_embeddings()
+    head.forward = lambda hidden: functional.linear(hidden.float(), head.weight.float())
