@@ -39,6 +39,6 @@ def load_causal_lm(path: Path | str, dtype: str, gradient_checkpointing: bool = 
 
 
 def _compute_head_in_float32(lm: PreTrainedModel) -> None:
-    """Have the head give float32 logits, as the engine's does: rounded to bfloat16, the two would differ by far more."""
+    """Have the head give float32 logits, as the engine's does: rounded to bfloat16, the two would differ by more."""
     head = lm.get_output_embeddings()
     head.forward = lambda hidden: functional.linear(hidden.float(), head.weight.float())

@@ -118,7 +118,7 @@ def _build_llm(settings: EngineSettings) -> "LLM":
         max_num_batched_tokens=max(settings.max_model_len, STEP_TOKENS),
         # Log-probs of the distribution that was sampled from: after temperature and top-p.
         logprobs_mode="processed_logprobs",
-        # Logits in float32, as the trainer's: rounded to bfloat16, the two would differ by far more.
+        # Logits in float32, as the trainer's: rounded to bfloat16, the two would differ by more.
         hf_overrides={"head_dtype": "float32"},
         weight_transfer_config={"backend": settings.weight_transfer_backend},
         worker_extension_cls="openr1.weight_sync.worker.WeightSyncWorker",
