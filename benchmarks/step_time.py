@@ -198,11 +198,14 @@ class RawModel:
 def raw_scores(groups: list[Group]) -> float:
     """Seconds to grade all responses in this process."""
     from reward_server.scoring import get_score
+    from reward_server.tasks import find_task
 
     start = time.monotonic()
     for group in groups:
         for response in group.responses:
-            get_score(group.prompt.task, response.text, group.prompt.label, finish_reason=response.finish_reason)
+            get_score(
+                find_task(group.prompt.task), response.text, group.prompt.label, finish_reason=response.finish_reason
+            )
     return time.monotonic() - start
 
 

@@ -1,7 +1,9 @@
 """`serve`: run the reward server until it is told to stop."""
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 
 def run(argv: list[str]) -> int:
@@ -9,20 +11,54 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cli serve", description="Run the reward server that grades responses over HTTP."
     )
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--port", type=_port, default=5000, help="port to listen on; 0 picks a free one (default: %(default)s)"
+    )
+    parser.add_argument("--task", default="math", help="task of /get_reward and /score (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=Path, metavar="FILE", help="JSON lines of prompt and label, for OpenRLHF clients without labels"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with weights of tasks, and limits")
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow a host that other machines reach, without a token"
     )
     arguments = parser.parse_args(argv)
 
     # Imported here, so that --help does not wait for a web framework.
-    from reward_server.server import HostNotLoopback, ServeError, serve
+    from reward_server.config import ConfigFileError, read_config
+    from reward_server.grader import Grader
+    from reward_server.openrlhf import PromptIndex
+    from reward_server.server import TOKEN_VARIABLE, HostNotLoopback, ServeError, check_host, serve
+    from reward_server.service import Service
+    from reward_server.settings import Settings
+    from reward_server.tasks import TASKS, UnknownTask, find_task
 
+    # Taken out of the environment: nothing that this process starts has any use for it.
+    token = os.environ.pop(TOKEN_VARIABLE, None) or None
     try:
-        serve(arguments.host, arguments.port)
-    except ServeError as error:
+        check_host(arguments.host, token, arguments.insecure)
+        settings, tasks = read_config(arguments.config) if arguments.config else (Settings(), TASKS)
+        find_task(arguments.task, tasks)
+        prompts = PromptIndex.read(arguments.data) if arguments.data else PromptIndex([])
+        serve(
+            arguments.host,
+            arguments.port,
+            Service(
+                grader=Grader(settings),
+                settings=settings,
+                tasks=tasks,
+                default_task=arguments.task,
+                prompts=prompts,
+                token=token,
+            ),
+        )
+    except (HostNotLoopback, ConfigFileError, UnknownTask, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)
-        return 2 if isinstance(error, HostNotLoopback) else 3
+        return 2
+    except (ServeError, OSError) as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return 3
     return 0
 
 

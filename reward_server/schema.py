@@ -111,7 +111,7 @@ class ScoreResult(_Reply):
         return self
 
 
-class Grader(_Reply):
+class GraderName(_Reply):
     """Who graded: the task's name, and a version that is raised whenever the same item could be graded differently."""
 
     name: str
@@ -122,8 +122,51 @@ class ScoreReply(_Reply):
     """Answer of `POST /get_score`: one result an item, in the order of the request."""
 
     results: list[ScoreResult]
-    grader: Grader
+    grader: GraderName
     request_id: str
+
+
+class SingleRequest(BaseModel):
+    """Body of `POST /score`: what slime's client sends for one sample. Unknown keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+
+    response: Text
+    label: Text
+    prompt: JsonValue = None
+    """Not looked at: the response comes by itself."""
+    task: str | None = None
+    """Default: the server's own."""
+
+
+class TaskExample(_Reply):
+    """A response that the task grades as correct."""
+
+    prompt: str
+    response: str
+    label: str
+
+
+class TaskInfo(_Reply):
+    """One task, as `GET /tasks` shows it."""
+
+    summary: str
+    version: str
+    weights: dict[str, float]
+    """Each component's share in the reward."""
+    accuracy: str
+    """The component that becomes the score."""
+    failed_reward: float
+    """What clients that cannot take null are told for a failed item."""
+    example: TaskExample
+
+
+class VersionInfo(_Reply):
+    """Answer of `GET /version`."""
+
+    openr1: str
+    parser: str
+    tasks: dict[str, str]
 
 
 def describe_problems(problems: Sequence[Mapping[str, Any]]) -> str:

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from reward_server.grading.caps import refusal
+from reward_server.grading.exact import decide
 from reward_server.schema import Verdict
-from reward_server.tasks import TASKS
-from reward_server.tasks.task import Attempt, LabelError, Task
+from reward_server.tasks.task import Attempt, CannotGrade, Judge, Question, Task
 
 MAX_EXTRACTED_CHARS = 1000
 """Longest answer that is repeated to the caller, in characters. Grading always sees the whole answer."""
@@ -23,8 +24,12 @@ FinishReason = Literal["stop", "length"]
 _logger = logging.getLogger(__name__)
 
 
-class UnknownTask(LookupError):
-    """No task has this name; the message lists those that exist."""
+class Undecided(Exception):
+    """Only a parser can answer `question`, and parsers run in worker processes: see `reward_server.grader`."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__(f"{question.answer!r} against {question.gold!r} needs a parser")
+        self.question = question
 
 
 @dataclass(frozen=True)
@@ -43,19 +48,22 @@ class Score:
     error: str | None = None
 
 
-def find_task(name: str) -> Task[Any]:
-    """The task of this name.
+def judge_plainly(question: Question) -> bool:
+    """Answer what is plain from the text; an answer that no parser should see is not that of a sensible gold.
 
     Raises:
-        UnknownTask: There is none.
+        Undecided: A parser must look at it.
     """
-    if name not in TASKS:
-        raise UnknownTask(f"unknown task {name!r}; known tasks: {', '.join(sorted(TASKS))}")
-    return TASKS[name]
+    plain = None if question.prose else decide(question.answer, question.gold)
+    if plain is not None:
+        return plain
+    if refusal(question.answer) is not None and refusal(question.gold) is None:
+        return False
+    raise Undecided(question)
 
 
 def get_score(
-    task: str,
+    task: Task[Any],
     response: str,
     label: str,
     *,
@@ -63,50 +71,55 @@ def get_score(
     prefix: str = "",
     meta: Mapping[str, JsonValue] | None = None,
     finish_reason: FinishReason | None = None,
+    judge: Judge = judge_plainly,
 ) -> Score:
     """Grade one response.
 
     Args:
-        task: Name of a task in `reward_server.tasks.TASKS`.
+        task: How to grade.
         response: What the policy wrote after `prefix`; may be empty.
         label: The known truth, in the task's format.
         prompt: The question, for tasks that look at it.
         prefix: Assistant text that the prompt already opened, such as `<think>`.
         meta: Further columns of the dataset row, for tasks that look at them.
         finish_reason: "length" for a response that was cut off; it then has the verdict `truncated`, not `no_answer`,
-            where no answer was found. The reward is the same.
+            where no answer was found.
+        judge: Tells whether two expressions are the same. The default raises `Undecided` where that takes a parser;
+            `reward_server.grader.Grader` answers those as well.
 
     Returns:
         A grading. A label that the task cannot read, and a fault of the grader itself, are returned as failures.
 
     Raises:
-        UnknownTask: There is no task of this name.
+        Undecided: From `judge`.
     """
-    found = find_task(task)
+    text = prefix + response
     try:
-        gold = found.parse_label(label)
-        text = prefix + response
-        attempt = Attempt(text, found.find_answer(text), gold, prompt, meta or {})
-        return _grade(found, attempt, truncated=finish_reason == "length")
-    except LabelError as error:
-        return Score("gold_unparseable", error=f"gold_unparseable: {error}")
+        gold = task.parse_label(label)
+        truncated = finish_reason == "length"
+        attempt = Attempt(text, task.find_answer(text), gold, prompt, meta or {}, truncated, judge)
+        return _grade(task, attempt)
+    except Undecided:
+        raise
+    except CannotGrade as error:
+        return Score(error.verdict, error=f"{error.verdict}: {error}")
     except Exception as error:
         # One item that breaks the grader must cost neither its batch nor, as a false 0, the training signal.
-        _logger.exception("task %s could not grade an item", task)
+        _logger.exception("task %s could not grade an item", task.name)
         return Score("error", error=f"grader_error: {type(error).__name__}: {error}")
 
 
-def _grade(task: Task[Any], attempt: Attempt[Any], *, truncated: bool) -> Score:
+def _grade(task: Task[Any], attempt: Attempt[Any]) -> Score:
     components = {name: component.measure(attempt) for name, component in task.components.items()}
     reward = sum(component.weight * components[name] for name, component in task.components.items())
     score = components[task.accuracy]
     extracted = None if attempt.answer is None else attempt.answer[:MAX_EXTRACTED_CHARS]
-    return Score(_verdict(score, attempt.answer, truncated), reward, score, components, extracted)
+    return Score(_verdict(score, attempt), reward, score, components, extracted)
 
 
-def _verdict(score: float, answer: str | None, truncated: bool) -> Verdict:
+def _verdict(score: float, attempt: Attempt[Any]) -> Verdict:
     if score == 1:
         return "correct"
-    if answer is not None:
+    if attempt.answer is not None:
         return "wrong"
-    return "truncated" if truncated else "no_answer"
+    return "truncated" if attempt.truncated else "no_answer"

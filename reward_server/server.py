@@ -9,11 +9,15 @@ from types import FrameType
 import uvicorn
 
 from reward_server.app import create_app
-from reward_server.settings import Settings
+from reward_server.service import Service
 
 # Longer than the time for which HTTP clients usually keep idle connections, so that it is the client who closes them:
 # a connection closed from here may just be carrying the next request.
 _KEEP_ALIVE_SECONDS = 75
+
+
+TOKEN_VARIABLE = "OPENR1_REWARD_TOKEN"
+"""Environment variable with the bearer token, for server and client; command lines are visible to everybody."""
 
 
 class ServeError(Exception):
@@ -25,7 +29,7 @@ class PortInUse(ServeError):
 
 
 class HostNotLoopback(ServeError):
-    """The host is reachable from other machines, which would let anybody ask for rewards."""
+    """The host is reachable from other machines, and nothing says who may ask for rewards."""
 
 
 class _Server(uvicorn.Server):
@@ -47,46 +51,52 @@ class _Server(uvicorn.Server):
         self._captured_signals.clear()
 
 
-def serve(host: str, port: int) -> None:
+def serve(host: str, port: int, service: Service) -> None:
     """Serve until SIGTERM or SIGINT, then finish running requests and return. Blocks; call it from the main thread.
 
     Prints one line to stdout once it listens: `reward server: http://127.0.0.1:5000`, with the real port.
 
     Args:
-        host: A loopback address, or "localhost".
+        host: An address of this machine, or "localhost"; `check_host` says which are safe.
         port: 0 to 65535; 0 picks a free one.
+        service: What to serve; closed at the end.
 
     Raises:
-        HostNotLoopback: The host is reachable from other machines.
         PortInUse: Another process listens there.
         ServeError: The system refuses the address for another reason.
     """
-    listener = _listen(_loopback_address(host), port)
+    listener = _listen("127.0.0.1" if host == "localhost" else host, port)
     address, bound_port = listener.getsockname()[:2]
     url_host = f"[{address}]" if ":" in address else address
-    settings = Settings()
-    draining = threading.Event()
     config = uvicorn.Config(
-        create_app(settings, draining),
+        create_app(service),
         log_level="warning",
         access_log=False,
         lifespan="off",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=settings.drain_seconds,
+        timeout_graceful_shutdown=service.settings.drain_seconds,
     )
-    _Server(config, f"reward server: http://{url_host}:{bound_port}", draining).run(sockets=[listener])
-
-
-def _loopback_address(host: str) -> str:
-    if host == "localhost":
-        return "127.0.0.1"
     try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise HostNotLoopback(f"host {host!r} is not a loopback address; use 127.0.0.1, ::1 or localhost")
-    return host
+        _Server(config, f"reward server: http://{url_host}:{bound_port}", service.draining).run(sockets=[listener])
+    finally:
+        service.grader.close()
+
+
+def check_host(host: str, token: str | None, insecure: bool) -> None:
+    """Refuse to let other machines in by accident.
+
+    Raises:
+        HostNotLoopback: The host is not a loopback address, there is no token, and `insecure` is not set.
+    """
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError as error:
+        raise HostNotLoopback(f"host {host!r} is not an IP address; use 127.0.0.1, ::1 or localhost") from error
+    if not loopback and token is None and not insecure:
+        raise HostNotLoopback(
+            f"host {host!r} lets other machines in; set {TOKEN_VARIABLE} in the environment to ask them for a token, "
+            "or pass --insecure to let everybody in"
+        )
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -40,3 +40,14 @@ def find_answer(text: str) -> str | None:
     before_close, closed, _ = rest.rpartition(ANSWER_CLOSE)
     _, opened, answer = before_close.rpartition(ANSWER_OPEN)
     return (answer.strip() or None) if closed and opened else None
+
+
+def find_thinking(text: str) -> str:
+    """Text from the first `<think>` to the last `</think>`, or to the end where it never closes; nothing without tags.
+
+    Args:
+        text: The prefix that the prompt opened, then the response.
+    """
+    _, opened, rest = text.partition(THINK_OPEN)
+    before, closed, _ = rest.rpartition(THINK_CLOSE)
+    return (before if closed else rest) if opened else ""

@@ -7,14 +7,19 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reward_server.components.arithmetic import ExpressionError, evaluate
-from reward_server.components.tags import find_answer, has_think_answer_layout
+from reward_server.components.tags import find_answer, find_thinking, has_think_answer_layout
 from reward_server.schema import describe_problems
-from reward_server.tasks.task import Attempt, Component, LabelError, Task
+from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
 
+LONG_THOUGHT = 1000
+"""Characters of thinking that count as long."""
 TOLERANCE = Fraction(1, 100_000)
 """Largest distance from the target that still counts as reaching it."""
 
 _LARGEST = 10**9
+
+Numbers = Annotated[list[Annotated[int, Field(ge=0, le=_LARGEST)]], Field(min_length=1, max_length=20)]
+"""The numbers that a puzzle gives."""
 
 
 class Puzzle(BaseModel):
@@ -22,7 +27,7 @@ class Puzzle(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    numbers: Annotated[list[Annotated[int, Field(ge=0, le=_LARGEST)]], Field(min_length=1, max_length=20)]
+    numbers: Numbers
     target: Annotated[int, Field(ge=-_LARGEST, le=_LARGEST)]
 
 
@@ -62,11 +67,24 @@ def measure_equation(attempt: Attempt[Puzzle]) -> float:
     return float(attempt.answer is not None and solves(attempt.answer, attempt.gold))
 
 
+def measure_thought(attempt: Attempt[Puzzle]) -> float:
+    """1 for more than `LONG_THOUGHT` characters of thinking."""
+    return float(len(find_thinking(attempt.text)) > LONG_THOUGHT)
+
+
 COUNTDOWN = Task(
     name="countdown",
-    version="1",
+    version="2",
+    summary="an equation in answer tags that reaches the target, using each number exactly once",
     parse_label=parse_label,
     find_answer=find_answer,
-    components={"format": Component(0.1, measure_format), "equation": Component(1.0, measure_equation)},
+    components={
+        "format": Component(0.1, measure_format),
+        "equation": Component(1.0, measure_equation),
+        "thought": Component(0.0, measure_thought),
+    },
     accuracy="equation",
+    example=Example(
+        "<think>3 * 5 = 15, and 15 + 7 = 22</think>\n<answer>3 * 5 + 7</answer>", '{"numbers": [3, 5, 7], "target": 22}'
+    ),
 )

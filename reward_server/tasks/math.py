@@ -1,0 +1,53 @@
+"""Mathematics with one known answer: the last box counts, and is compared as mathematics."""
+
+from collections.abc import Callable
+
+from reward_server.grading.extraction import find_boxed, find_tail
+from reward_server.tasks.task import Attempt, Component, Example, LabelError, Question, Task
+
+
+def parse_label(label: str) -> str:
+    """The gold answer: an expression, a solution that ends in a box, or one that ends in `#### answer`.
+
+    Raises:
+        LabelError: It is blank.
+    """
+    gold = find_boxed(label) or label.rpartition("####")[2].strip()
+    if not gold:
+        raise LabelError("the label is blank")
+    return gold
+
+
+def find_boxed_or_tail(text: str) -> str | None:
+    """The last box, or else the end of the text, for benchmarks that allow answers without a box."""
+    return find_boxed(text) or find_tail(text)
+
+
+def measure_accuracy(attempt: Attempt[str]) -> float:
+    """1 where the answer says the same as the gold."""
+    if attempt.answer is None:
+        return 0.0
+    prose = find_boxed(attempt.text) is None
+    return float(attempt.judge(Question(attempt.answer, attempt.gold, prose)))
+
+
+def measure_truncated(attempt: Attempt[str]) -> float:
+    """1 where the length limit ended the response."""
+    return float(attempt.truncated)
+
+
+def _make(name: str, summary: str, find_answer: Callable[[str], str | None]) -> Task[str]:
+    return Task(
+        name=name,
+        version="1",
+        summary=summary,
+        parse_label=parse_label,
+        find_answer=find_answer,
+        components={"accuracy": Component(1.0, measure_accuracy), "truncated": Component(-1.0, measure_truncated)},
+        accuracy="accuracy",
+        example=Example(r"Twice two is \boxed{4}.", "4", "What is 2 * 2?"),
+    )
+
+
+MATH = _make("math", r"the last \boxed{...} equals the gold answer", find_boxed)
+MATH_ANY = _make("math_any", r"as math, but an answer without a box counts too", find_boxed_or_tail)

@@ -1,0 +1,18 @@
+"""Versions of what a grading depends on."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+VERSION = _version_of("openr1")
+
+
+def parser_version() -> str:
+    """Name and version of the library that compares expressions."""
+    return f"math-verify {_version_of('math-verify')}, sympy {_version_of('sympy')}"

@@ -1,0 +1,108 @@
+"""Processes that answer questions a parser is needed for: killed when they take too long, and replaced."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from multiprocessing import connection, forkserver
+
+from pebble import ProcessPool
+
+from reward_server.tasks.task import Question
+
+QUESTIONS_PER_WORKER = 2000
+"""A worker is replaced after so many questions: what a parser leaves behind in memory ends with it."""
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
+_STOP_SECONDS = 5
+
+
+class Workers:
+    """A pool of processes that share nothing with this one but a pipe, and get no more time and memory than stated.
+
+    They are forked from a clean server process that has the parser loaded, so that a replacement costs milliseconds,
+    inherits no threads and no lock, and finds no secret in its environment.
+    """
+
+    def __init__(self, count: int, seconds: float, memory_bytes: int, niceness: int = 0) -> None:
+        """Describe the pool, which starts with the first question.
+
+        Args:
+            count: Processes.
+            seconds: For one question, from when a process takes it; then the process is killed.
+            memory_bytes: Address space of each.
+            niceness: Added to this process's own; 0 to 19.
+        """
+        self._count = count
+        self._seconds = seconds
+        self._limits = (memory_bytes, niceness)
+        self._lock = threading.Lock()
+        self._pool: ProcessPool | None = None
+
+    def ask(self, question: Question) -> "Future[bool]":
+        """Have a question answered; returns at once.
+
+        The future raises TimeoutError after the time above, `pebble.ProcessExpired` when the process died, and what
+        `grading.symbolic.equal` raises.
+        """
+        with self._lock:
+            # Workers that cannot even start break a pool for good; a new one may fare better.
+            if self._pool is None or not self._pool.active:
+                self._pool = self._start()
+            future: Future[bool] = self._pool.schedule(_answer, args=[question], timeout=self._seconds)
+        return future
+
+    def close(self) -> None:
+        """Kill all processes."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.stop()
+                self._pool.join(_STOP_SECONDS)
+                self._pool = None
+
+    def _start(self) -> ProcessPool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["reward_server.grading.symbolic"])
+        with _clean_environment():
+            forkserver.ensure_running()
+        return ProcessPool(self._count, QUESTIONS_PER_WORKER, _limit_this_process, self._limits, context)
+
+
+@contextmanager
+def _clean_environment() -> Iterator[None]:
+    """For the block, an environment of a few harmless variables: keys and tokens stay here."""
+    saved = dict(os.environ)
+    for name in saved:
+        if name not in _ENVIRONMENT:
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
+
+
+def _limit_this_process(memory_bytes: int, niceness: int) -> None:
+    """Runs first in every worker."""
+    # Ctrl-C in a terminal goes to the whole group; the server decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    os.nice(niceness)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker that computes would outlive a server that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _answer(question: Question) -> bool:
+    from reward_server.grading.symbolic import equal
+
+    return equal(*question)
