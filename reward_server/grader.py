@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -154,7 +156,7 @@ class Grader:
             answers: Answers = {q: Answer(self._remembered[q], 0.0) for q in questions if q in self._remembered}
         futures = {question: self._submit(question) for question in questions if question not in answers}
         for question, future in futures.items():
-            future.add_done_callback(lambda _, question=question: done.setdefault(question, time.monotonic()))
+            future.add_done_callback(partial(_note_time, done, question))
         for question, future in futures.items():
             outcome = self._await(question, future, end)
             answers[question] = Answer(outcome, done.get(question, time.monotonic()) - start)
@@ -165,7 +167,8 @@ class Grader:
         """Keep what was found out; failures are tried again."""
         with self._lock:
             self._remembered |= {q: a.outcome for q, a in answers.items() if isinstance(a.outcome, bool)}
-            for question in list(self._remembered)[: max(0, len(self._remembered) - REMEMBERED)]:
+            excess = max(0, len(self._remembered) - REMEMBERED)
+            for question in list(islice(self._remembered, excess)):
                 del self._remembered[question]
 
     def _submit(self, question: Question) -> "Future[bool]":
@@ -192,3 +195,7 @@ class Grader:
             return CannotGrade("gold_unparseable", str(error))
         except Exception as error:  # noqa: BLE001 (raised in the worker: it may be anything)
             return CannotGrade("error", f"{type(error).__name__}: {error}")
+
+
+def _note_time(times: dict[Question, float], question: Question, future: "Future[bool]") -> None:
+    times[question] = time.monotonic()
