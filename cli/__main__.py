@@ -1,7 +1,7 @@
 """`python -m cli <command>`, and `openr1 <command>` once installed: parse, call one function, map errors to exit codes.
 
-Exit codes: 0 ok, 2 bad usage or config, 3 a required service or file is missing, 4 training stopped on an error,
-130 / 143 interrupted (with a checkpoint, past the first step).
+Exit codes: 0 ok, 1 findings (grade-audit), 2 bad usage or config, 3 a required service or file is missing, 4 training
+stopped on an error, 130 / 143 interrupted (with a checkpoint, past the first step).
 """
 
 import sys
@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "reinforcement learning from a config",
     "sft": "supervised fine-tuning from a config",
     "serve": "the reward server",
+    "score": "grade a response, or a file of them, without a server",
+    "grade-audit": "find labels that cannot be graded",
 }
 
 
@@ -22,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print("usage: python -m cli <command> [--help]\n\ncommands:")
         for name, purpose in COMMANDS.items():
-            print(f"  {name:8s}{purpose}")
+            print(f"  {name:13s}{purpose}")
         return 0 if words else 2
     command, rest = words[0], words[1:]
     try:
@@ -52,6 +54,14 @@ def _run(command: str, words: list[str]) -> int:
         from cli import serve
 
         return serve.run(words)
+    if command == "score":
+        from cli import score
+
+        return score.run(words)
+    if command == "grade-audit":
+        from cli import grade_audit
+
+        return grade_audit.run(words)
     print(f"cli: unknown command {command!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 

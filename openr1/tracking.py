@@ -41,7 +41,9 @@ def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:
         for index, response in enumerate(group.responses):
             yield {
                 "id": group.ids[index],
+                "task": group.prompt.task,
                 "prompt": group.prompt.text,
+                "prefix": group.prompt.prefix,
                 "label": group.prompt.label,
                 "response": response.text,
                 "finish_reason": response.finish_reason,

@@ -95,7 +95,7 @@ class Grader:
                     graded[index] = (score, spent[index])
                 except Undecided as undecided:
                     asked[index] = undecided.question
-            answers |= self._ask(set(asked.values()), begun + limit)
+            answers |= self.answer(set(asked.values()), begun + limit)
             for index, question in asked.items():
                 spent[index] += answers[question].seconds
             waiting = list(asked)
@@ -148,7 +148,7 @@ class Grader:
             judge=judge,
         )
 
-    def _ask(self, questions: set[Question], end: float) -> Answers:
+    def answer(self, questions: set[Question], end: float) -> Answers:
         """Have all questions answered, side by side, until `end` on the monotonic clock."""
         start = time.monotonic()
         done: dict[Question, float] = {}

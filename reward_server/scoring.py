@@ -54,8 +54,8 @@ def judge_plainly(question: Question) -> bool:
     Raises:
         Undecided: A parser must look at it.
     """
-    plain = None if question.prose else decide(question.answer, question.gold)
-    if plain is not None:
+    plain = decide(question.answer, question.gold)
+    if plain is not None and (plain or not question.prose):
         return plain
     if refusal(question.answer) is not None and refusal(question.gold) is None:
         return False

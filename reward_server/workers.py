@@ -65,7 +65,7 @@ class Workers:
 
     def _start(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["reward_server.grading.symbolic"])
+        context.set_forkserver_preload(["reward_server.worker_preload"])
         with _clean_environment():
             forkserver.ensure_running()
         return ProcessPool(self._count, QUESTIONS_PER_WORKER, _limit_this_process, self._limits, context)

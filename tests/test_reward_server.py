@@ -3,26 +3,32 @@
 import asyncio
 import http.client
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fastapi import FastAPI
 
 from openr1.records import Group, Prompt, Response, Score
 from openr1.rewards import RewardClient
 from reward_server.app import create_app
+from reward_server.grader import Grader
+from reward_server.service import Service
 from reward_server.settings import Settings
 from reward_server.tasks import TASKS
-from reward_server.tasks.task import Attempt, Component, Task
+from reward_server.tasks.task import Attempt, Component, Example, Question, Task
+from reward_server.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVE = [sys.executable, "-c", "import sys; from cli.serve import run; sys.exit(run(sys.argv[1:]))"]
@@ -93,7 +99,7 @@ def test_a_batch_keeps_order_and_tells_failure_from_wrong(port: int) -> None:
     answer = ask(port, "POST", "/get_score", {"task": "countdown", "items": [BROKEN, WRONG, RIGHT]})
     assert answer.status == 200
     assert answer.content.keys() == {"results", "grader", "request_id"}
-    assert answer.content["grader"] == {"name": "countdown", "version": "1"}
+    assert answer.content["grader"] == {"name": "countdown", "version": "2"}
     broken, wrong, right = answer.content["results"]
     assert all(result.pop("ms") >= 0 for result in (broken, wrong, right))
     assert broken.pop("error").startswith("gold_unparseable: ")
@@ -109,7 +115,7 @@ def test_a_batch_keeps_order_and_tells_failure_from_wrong(port: int) -> None:
         "id": "b",
         "reward": 0.1,
         "score": 0.0,
-        "components": {"format": 1.0, "equation": 0.0},
+        "components": {"format": 1.0, "equation": 0.0, "thought": 0.0},
         "extracted": "3+5+7",
         "verdict": "wrong",
         "error": None,
@@ -153,7 +159,10 @@ def test_an_empty_batch_is_allowed(port: int) -> None:
         ({"task": "countdown", "items": [{**RIGHT, "response": "\ud800"}]}, "items.0.response: character 0"),
         ({"task": "countdown", "items": [RIGHT], "deadline_ms": 0}, "deadline_ms: Input should be greater than 0"),
         ({"task": "countdown"}, "items: Field required"),
-        ({"task": "countdwn", "items": []}, "task: unknown task 'countdwn'; known tasks: countdown"),
+        (
+            {"task": "countdwn", "items": []},
+            "task: unknown task 'countdwn'; known tasks: countdown, game24,",
+        ),
         (b'{"task": ', "the body is not JSON: Expecting value at character 9"),
         (b"", "body: Field required"),
     ],
@@ -191,9 +200,9 @@ def test_the_client_reads_what_the_server_writes(port: int) -> None:
         graded = client.submit(Group(Prompt("p", "Use 3, 5, 7.", (1,), LABEL, "countdown", "<think>"), responses))
         failed = client.submit(Group(Prompt("q", "Use 3, 5, 7.", (1,), "22", "countdown"), responses[:1]))
         assert graded.result(BOUND_SECONDS) == [
-            Score(1.1, 1.0, {"format": 1.0, "equation": 1.0}, "correct"),
-            Score(0.1, 0.0, {"format": 1.0, "equation": 0.0}, "wrong"),
-            Score(0.0, 0.0, {"format": 0.0, "equation": 0.0}, "truncated"),
+            Score(1.1, 1.0, {"format": 1.0, "equation": 1.0, "thought": 0.0}, "correct"),
+            Score(0.1, 0.0, {"format": 1.0, "equation": 0.0, "thought": 0.0}, "wrong"),
+            Score(0.0, 0.0, {"format": 0.0, "equation": 0.0, "thought": 0.0}, "truncated"),
         ]
         (score,) = failed.result(BOUND_SECONDS)
     assert (score.valid, score.reward, score.accuracy, score.verdict) == (False, None, None, "gold_unparseable")
@@ -233,8 +242,11 @@ def test_a_taken_port_is_one_clear_line(port: int) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--host", "0.0.0.0"], "serve: host '0.0.0.0' is not a loopback address"),
-        (["--host", "example.com"], "serve: host 'example.com' is not a loopback address"),
+        (["--host", "0.0.0.0"], "serve: host '0.0.0.0' lets other machines in; set OPENR1_REWARD_TOKEN"),
+        (["--host", "example.com"], "serve: host 'example.com' is not an IP address"),
+        (["--task", "maths"], "serve: unknown task 'maths'; known tasks: countdown"),
+        (["--data", "/nowhere.jsonl"], "serve: [Errno 2] No such file or directory: '/nowhere.jsonl'"),
+        (["--config", "/nowhere.yaml"], "serve: /nowhere.yaml: No such file or directory"),
         (["--port", "65536"], "'65536' is not a port from 0 to 65535"),
         (["--port", "http"], "'http' is not a port from 0 to 65535"),
     ],
@@ -242,7 +254,7 @@ def test_a_taken_port_is_one_clear_line(port: int) -> None:
 def test_bad_flags_are_refused(flags: list[str], message: str) -> None:
     """Catches a grader that anybody in the network may ask, and a traceback for a typo."""
     run = subprocess.run([*SERVE, *flags], cwd=ROOT, capture_output=True, text=True, timeout=BOUND_SECONDS, check=False)
-    assert run.returncode == 2
+    assert run.returncode == (3 if "--data" in flags else 2)
     assert message in run.stderr
     assert "Traceback" not in run.stderr
 
@@ -261,7 +273,24 @@ def test_help_loads_no_web_framework() -> None:
 # The application alone
 
 
-async def call(app: FastAPI, method: str, path: str, chunks: list[bytes]) -> Answer:
+_graders: list[Grader] = []
+
+
+@pytest.fixture(autouse=True)
+def close_graders() -> Iterator[None]:
+    """End the workers that a test started."""
+    yield
+    while _graders:
+        _graders.pop().close()
+
+
+def make_app(settings: Settings, **parts: Any) -> FastAPI:
+    """The application of a service with these settings; workers start when a test needs them, and end with it."""
+    _graders.append(Grader(settings))
+    return create_app(Service(grader=_graders[-1], settings=settings, **parts))
+
+
+async def call(app: FastAPI, method: str, path: str, chunks: list[bytes], token: str = "") -> Answer:
     """Send one request to the application without a server. Chunks of the body that it reads leave the list."""
     sent: list[Any] = []
 
@@ -276,7 +305,7 @@ async def call(app: FastAPI, method: str, path: str, chunks: list[bytes]) -> Ans
         "method": method,
         "path": path,
         "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
+        "headers": [(b"content-type", b"application/json"), (b"authorization", token.encode("latin-1"))],
     }
     await app(scope, receive, send)
     body = b"".join(message.get("body", b"") for message in sent)
@@ -292,21 +321,21 @@ def test_the_body_limit_is_exact() -> None:
     """Catches a limit that is off by one, and one that counts single chunks instead of their sum."""
     body = json.dumps({"task": "countdown", "items": [RIGHT]}).encode()
     for limit, status in ((len(body), 200), (len(body) - 1, 413)):
-        app = create_app(Settings(max_body_bytes=limit))
+        app = make_app(Settings(max_body_bytes=limit))
         assert asyncio.run(call(app, "POST", "/get_score", [body[:50], body[50:]])).status == status
 
 
 def test_an_endless_body_is_not_read_to_its_end() -> None:
     """Catches a server that reads on for ever: of these 1000 bytes it takes twice the limit and the one beyond."""
     chunks = [b"x"] * 1000
-    app = create_app(Settings(max_body_bytes=100))
+    app = make_app(Settings(max_body_bytes=100))
     assert asyncio.run(call(app, "POST", "/get_score", chunks)).status == 413
     assert len(chunks) == 1000 - 201
 
 
 def test_too_many_items_are_refused() -> None:
     """Catches a batch that holds a thread for as long as its sender likes."""
-    app = create_app(Settings(max_items=1))
+    app = make_app(Settings(max_items=1))
     assert score(app, {"task": "countdown", "items": [RIGHT]}).status == 200
     answer = score(app, {"task": "countdown", "items": [RIGHT, WRONG]})
     assert answer == Answer(413, {"detail": "items: 2 items, the limit is 1"})
@@ -316,7 +345,7 @@ def test_a_too_long_response_fails_alone() -> None:
     """Catches a policy that can end the whole batch by writing much; the limit counts the prefix too."""
     length = len(RIGHT["response"])
     longer = {**RIGHT, "id": "longer", "prefix": "x"}
-    answer = score(create_app(Settings(max_response_chars=length)), {"task": "countdown", "items": [longer, RIGHT]})
+    answer = score(make_app(Settings(max_response_chars=length)), {"task": "countdown", "items": [longer, RIGHT]})
     first, second = answer.content["results"]
     assert (first["verdict"], first["reward"], first["error"]) == (
         "error",
@@ -328,7 +357,8 @@ def test_a_too_long_response_fails_alone() -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, measure: Callable[[Attempt[str]], float]) -> None:
     """Add a task of one component to the table, or replace one."""
-    task = Task(name, "1", str, lambda text: text, {"only": Component(1.0, measure)}, "only")
+    example = Example("", "")
+    task = Task(name, "1", "a test", str, lambda text: text, {"only": Component(1.0, measure)}, "only", example)
     monkeypatch.setitem(TASKS, name, task)
 
 
@@ -340,11 +370,11 @@ def test_items_after_the_deadline_time_out(monkeypatch: pytest.MonkeyPatch) -> N
         return 1.0
 
     install(monkeypatch, "slow", outlast_the_deadline)
-    answer = score(create_app(Settings()), {"task": "slow", "items": [RIGHT, WRONG], "deadline_ms": 300})
+    answer = score(make_app(Settings()), {"task": "slow", "items": [RIGHT, WRONG], "deadline_ms": 300})
     first, second = answer.content["results"]
     assert (first["verdict"], first["reward"]) == ("correct", 1.0)
     assert (second["verdict"], second["reward"], second["score"]) == ("timeout", None, None)
-    assert second["error"].startswith("timeout: deadline_ms of 300 ")
+    assert second["error"].startswith("timeout: the deadline of the request passed")
 
 
 def test_health_answers_while_a_batch_is_graded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +386,7 @@ def test_health_answers_while_a_batch_is_graded(monkeypatch: pytest.MonkeyPatch)
         return float(release.wait(BOUND_SECONDS))
 
     install(monkeypatch, "blocking", block)
-    app = create_app(Settings())
+    app = make_app(Settings())
     body = json.dumps({"task": "blocking", "items": [RIGHT]}).encode()
 
     async def scenario() -> tuple[Answer, Answer]:
@@ -372,20 +402,145 @@ def test_health_answers_while_a_batch_is_graded(monkeypatch: pytest.MonkeyPatch)
     assert graded.content["results"][0]["reward"] == 1.0
 
 
-@pytest.mark.parametrize(("value", "fault"), [(0.0, "correct was graded wrong"), (1.0, "wrong was graded correct")])
-def test_ready_refuses_a_broken_grader(monkeypatch: pytest.MonkeyPatch, value: float, fault: str) -> None:
-    """Catches a self-test that is satisfied by a grader that always says the same."""
-    install(monkeypatch, "countdown", lambda attempt: value)
-    answer = asyncio.run(call(create_app(Settings()), "GET", "/ready", []))
+@pytest.mark.parametrize(("value", "fault"), [(False, "False instead of True"), (True, "True instead of False")])
+def test_ready_refuses_broken_workers(monkeypatch: pytest.MonkeyPatch, value: bool, fault: str) -> None:
+    """Catches a self-test that is satisfied by workers that always say the same."""
+
+    def answer_the_same(workers: Workers, question: Question) -> "Future[bool]":
+        future: Future[bool] = Future()
+        future.set_result(value)
+        return future
+
+    monkeypatch.setattr(Workers, "ask", answer_the_same)
+    answer = asyncio.run(call(make_app(Settings()), "GET", "/ready", []))
     assert answer.status == 503
-    assert answer.content["reason"].startswith(f"self-test: an answer that is {fault}")
+    assert answer.content["reason"] == f"self-test: a comparison gave {fault}"
 
 
 def test_ready_refuses_while_draining() -> None:
     """Catches a server that invites new work while it is about to exit."""
     draining = threading.Event()
-    app = create_app(Settings(), draining)
+    app = make_app(Settings(), draining=draining)
     assert asyncio.run(call(app, "GET", "/ready", [])).status == 200
     draining.set()
     answer = asyncio.run(call(app, "GET", "/ready", []))
     assert answer == Answer(503, {"ready": False, "reason": "the server is shutting down"})
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [("", 401), ("Bearer ", 401), ("Bearer hunter", 401), ("Bearer hunter22", 401), ("bearer hunter2", 401),
+     ("Basic hunter2", 401), ("Bearer h\xfcnter2", 401), ("Bearer hunter2", 200)],
+)  # fmt: skip
+def test_a_token_is_asked_for(sent: str, status: int) -> None:
+    """Catches a route that answers without the token, a prefix that is enough, and a load balancer locked out."""
+    app = make_app(Settings(), token="hunter2")
+    for method, path in (("GET", "/tasks"), ("GET", "/version"), ("GET", "/openapi.json")):
+        assert asyncio.run(call(app, method, path, [], sent)).status == status
+    body = json.dumps({"task": "countdown", "items": [RIGHT]}).encode()
+    assert asyncio.run(call(app, "POST", "/get_score", [body], sent)).status == status
+    assert asyncio.run(call(app, "GET", "/health", [], "")).status == 200
+
+
+def test_too_many_requests_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a server that queues without end, and one that stays full after a burst."""
+    started, release = threading.Event(), threading.Event()
+
+    def block(attempt: Attempt[str]) -> float:
+        started.set()
+        return float(release.wait(BOUND_SECONDS))
+
+    install(monkeypatch, "blocking", block)
+    app = make_app(Settings(max_requests=1))
+    slow = json.dumps({"task": "blocking", "items": [RIGHT]}).encode()
+    quick = json.dumps({"task": "countdown", "items": [RIGHT]}).encode()
+
+    async def scenario() -> list[int]:
+        grading = asyncio.create_task(call(app, "POST", "/get_score", [slow]))
+        assert await asyncio.to_thread(started.wait, BOUND_SECONDS)
+        refused = await call(app, "POST", "/get_score", [quick])
+        health = await call(app, "GET", "/health", [])
+        release.set()
+        first = await grading
+        again = await call(app, "POST", "/get_score", [quick])
+        return [refused.status, health.status, first.status, again.status]
+
+    assert asyncio.run(scenario()) == [429, 200, 200, 200]
+
+
+def test_metrics_count_what_happened(port: int) -> None:
+    """Catches verdicts and statuses that are not counted, and paths that callers could use to invent metrics."""
+    before = metric_values(port)
+    ask(port, "POST", "/get_score", {"task": "countdown", "items": [RIGHT, WRONG, BROKEN]})
+    ask(port, "POST", "/get_score", {"task": "nonsense", "items": []})
+    ask(port, "GET", "/invented/path")
+    after = metric_values(port)
+
+    def added(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    for verdict in ("correct", "wrong", "gold_unparseable"):
+        assert added(f'openr1_reward_items_total{{task="countdown",verdict="{verdict}"}}') == 1
+    assert added('openr1_reward_items_failed_total{task="countdown"}') == 1
+    assert added('openr1_reward_requests_total{route="/get_score",status="200"}') == 1
+    assert added('openr1_reward_requests_total{route="/get_score",status="422"}') == 1
+    assert added('openr1_reward_requests_total{route="other",status="404"}') == 1
+    assert not any("invented" in name for name in after)
+
+
+def metric_values(port: int) -> dict[str, float]:
+    """All samples of `/metrics`, by name and labels."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=BOUND_SECONDS)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def test_tasks_and_versions_are_told(port: int) -> None:
+    """Catches a task that users cannot find, and an example that the server itself does not grade as correct."""
+    tasks = ask(port, "GET", "/tasks").content
+    assert tasks.keys() == TASKS.keys()
+    for name, task in tasks.items():
+        item = {"id": "0", "response": task["example"]["response"], "label": task["example"]["label"]}
+        result = ask(port, "POST", "/get_score", {"task": name, "items": [item]}).content["results"][0]
+        assert (name, result["verdict"]) == (name, "correct")
+        assert task["weights"].keys() == result["components"].keys()
+    version = ask(port, "GET", "/version").content
+    assert version["tasks"] == {name: task["version"] for name, task in tasks.items()}
+    assert "math-verify" in version["parser"]
+
+
+def test_slime_gets_a_bare_number(port: int) -> None:
+    """Catches an answer that slime's client would take for a reward although it is an object or null."""
+    sample = {"prompt": "2+2?", "response": r"\boxed{4}", "label": "4"}
+    assert ask(port, "POST", "/score", sample).content == 1.0
+    assert ask(port, "POST", "/score", {**sample, "label": "5"}).content == 0.0
+    assert ask(port, "POST", "/score", {**sample, "label": 4, "metadata": {}}).content == 1.0
+    assert ask(port, "POST", "/score", {**sample, "label": ""}).content == 0.0
+    assert ask(port, "POST", "/score", {**sample, "task": "none"}).status == 422
+
+
+def test_a_killed_server_leaves_no_workers() -> None:
+    """Catches workers that go on computing, and holding the port, after the server was killed."""
+    with serving() as (process, port):
+        assert ask(port, "GET", "/ready").status == 200
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) > 1
+        os.kill(process.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(children, timeout=BOUND_SECONDS)
+        assert alive == []
+
+
+def test_the_server_keeps_no_token_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a token that every process started by the server inherits."""
+    monkeypatch.setenv("OPENR1_REWARD_TOKEN", "hunter2-in-the-open")
+    with serving() as (process, port):
+        assert ask(port, "GET", "/tasks").status == 401
+        headers = {"Authorization": "Bearer hunter2-in-the-open"}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=BOUND_SECONDS)
+        connection.request("GET", "/ready", headers=headers)
+        assert connection.getresponse().status == 200
+        connection.close()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            assert "hunter2" not in Path(f"/proc/{child.pid}/environ").read_text()

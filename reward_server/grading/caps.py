@@ -19,7 +19,7 @@ _LARGE_EXPONENT = re.compile(rf"\^\s*\{{?\s*\(?\s*-?\d{{{MAX_EXPONENT_DIGITS + 1
 _LARGE_FACTORIAL = re.compile(rf"\d{{{MAX_FACTORIAL_DIGITS + 1},}}\s*[)}}]*\s*!")
 _NESTED_FACTORIAL = re.compile(r"![\s)}\]]*!|![\s)}\]]*\^|\^\s*\{[^{}]*!")
 _NUMERIC_TOWER = re.compile(r"\^(?:\\left|[\s{(])*\d+(?:\\right|[\s)}])*\^")
-_HEAVY = re.compile(r"\\(?:sum|prod|int|lim|binom|dbinom|tbinom|iint|oint)\b|\^\s*\{?\s*\(?-?\d{3,}|(?<!\\)!")
+_HEAVY = re.compile(r"\\(?:sum|prod|int|lim|binom|dbinom|tbinom|iint|oint)(?![A-Za-z])|\^\s*\{?\s*\(?-?\d{3,}|(?<!\\)!")
 _HEAVY_CHARS = 300
 
 

@@ -10,21 +10,27 @@ MAX_DIGITS = 100
 CLEARLY_APART = Fraction(1, 1000)
 """Decimals that differ by more than this share of the larger are different, whatever they were rounded to."""
 
-_NOTHING = re.compile(r"\\[,;:! ]|[\s~]")
+_THIN = re.compile(r"\\[!,]\s*")
+_SPACE = re.compile(r"\\[;: ]|~")
+_IDLE_SPACE = re.compile(r"(?<!\d)(?<!\d,)\s|\s(?!\d)")
 _INTEGER = r"[+-]?(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d+)"
-_NUMBER = re.compile(rf"({_INTEGER})(\.\d*)?|([+-]?)(\.\d+)")
-_FRACTION = re.compile(r"([+-]?)\\frac(?:\{([+-]?\d+)\}|(\d))(?:\{([+-]?\d+)\}|(\d))|([+-]?)(\d+)/(\d+)")
+_NUMBER = re.compile(rf"{_INTEGER}(?:\.\d*)?|[+-]?\.\d+")
+_FRACTION = re.compile(r"([+-]?)(?:(\d+)/(\d+)|\\frac(?:\{([+-]?\d+)\}|(\d))(?:\{([+-]?\d+)\}|(\d)))")
+_MIXED = re.compile(r"([+-]?)(\d+)(?: (\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 
 
 def decide(answer: str, gold: str) -> bool | None:
     """Whether the two are the same, where that is plain; None where only a parser can tell.
 
-    Equal texts, after `tidy` and without white space, are the same. Integers, fractions and decimals are compared
-    exactly; a decimal that comes within 0.1 % of the gold is left open, since it may be the gold rounded.
+    Equal texts, after `tidy` and without white space that means nothing, are the same. Integers, fractions and
+    decimals are compared exactly; a decimal that comes within 0.1 % of the gold is left open, since it may be the
+    gold rounded.
     """
     answer, gold = _squeeze(answer), _squeeze(gold)
-    if not answer or not gold:
-        return None if gold else False
+    if not gold:
+        return None
+    if not answer:
+        return False
     if answer == gold:
         return True
     found, known = read_number(answer), read_number(gold)
@@ -38,21 +44,31 @@ def decide(answer: str, gold: str) -> bool | None:
 
 
 def read_number(text: str) -> Fraction | None:
-    r"""The value of an integer (`1,000` too), a decimal, `a/b` or `\frac{a}{b}`, without spaces; None for all else."""
+    r"""The value of an integer (`1,000` too), a decimal, a fraction or a mixed number; None for all else.
+
+    Fractions are `a/b` and `\frac{a}{b}`, mixed numbers `1 1/2` and `1\frac{1}{2}`.
+    """
     if len(text) > MAX_DIGITS:
         return None
-    number = _NUMBER.fullmatch(text)
-    if number:
+    if _NUMBER.fullmatch(text):
         return Fraction(text.replace("{,}", "").replace(",", "").removesuffix("."))
-    fraction = _FRACTION.fullmatch(text)
-    if not fraction:
+    whole = Fraction(0)
+    match = _FRACTION.fullmatch(text)
+    if match:
+        sign, *parts = match.groups()
+    else:
+        match = _MIXED.fullmatch(text)
+        if not match:
+            return None
+        sign, first, *parts = match.groups()
+        whole = Fraction(first)
+    top, bottom = (int(part) for part in parts if part is not None)
+    if bottom == 0:
         return None
-    sign, *digits, plain_sign, over, under = fraction.groups()
-    top, bottom = [part for part in digits if part is not None] if over is None else (over, under)
-    if int(bottom) == 0:
-        return None
-    return Fraction(int(top), int(bottom)) * (-1 if (sign or plain_sign) == "-" else 1)
+    return (whole + Fraction(top, bottom)) * (-1 if sign == "-" else 1)
 
 
 def _squeeze(text: str) -> str:
-    return _NOTHING.sub("", tidy(text))
+    """Without white space that means nothing; what stands between two digits, or after a comma between two, stays."""
+    text = _SPACE.sub(" ", _THIN.sub("", tidy(text)))
+    return _IDLE_SPACE.sub("", " ".join(text.split()))

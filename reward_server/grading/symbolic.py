@@ -25,6 +25,7 @@ _LATEX = LatexExtractionConfig(
     ),
 )
 _CONFIGS = (_LATEX, ExprExtractionConfig())
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[^\x00-\x7f]|\n")
 _ELLIPSIS = re.compile(r"\\[lc]?dots|\.\.\.|…")
 # The parent kills this process when it takes too long; math-verify's own timeouts are off, and say so once.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -42,7 +43,8 @@ def equal(answer: str, gold: str, prose: bool = False) -> bool:
         GoldUnparseable: Nothing can be read from the gold.
     """
     if prose:
-        return _same(_read_prose(answer), _read_gold(gold))
+        known = _read_gold(gold)
+        return _same(_read_prose(answer), known) or (_has_no_word(answer) and _same(_read(tidy(answer)), known))
     answer, truth = tidy(answer), tidy(gold)
     if _ELLIPSIS.search(truth) or _ELLIPSIS.search(answer):
         # A pattern that the reader is to continue has no value that could be compared.
@@ -73,10 +75,18 @@ def _read_prose(text: str) -> list[Any]:
 
 def _read_gold(gold: str) -> list[Any]:
     """A gold is wrapped like an answer, unless it says itself where its mathematics is."""
-    known = _read_prose(gold) if "$" in tidy(gold) or "\\boxed" in gold else _read(tidy(gold))
+    inner = tidy(gold)
+    if inner.count("$") % 2:
+        inner = inner.replace("$", "")  # a dollar sign without a partner marks nothing
+    known = _read_prose(gold) if "$" in inner or "\\boxed" in gold else _read(inner)
     if not known:
         raise GoldUnparseable(f"nothing can be read from the gold {gold[:100]!r}")
     return known
+
+
+def _has_no_word(text: str) -> bool:
+    """Whether a text may be nothing but one expression."""
+    return "$" not in text and _WORD.search(text) is None
 
 
 def _ratio(text: str) -> list[str]:

@@ -1,0 +1,213 @@
+"""Grading with real worker processes: hangs, deaths and limits cost one item, never another."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from reward_server.grader import Grader
+from reward_server.schema import ScoreItem
+from reward_server.scoring import Score
+from reward_server.settings import Settings
+from reward_server.tasks import find_task
+from reward_server.tasks.task import Question
+from reward_server.workers import Workers
+
+MATH = find_task("math")
+GIB = 2**30
+RIGHT = Question(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")
+WRONG = Question(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}")
+# Passes the caps, since there may be such golds, and takes a parser for ever.
+BOMB = r"\sum_{k=1}^{999999} \frac{1}{k^k}"
+
+
+def item(name: str, answer: str, gold: str) -> ScoreItem:
+    return ScoreItem(id=name, response=rf"\boxed{{{answer}}}", label=gold)
+
+
+@pytest.fixture
+def grader() -> Iterator[Grader]:
+    with Grader(Settings(workers=2, worker_seconds=2.0)) as one:
+        yield one
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    pool = Workers(1, seconds=2.0, memory_bytes=2 * GIB)
+    yield pool
+    pool.close()
+
+
+def environment_of_worker() -> str:
+    """Runs in a worker: what its environment was when it began, and is now."""
+    return Path("/proc/self/environ").read_text() + repr(dict(os.environ))
+
+
+def limits_of_worker() -> tuple[int, int, int]:
+    """Runs in a worker: address space, core file size, niceness."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_CORE)[0], os.nice(0)
+
+
+def test_hang_is_killed_and_the_worker_replaced(workers: Workers) -> None:
+    """Catches a hang that lasts, or that costs the pool its only worker for good."""
+    assert workers.ask(RIGHT).result(60) is True
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            workers.ask(Question(BOMB, "7")).result(60)
+        assert workers.ask(RIGHT).result(60) is True
+        assert workers.ask(WRONG).result(60) is False
+
+
+def test_worker_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a key in the environment of a process that parses what a model wrote, at any time after it started."""
+    monkeypatch.setenv("WANDB_API_KEY", "hunter2-in-the-open")
+    monkeypatch.setenv("OPENR1_REWARD_TOKEN", "hunter2-in-the-open")
+    pool = Workers(1, seconds=5.0, memory_bytes=2 * GIB)
+    assert pool.ask(RIGHT).result(60) is True
+    assert pool._pool is not None
+    seen = pool._pool.schedule(environment_of_worker).result(60)
+    pool.close()
+    assert "PATH" in seen
+    assert "hunter2" not in seen
+    assert os.environ["WANDB_API_KEY"] == "hunter2-in-the-open"
+
+
+def test_worker_is_limited() -> None:
+    """Catches a worker that may take all memory, leave core files, or run before everything else."""
+    pool = Workers(1, seconds=5.0, memory_bytes=3 * GIB, niceness=7)
+    assert pool.ask(RIGHT).result(60) is True
+    assert pool._pool is not None
+    address_space, core, niceness = pool._pool.schedule(limits_of_worker).result(60)
+    pool.close()
+    assert (address_space, core, niceness - os.nice(0)) == (3 * GIB, 0, 7)
+
+
+def test_killed_worker_changes_nothing(grader: Grader) -> None:
+    """Catches a worker killed from outside that fails its item, or takes others with it; fault row 21."""
+    expected = [score for score, _ in grader.grade(MATH, hard_items(0))]
+    stop = threading.Event()
+
+    def kill_now_and_then() -> None:
+        while not stop.wait(0.05):
+            kill_one_worker()
+
+    killer = threading.Thread(target=kill_now_and_then)
+    with Grader(Settings(workers=2, worker_seconds=10.0)) as attacked:
+        assert attacked.find_fault() is None
+        assert kill_one_worker()
+        killer.start()
+        try:
+            # A killed question is asked once more; killed twice it fails, and is never graded wrong.
+            scores = [score for score, _ in attacked.grade(MATH, hard_items(0))]
+        finally:
+            stop.set()
+            killer.join()
+        again = [score for score, _ in attacked.grade(MATH, hard_items(0))]
+    for score, right in zip(scores, expected, strict=True):
+        assert score.verdict in (right.verdict, "error")
+    assert again == expected
+
+
+def kill_one_worker() -> bool:
+    """SIGKILL for one of this process's workers, which are the children of its fork server; False if there is none."""
+    for server in psutil.Process().children():
+        if "forkserver" in " ".join(server.cmdline()):
+            for worker in server.children():
+                os.kill(worker.pid, signal.SIGKILL)
+                return True
+    return False
+
+
+def hard_items(seed: int) -> list[ScoreItem]:
+    """Forty items that need a parser, half of them right."""
+    rng = random.Random(seed)
+    items = []
+    for number in range(40):
+        a, b = rng.randint(2, 99), rng.randint(2, 99)
+        gold = rf"\frac{{{a}}}{{\sqrt{{{b}}}}}"
+        answer = rf"\frac{{{a}\sqrt{{{b}}}}}{{{b if number % 2 else b + 1}}}"
+        items.append(item(str(number), answer, gold))
+    return items
+
+
+def test_hang_delays_no_other_item(grader: Grader) -> None:
+    """Catches one item's hang that holds up the batch's other items, or other batches."""
+    grader.grade(MATH, hard_items(1))  # the workers have started
+    bombs = [item("bomb", BOMB, "7"), *hard_items(2)]
+    with ThreadPoolExecutor(1) as thread:
+        slow = thread.submit(grader.grade, MATH, bombs)
+        quick = grader.grade(MATH, hard_items(3))
+        assert not slow.done()
+        (bomb, bomb_seconds), *others = slow.result(60)
+    assert [score.verdict for score, _ in quick] == ["wrong", "correct"] * 20
+    assert bomb.verdict == "timeout"
+    assert (bomb.reward, bomb.score) == (None, None)
+    assert [score.verdict for score, _ in others] == ["wrong", "correct"] * 20
+    assert max(seconds for _, seconds in others) < bomb_seconds
+
+
+def test_deadline_bounds_a_batch(grader: Grader) -> None:
+    """Catches a batch that runs past its deadline, and items that become wrong answers because of it."""
+    grader.grade(MATH, hard_items(1))
+    start = time.monotonic()
+    graded = grader.grade(MATH, [item(str(n), rf"{BOMB}+{n}", "7") for n in range(20)], seconds=1.0)
+    assert time.monotonic() - start < 30
+    assert {score.verdict for score, _ in graded} == {"timeout"}
+
+
+def test_grading_does_not_depend_on_load(grader: Grader) -> None:
+    """Catches answers that change with order, repetition or what else is being graded."""
+    items = [*hard_items(4), *(item(f"n{n}", str(n), str(n // 2 * 2)) for n in range(20))]
+    alone = {one.id: score for one, (score, _) in zip(items, grader.grade(MATH, items), strict=True)}
+
+    def shuffled(seed: int) -> dict[str, Score]:
+        order = random.Random(seed).sample(items, len(items))
+        return {one.id: score for one, (score, _) in zip(order, fresh.grade(MATH, order), strict=True)}
+
+    with Grader(Settings(workers=2, worker_seconds=30.0)) as fresh, ThreadPoolExecutor(8) as threads:
+        for result in threads.map(shuffled, range(8)):
+            assert result == alone
+
+
+def test_unreadable_gold_is_no_wrong_answer(grader: Grader) -> None:
+    """Catches a gold that the parser cannot read and that makes every answer wrong."""
+    for gold in ("$$", "}", r"\boxed{", "  "):
+        ((score, _),) = grader.grade(MATH, [item("a", "4", gold)])
+        assert (score.verdict, score.reward, score.score) == ("gold_unparseable", None, None)
+        assert score.error is not None
+
+
+def test_self_test_notices_dead_workers(grader: Grader) -> None:
+    """Catches a server that says it is ready while its workers answer nothing."""
+    assert grader.find_fault() is None
+    with Grader(Settings(workers=1, worker_memory_bytes=2**20)) as starved:
+        fault = starved.find_fault()
+    assert fault is not None
+    assert fault.startswith("self-test: ")
+
+
+def test_script_without_main_guard_is_not_run_again(tmp_path: Path) -> None:
+    """Catches workers that begin by running the caller's script, which for a training script means training again."""
+    import subprocess
+    import sys
+
+    script = tmp_path / "train.py"
+    script.write_text(
+        "print('training starts', flush=True)\n"
+        "from reward_server.workers import Workers\n"
+        "from reward_server.tasks.task import Question\n"
+        "workers = Workers(2, 20.0, 2 * 2**30)\n"
+        "print(workers.ask(Question('x+1', '1+x')).result(60))\n"
+        "workers.close()\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "training starts\nTrue\n", done.stderr
