@@ -15,7 +15,6 @@ Then as many steps run with overlap, and the share of the wall time that the uni
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import time
@@ -27,6 +26,7 @@ from typing import Any
 import ray
 import torch
 
+from benchmarks.machine import ROOT, machine
 from openr1.batch import TrainBatch, plan_micro_batches
 from openr1.cluster import Stages, running_ray, shared_memory_folder, start_actor
 from openr1.config import TrainConfig, load_config
@@ -40,7 +40,6 @@ from openr1.rollout.engine import EngineSettings, _build_llm, to_vllm
 from openr1.rollout.sampling import Sampling
 from openr1.trainer import Policy, Reference, Rollout, StepRecord, Trainer
 
-ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("generate", "reward", "reference", "update", "sync")
 
 
@@ -313,21 +312,6 @@ def engine_settings(config: TrainConfig) -> EngineSettings:
         weight_transfer_backend="openr1_shm",
         log_path=(config.run.folder / "logs/raw_engine.log").resolve(),
     )
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in cpu_lines if line.startswith("model name")), "")
-    return {
-        "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def main() -> int:

@@ -29,7 +29,8 @@ def run(argv: list[str]) -> int:
     from reward_server.config import ConfigFileError, read_config
     from reward_server.grader import Grader
     from reward_server.openrlhf import PromptIndex
-    from reward_server.server import TOKEN_VARIABLE, HostNotLoopback, ServeError, check_host, serve
+    from reward_server.schema import TOKEN_VARIABLE
+    from reward_server.server import HostNotLoopback, ServeError, check_host, serve
     from reward_server.service import Service
     from reward_server.settings import Settings
     from reward_server.tasks import TASKS, UnknownTask, find_task
@@ -53,10 +54,10 @@ def run(argv: list[str]) -> int:
                 token=token,
             ),
         )
-    except (HostNotLoopback, ConfigFileError, UnknownTask, ValueError) as error:
+    except (HostNotLoopback, ConfigFileError, UnknownTask, ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
-    except (ServeError, OSError) as error:
+    except ServeError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 3
     return 0

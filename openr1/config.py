@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from openr1.errors import ConfigError, MissingError
 
@@ -93,14 +93,19 @@ class RolloutConfig(Section):
 class RewardConfig(Section):
     """The client of the reward server."""
 
-    url: str | None = None
-    """For example http://127.0.0.1:5000. scripts/grpo.sh starts a server and fills this in."""
+    url: list[str] | None = None
+    """One address such as http://127.0.0.1:5000, or a list of several; scripts/grpo.sh fills in its own server's."""
     deadline_seconds: Seconds = 60.0
     """Longest time for one group's rewards, retries included."""
     ready_timeout_seconds: Seconds = 60.0
-    """Longest wait for the server to be ready at the start."""
+    """Longest wait for all servers to be ready at the start."""
     max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a step's responses that may stay ungraded; above it the run stops. Ungraded ones never train."""
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _list_one_address(cls, url: object) -> object:
+        return [url] if isinstance(url, str) else url
 
 
 class AlgorithmConfig(Section):

@@ -1,71 +1,73 @@
-"""Client of the reward server: one request a group, many at once, and typed errors instead of invented numbers."""
+"""Client of the reward servers: one request a group, many at once, and typed errors instead of invented numbers."""
 
 import asyncio
 import concurrent.futures
-import io
+import itertools
+import logging
 import random
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Self
-from urllib.parse import urlsplit
+from typing import Self, TypeVar
 
-import aiohttp
 from pydantic import ValidationError
 
 from openr1.errors import ConfigError, RewardProtocolError, RewardServerUnavailable
 from openr1.records import Group, Score
-from reward_server.schema import ScoreItem, ScoreReply, ScoreRequest, describe_problems
+from openr1.reward_http import NotYet, RewardHttp, port_of, read_token
+from reward_server.schema import GraderName, ScoreItem, ScoreReply, ScoreRequest, describe_problems
 
-_MAX_ANSWER_BYTES = 16 * 2**20
-_EXCERPT_CHARS = 200
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
-_RETRIED_STATUS = frozenset({408, 429, *range(500, 600)})
-# A compressed answer could be far larger than what arrives, which would get around the cap above.
-_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+# A server that fails is named in the log no more often than this.
+_WARNING_SECONDS = 60.0
 
-
-class _NotYet(Exception):
-    """An attempt failed in a way that may pass; `retry_after` is the pause in seconds that the server asked for."""
-
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.retry_after = retry_after
+_logger = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
 
 class RewardClient:
-    """Sends groups of responses to the reward server from a thread of its own.
+    """Sends groups of responses to reward servers from a thread of its own.
 
-    Retries are safe, because grading changes nothing on the server. Methods may be called from any thread; only `close`
-    must not run at the same time as another call.
+    Groups go to the servers in turn, and the servers cover for each other: when one cannot answer, the next is asked at
+    once. Retries are safe, because grading changes nothing on a server. Methods may be called from any thread; only
+    `close` must not run at the same time as another call. The environment variable OPENR1_REWARD_TOKEN may hold a
+    bearer token, which goes to every server.
 
     Args:
-        url: Address of the server, `http://host:port`.
-        deadline_seconds: Time for one group, all attempts together, counted from when it leaves the queue.
+        urls: Address of the server, `http://host:port`, or a list of several.
+        deadline_seconds: Time for one group, all attempts together, counted from when it leaves the queue. Of n
+            servers, one that keeps silent is given up for the next after an n-th of this time.
         ready_timeout_seconds: How long `wait_until_ready` waits.
-        max_concurrency: Requests in flight at most; further groups queue.
+        max_concurrency: Requests in flight at most, over all servers; further groups queue.
 
     Raises:
-        ConfigError: The URL is not one of an HTTP server.
+        ConfigError: There is no URL, one is not that of an HTTP server, or no header can carry the token.
     """
 
     def __init__(
         self,
-        url: str,
+        urls: str | Sequence[str],
         deadline_seconds: float = 60.0,
         ready_timeout_seconds: float = 30.0,
         max_concurrency: int = 64,
     ) -> None:
-        self._url = url.rstrip("/")
-        self._hint = f"start it with `python -m cli serve --port {_port_of(url)}`"
+        listed = [urls] if isinstance(urls, str) else urls
+        self._hints = {url.rstrip("/"): f"start it with `python -m cli serve --port {port_of(url)}`" for url in listed}
+        if not self._hints:
+            raise ConfigError("reward server URL: the list is empty")
+        self._urls = list(self._hints)
+        token = read_token()
+        self._turns = itertools.count()
+        self._quiet_until: dict[str, float] = {}
+        self._versions: dict[str, list[str]] = {}
         self._deadline_seconds = deadline_seconds
         self._ready_timeout_seconds = ready_timeout_seconds
         self._slots = asyncio.Semaphore(max_concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
         self._thread.start()
-        self._session = asyncio.run_coroutine_threadsafe(_open_session(), self._loop).result()
+        self._http = asyncio.run_coroutine_threadsafe(_open(token), self._loop).result()
 
     def __enter__(self) -> Self:
         return self
@@ -76,13 +78,13 @@ class RewardClient:
         self.close()
 
     def wait_until_ready(self) -> None:
-        """Block until the server says that it grades correctly.
+        """Block until every server says that it grades correctly; one alone would hide a mistyped address.
 
         Raises:
-            RewardServerUnavailable: It did not within `ready_timeout_seconds`.
+            RewardServerUnavailable: Some did not within `ready_timeout_seconds`; the message names each of them.
+            ConfigError: A server refused the token.
         """
-        waiting = self._repeat(self._ask_ready, self._ready_timeout_seconds, "was not ready")
-        asyncio.run_coroutine_threadsafe(waiting, self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._wait_until_ready(), self._loop).result()
 
     def submit(self, group: Group) -> concurrent.futures.Future[list[Score]]:
         """Have a group graded; returns at once. The result holds one score a response, in their order.
@@ -90,7 +92,8 @@ class RewardClient:
         An item that the server could not grade is a `Score` without reward, never one of 0. The future raises
 
         - RewardServerUnavailable: no usable answer came within the deadline, over all attempts;
-        - RewardProtocolError: the server refused the request, or its answer does not fit what was asked.
+        - RewardProtocolError: a server refused the request, or its answer does not fit what was asked;
+        - ConfigError: a server refused the token.
 
         Raises:
             ConfigError: The prompt holds something that JSON cannot carry.
@@ -111,101 +114,120 @@ class RewardClient:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        await self._session.close()
+        await self._http.close()
+
+    async def _wait_until_ready(self) -> None:
+        async def complaint_about(url: str) -> str | None:
+            try:
+                return await self._repeat(self._http.require_ready, [url], self._ready_timeout_seconds, "was not ready")
+            except RewardServerUnavailable as error:
+                return str(error)
+
+        complaints = await asyncio.gather(*map(complaint_about, self._urls))
+        if any(complaints):
+            raise RewardServerUnavailable("; ".join(filter(None, complaints)))
 
     async def _score(self, request: ScoreRequest) -> list[Score]:
         payload = request.model_dump_json().encode()
+        ids = [item.id for item in request.items]
         async with self._slots:
-            body = await self._repeat(lambda: self._post(payload), self._deadline_seconds, "did not answer")
-        return self._read_scores(body, [item.id for item in request.items])
+            turn = next(self._turns) % len(self._urls)
+            urls = self._urls[turn:] + self._urls[:turn]
 
-    async def _repeat(self, attempt: Callable[[], Awaitable[bytes]], timeout_seconds: float, complaint: str) -> bytes:
-        """Call `attempt` until it returns. Pauses double from 0.1 to 5 s, shortened at random to spread the load.
+            async def ask(url: str) -> list[Score]:
+                # The last of a round may use all the time that is left: nobody is kept waiting for it.
+                limit = None if url == urls[-1] else self._deadline_seconds / len(urls)
+                return self._read_scores(url, await self._ask_score(url, payload, limit), ids)
+
+            return await self._repeat(ask, urls, self._deadline_seconds, "did not answer")
+
+    async def _ask_score(self, url: str, payload: bytes, seconds: float | None) -> bytes:
+        """One attempt at one server. A failure goes to the log: what another server covers for would go unnoticed."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._http.get_score(url, payload)
+        except TimeoutError:
+            failure = NotYet(f"no answer within {seconds:g} s")
+        except NotYet as caught:
+            failure = caught
+        if self._loop.time() >= self._quiet_until.get(url, 0.0):
+            self._quiet_until[url] = self._loop.time() + _WARNING_SECONDS
+            _logger.warning("reward server %s failed and is asked again, or the next one is: %s", url, failure)
+        raise failure
+
+    async def _repeat(
+        self, ask: Callable[[str], Awaitable[_Answer]], urls: list[str], timeout_seconds: float, complaint: str
+    ) -> _Answer:
+        """Call `ask` with one URL after the other, round after round, until it returns.
+
+        There are pauses after rounds only. They double from 0.1 to 5 s, shortened at random to spread the load, and
+        are no shorter than the shortest that a server of the round asked for.
 
         Raises:
             RewardServerUnavailable: Time is up.
         """
-        attempts = 0
-        last_failure = "none, it just keeps silent"
+        attempts = dict.fromkeys(urls, 0)
+        last_failures = dict.fromkeys(urls, "none, it just keeps silent")
         try:
             async with asyncio.timeout(timeout_seconds):
                 while True:
-                    attempts += 1
-                    try:
-                        return await attempt()
-                    except _NotYet as failure:
-                        last_failure = str(failure)
-                        pause = max(_backoff_seconds(attempts), failure.retry_after)
-                    await asyncio.sleep(pause)
+                    asked_pauses = []
+                    for url in urls:
+                        attempts[url] += 1
+                        try:
+                            return await ask(url)
+                        except NotYet as failure:
+                            last_failures[url] = str(failure)
+                            asked_pauses.append(failure.retry_after)
+                    await asyncio.sleep(max(_backoff_seconds(attempts[urls[0]]), min(asked_pauses)))
         except TimeoutError as error:
-            raise RewardServerUnavailable(
-                f"reward server {self._url} {complaint} within {timeout_seconds:g} s "
-                f"(attempts: {attempts}, last failure: {last_failure}); {self._hint}"
-            ) from error
+            failed = [
+                f"reward server {url} {complaint} within {timeout_seconds:g} s "
+                f"(attempts: {attempts[url]}, last failure: {last_failures[url]}); {self._hints[url]}"
+                for url in urls
+            ]
+            raise RewardServerUnavailable("; ".join(failed)) from error
 
-    async def _ask_ready(self) -> bytes:
-        status, _, body = await self._exchange("GET", "/ready", None)
-        if status != 200:
-            raise _NotYet(f"/ready answered {status}: {_excerpt(body)}")
-        return body
-
-    async def _post(self, payload: bytes) -> bytes:
-        status, retry_after, body = await self._exchange("POST", "/get_score", payload)
-        if status in _RETRIED_STATUS:
-            raise _NotYet(f"/get_score answered {status}: {_excerpt(body)}", retry_after)
-        if status != 200:
-            raise RewardProtocolError(f"reward server {self._url}/get_score answered {status}: {_excerpt(body)}")
-        return body
-
-    async def _exchange(self, method: str, path: str, payload: bytes | None) -> tuple[int, float, bytes]:
-        """One request. Returns the status, the pause in seconds that the server asks for (0: none), and the body."""
-        # A file object, because aiohttp sends it in pieces; large bytes would block the loop.
-        data = None if payload is None else io.BytesIO(payload)
-        try:
-            async with self._session.request(
-                method, self._url + path, data=data, headers=_HEADERS, allow_redirects=False
-            ) as response:
-                return response.status, _retry_after_seconds(response), await self._read_capped(response)
-        except aiohttp.ClientError as error:
-            raise _NotYet(f"{type(error).__name__}: {error}") from error
-
-    async def _read_capped(self, response: aiohttp.ClientResponse) -> bytes:
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > _MAX_ANSWER_BYTES:
-                raise RewardProtocolError(
-                    f"reward server {self._url} answered more than {_MAX_ANSWER_BYTES} bytes, "
-                    f"which begin {_excerpt(bytes(body))}"
-                )
-        return bytes(body)
-
-    def _read_scores(self, body: bytes, ids: list[str]) -> list[Score]:
+    def _read_scores(self, url: str, body: bytes, ids: list[str]) -> list[Score]:
         """The scores of an answer, which must hold one result for each of `ids`, in their order."""
         try:
-            results = ScoreReply.model_validate_json(body).results
+            reply = ScoreReply.model_validate_json(body)
         except ValidationError as error:
-            raise self._unusable(describe_problems(error.errors()), body) from error
+            # Not chained: pydantic's own text repeats what the server sent, which may be the token.
+            raise self._unusable(url, describe_problems(error.errors()), body) from None
+        results = reply.results
         if len(results) != len(ids):
-            raise self._unusable(f"{len(results)} results for {len(ids)} items", body)
+            raise self._unusable(url, f"{len(results)} results for {len(ids)} items", body)
         for index, (result, expected) in enumerate(zip(results, ids, strict=True)):
             if result.id != expected:
-                raise self._unusable(f"result {index} has the id {result.id!r} instead of {expected!r}", body)
+                raise self._unusable(url, f"result {index} has the id {result.id!r} instead of {expected!r}", body)
+        self._note_version(url, reply.grader)
         return [
             Score(result.reward, result.score, result.components, result.verdict, result.error) for result in results
         ]
 
-    def _unusable(self, problem: str, body: bytes) -> RewardProtocolError:
+    def _note_version(self, url: str, grader: GraderName) -> None:
+        """Warn, once for each, of a version that is not the first: the same response may now get another reward."""
+        seen = self._versions.setdefault(grader.name, [])
+        if grader.version in seen:
+            return
+        if seen:
+            _logger.warning(
+                "reward server %s grades %r with version %r, earlier answers came from version %r; "
+                "rewards may not be comparable",
+                *(url, grader.name, grader.version, seen[-1]),
+            )
+        seen.append(grader.version)
+
+    def _unusable(self, url: str, problem: str, body: bytes) -> RewardProtocolError:
         return RewardProtocolError(
-            f"reward server {self._url} gave an answer that cannot be used: {problem}; it begins {_excerpt(body)}"
+            f"reward server {url} gave an answer that cannot be used: {problem}; it begins {self._http.excerpt(body)}"
         )
 
 
-async def _open_session() -> aiohttp.ClientSession:
-    """A session without limits of its own: slots bound the connections, deadlines bound the time."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
-    )
+async def _open(token: str | None) -> RewardHttp:
+    """Runs on the client's event loop."""
+    return RewardHttp(token)
 
 
 def _build_request(group: Group) -> ScoreRequest:
@@ -231,29 +253,6 @@ def _build_request(group: Group) -> ScoreRequest:
         raise ConfigError(f"prompt {prompt.id!r} cannot be sent to the reward server: {problems}") from error
 
 
-def _port_of(url: str) -> int:
-    """Port of an HTTP address, its scheme's own where none is written."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"reward server URL {url!r}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"reward server URL {url!r} must look like http://127.0.0.1:5000")
-    return port or {"http": 80, "https": 443}[parts.scheme]
-
-
 def _backoff_seconds(attempts: int) -> float:
     longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 10))
     return longest * random.uniform(0.5, 1.0)
-
-
-def _retry_after_seconds(response: aiohttp.ClientResponse) -> float:
-    """Value of `Retry-After` in seconds. Its other form, a date, depends on two clocks and is not honoured: 0."""
-    value: str = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else 0.0
-
-
-def _excerpt(body: bytes) -> str:
-    """The beginning of a body, printable, on one line."""
-    return repr(body[:_EXCERPT_CHARS].decode(errors="replace"))

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from reward_server.body_limit import BodyLimit
 from reward_server.gate import Gate
-from reward_server.openrlhf import RewardReply, RewardRequest, to_items, to_reply
+from reward_server.openrlhf import RewardReply, RewardRequest, grade_texts, to_reply
 from reward_server.schema import (
     GraderName,
     ScoreItem,
@@ -84,19 +84,13 @@ def to_result(item_id: str, score: Score, seconds: float) -> ScoreResult:
 
 
 def _grade_texts(service: Service, task: Task[Any], request: RewardRequest) -> RewardReply:
-    items = to_items(request, service.prompts)
-    graded = iter(service.grader.grade(task, [item for item in items if isinstance(item, ScoreItem)]))
-    scores = [next(graded)[0] if isinstance(item, ScoreItem) else _unknown_prompt(item) for item in items]
+    scores = grade_texts(service.grader, task, request, service.prompts)
     if scores and all(score.verdict in ("timeout", "error") for score in scores):
         # One bad item is the item's fault; where all fail, it may be the server's, and a retry may help.
         fault = service.grader.find_fault()
         if fault is not None:
             raise HTTPException(503, f"nothing can be graded: {fault}")
     return to_reply(task, scores)
-
-
-def _unknown_prompt(reason: str) -> Score:
-    return Score("error", error=f"unknown_prompt: {reason}")
 
 
 def _named_task(service: Service, name: str) -> Task[Any]:

@@ -51,6 +51,9 @@ def read_config(path: Path) -> tuple[Settings, Tasks]:
         raise ConfigFileError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
         raise ConfigFileError(f"{path}: {describe_problems(error.errors())}") from error
+    except ValueError as error:
+        # Bytes that are not UTF-8, and scalars such as 2024-13-45, which YAML's own errors do not cover.
+        raise ConfigFileError(f"{path}: not YAML: {error}") from error
     except (UnknownTask, LookupError) as error:
         raise ConfigFileError(f"{path}: {error}") from error
     return config.settings, {**TASKS, **changed}

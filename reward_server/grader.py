@@ -18,7 +18,7 @@ from reward_server.schema import ScoreItem
 from reward_server.scoring import Score, Undecided, get_score, judge_plainly
 from reward_server.settings import Settings
 from reward_server.tasks.task import CannotGrade, Question, Task
-from reward_server.workers import Workers
+from reward_server.workers import Busy, Workers
 
 REMEMBERED = 100_000
 """Answered questions that are kept: groups repeat answers, and retries repeat groups."""
@@ -151,15 +151,15 @@ class Grader:
     def answer(self, questions: set[Question], end: float) -> Answers:
         """Have all questions answered, side by side, until `end` on the monotonic clock."""
         start = time.monotonic()
-        done: dict[Question, float] = {}
+        times: dict[Question, float] = {}
         with self._lock:
             answers: Answers = {q: Answer(self._remembered[q], 0.0) for q in questions if q in self._remembered}
-        futures = {question: self._submit(question) for question in questions if question not in answers}
+        futures = {question: self._submit(question, end) for question in questions if question not in answers}
         for question, future in futures.items():
-            future.add_done_callback(partial(_note_time, done, question))
+            future.add_done_callback(partial(_note_time, times, question))
         for question, future in futures.items():
             outcome = self._await(question, future, end)
-            answers[question] = Answer(outcome, done.get(question, time.monotonic()) - start)
+            answers[question] = Answer(outcome, times.get(question, time.monotonic()) - start)
         self._remember(answers)
         return answers
 
@@ -171,9 +171,15 @@ class Grader:
             for question in list(islice(self._remembered, excess)):
                 del self._remembered[question]
 
-    def _submit(self, question: Question) -> "Future[bool]":
+    def _submit(self, question: Question, end: float) -> "Future[bool]":
         heavy = is_heavy(question.answer) or is_heavy(question.gold)
-        return (self._suspect_worker if heavy else self._workers).ask(question)
+        workers = self._suspect_worker if heavy else self._workers
+        try:
+            return workers.ask(question, end - time.monotonic())
+        except Busy as error:
+            refused: Future[bool] = Future()
+            refused.set_exception(error)
+            return refused
 
     def _await(self, question: Question, future: "Future[bool]", end: float) -> bool | CannotGrade:
         """A question's answer, or why there is none."""
@@ -183,7 +189,9 @@ class Grader:
             except ProcessExpired:
                 # Killed from outside, perhaps; what kills a worker by itself will do so again.
                 self.metrics.worker_deaths.inc()
-                return self._submit(question).result(max(0.0, end - time.monotonic()))
+                return self._submit(question, end).result(max(0.0, end - time.monotonic()))
+        except Busy as error:
+            return CannotGrade("timeout", str(error))
         except TimeoutError:
             future.cancel()
             self.metrics.timeouts.inc()

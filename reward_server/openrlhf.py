@@ -6,29 +6,66 @@ Three generations of them: `{"query"}` (the label is looked up by the prompt in 
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
-from reward_server.schema import ScoreItem, Text
+from reward_server.grader import Grader
+from reward_server.schema import ScoreItem, Text, describe_problems
 from reward_server.scoring import Score
 from reward_server.tasks.task import Task
 
 _FIRST_TOKEN = re.compile(r"\s*<[^<>\s]{1,40}>")
-_LAST_TOKENS = re.compile(r"(?:\s*(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<｜[^<>｜]{1,40}｜>))+\s*\Z")
+_LAST_TOKEN = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<｜[^<>｜]{1,40}｜>)\Z")
+_MAX_TOKEN_CHARS = 44
+_TAKEN = frozenset({"reward", "score", "return", "truncated", "response_length", "total_length"})
+"""What OpenRLHF logs itself: an extra log of such a name would replace its own number."""
+
+
+def to_label(value: Any) -> str:
+    """A label as text: strings as they are, numbers and objects as JSON, None as "", which no task can read.
+
+    Raises:
+        TypeError: It is not JSON, and nothing of numpy's either.
+        ValueError: It is or holds a NaN.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, default=_to_plain, allow_nan=False)
+
+
+def _to_plain(value: Any) -> Any:
+    try:
+        return value.tolist()
+    except AttributeError:
+        raise TypeError(f"a label cannot hold a {type(value).__name__}") from None
+
+
+Label = Annotated[Text, BeforeValidator(to_label)]
 
 
 class RewardRequest(BaseModel):
     """Body of `POST /get_reward`. Single texts stand for lists of one; unknown keys are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     query: list[Text]
     """Prompt and response in one text, as decoded from tokens."""
     prompts: list[Text] | None = None
-    labels: list[Text] | None = None
+    labels: list[Label] | None = None
+    """Any JSON; "" is what OpenRLHF sends for a dataset without labels, and stands for none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,7 +95,7 @@ class RewardReply(BaseModel):
     rewards: list[FiniteFloat]
     scores: list[FiniteFloat]
     extra_logs: dict[str, list[FiniteFloat]]
-    """Each component, and `failed`: 1 for an item that could not be graded."""
+    """Each component (`task_` before a name that OpenRLHF uses itself), and `failed`: 1 where nothing was graded."""
     errors: list[RewardError | None]
     verdicts: list[str]
 
@@ -71,20 +108,26 @@ class LabelConflict(ValueError):
     """A dataset gives one prompt two labels."""
 
 
+class _Row(BaseModel):
+    prompt: Text = Field(validation_alias=AliasChoices("prompt", "question", "problem"))
+    label: JsonValue = Field(validation_alias=AliasChoices("label", "answer"))
+
+
 class PromptIndex:
     """The prompts of a dataset and their labels, found in a text from its front."""
 
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Take (prompt, label) pairs.
+        """Take (prompt, label) pairs. White space around a prompt is dropped, as chat templates do.
 
         Raises:
             LabelConflict: Two rows have the same prompt and different labels.
-            ValueError: A prompt is blank.
+            ValueError: A prompt or a label is blank.
         """
         self._labels: dict[str, str] = {}
         for prompt, label in rows:
-            if not prompt.strip():
-                raise ValueError("a prompt is blank")
+            prompt = prompt.strip()
+            if not prompt or not label.strip():
+                raise ValueError(f"the {'label' if prompt else 'prompt'} is blank")
             if self._labels.setdefault(prompt, label) != label:
                 raise LabelConflict(f"the prompt {prompt[:80]!r} has the labels {self._labels[prompt]!r} and {label!r}")
         self._anchor = min(map(len, self._labels), default=1)
@@ -97,24 +140,28 @@ class PromptIndex:
 
     @classmethod
     def read(cls, path: Path) -> "PromptIndex":
-        """Read JSON lines with `prompt` (or `question`, `problem`) and `label` (or `answer`).
+        """Read JSON lines with `prompt` (or `question`, `problem`) and `label` (or `answer`); labels may be any JSON.
 
         Raises:
-            ValueError: A line cannot be used; the message names it.
+            LabelConflict: A line gives the prompt of an earlier one another label.
+            ValueError: A line cannot be used. Both messages begin with `file:line`.
+            OSError: The file cannot be read.
         """
-        rows = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                prompt = next(row[key] for key in ("prompt", "question", "problem") if key in row)
-                label = next(row[key] for key in ("label", "answer") if key in row)
-            except (json.JSONDecodeError, StopIteration, TypeError) as error:
-                raise ValueError(f"{path}:{number}: needs a prompt and a label") from error
-            rows.append((str(prompt), str(label)))
+        number = 0
+
+        def rows() -> Iterator[tuple[str, str]]:
+            nonlocal number
+            # Lines of bytes: in text, a line would also end at separators that JSON may hold.
+            for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # noqa: B007 (read below)
+                row = _Row.model_validate_json(line)
+                yield row.prompt, to_label(row.label)
+
         try:
-            return cls(rows)
+            return cls(rows())
+        except ValidationError as error:
+            raise ValueError(f"{path}:{number}: {describe_problems(error.errors())}") from error
         except ValueError as error:
-            raise type(error)(f"{path}: {error}") from error
+            raise type(error)(f"{path}:{number}: {error}") from error
 
     def find(self, text: str) -> tuple[str, str]:
         """Label of the prompt that occurs first in the text, and what follows that occurrence.
@@ -125,6 +172,8 @@ class PromptIndex:
         Raises:
             UnknownPrompt: The text holds none.
         """
+        if not self._labels:
+            raise UnknownPrompt("no label was sent, and no dataset is loaded that could tell it")
         for start in range(len(text) - self._anchor + 1):
             for prompt in self._by_anchor.get(text[start : start + self._anchor], ()):
                 if text.startswith(prompt, start):
@@ -140,26 +189,47 @@ class PromptIndex:
         return self._labels[prompt] if prompt in self._labels else self.find(prompt)[0]
 
 
+def grade_texts(grader: Grader, task: Task[Any], request: RewardRequest, index: PromptIndex) -> list[Score]:
+    """A score for every query; one whose prompt or label is not to be found has failed."""
+    items = to_items(request, index)
+    graded = iter(grader.grade(task, [item for item in items if isinstance(item, ScoreItem)]))
+    return [
+        next(graded)[0] if isinstance(item, ScoreItem) else Score("error", error=f"unknown_prompt: {item}")
+        for item in items
+    ]
+
+
 def to_items(request: RewardRequest, index: PromptIndex) -> list[ScoreItem | str]:
     """One item a query, or the reason why there is none."""
     items: list[ScoreItem | str] = []
     for number, query in enumerate(request.query):
         prompt = request.prompts[number] if request.prompts is not None else None
-        label = request.labels[number] if request.labels is not None else None
+        label = request.labels[number] if request.labels is not None else ""
         try:
             response = query
             if prompt is not None:
                 response = text_after(query, prompt)
-                label = index.label_of(prompt) if label is None else label
-            elif label is None:
+                label = label or index.label_of(prompt)
+            elif not label:
                 label, response = index.find(query)
         except UnknownPrompt as error:
             items.append(str(error))
             continue
-        items.append(
-            ScoreItem(id=str(number), response=_LAST_TOKENS.sub("", response), label=label, prompt=prompt or "")
-        )
+        items.append(ScoreItem(id=str(number), response=without_end(response), label=label, prompt=prompt or ""))
     return items
+
+
+def without_end(response: str) -> str:
+    """The response without the special tokens that end it, and the white space around those. Takes linear time."""
+    end = len(response)
+    while True:
+        place = end
+        while place and response[place - 1].isspace():
+            place -= 1
+        token = _LAST_TOKEN.search(response, max(0, place - _MAX_TOKEN_CHARS), place)
+        if token is None:
+            return response[: place if end < len(response) else end]
+        end = token.start()
 
 
 def text_after(query: str, prompt: str) -> str:
@@ -198,7 +268,10 @@ def to_reply(task: Task[Any], scores: Sequence[Score]) -> RewardReply:
         rewards=[task.failed_reward if score.reward is None else score.reward for score in scores],
         scores=[score.score or 0.0 for score in scores],
         extra_logs={
-            **{name: [score.components.get(name, 0.0) for score in scores] for name in task.components},
+            **{
+                f"task_{name}" if name in _TAKEN else name: [score.components.get(name, 0.0) for score in scores]
+                for name in task.components
+            },
             "failed": [float(flag) for flag in failed],
         },
         errors=[_to_error(score) if flag else None for score, flag in zip(scores, failed, strict=True)],

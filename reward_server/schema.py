@@ -24,6 +24,9 @@ Verdict: TypeAlias = Literal["correct", "wrong", "no_answer", "truncated", "gold
 FAILED_VERDICTS: frozenset[Verdict] = frozenset({"gold_unparseable", "timeout", "error"})
 """Verdicts of items that could not be graded: reward and score are null, which is not the same as 0."""
 
+TOKEN_VARIABLE = "OPENR1_REWARD_TOKEN"
+"""Environment variable with the bearer token, for server and clients; command lines are visible to everybody."""
+
 _MAX_LISTED_PROBLEMS = 3
 
 

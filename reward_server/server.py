@@ -3,21 +3,18 @@
 import errno
 import ipaddress
 import socket
-import threading
 from types import FrameType
 
 import uvicorn
+from anyio import to_thread
 
 from reward_server.app import create_app
+from reward_server.schema import TOKEN_VARIABLE
 from reward_server.service import Service
 
 # Longer than the time for which HTTP clients usually keep idle connections, so that it is the client who closes them:
 # a connection closed from here may just be carrying the next request.
 _KEEP_ALIVE_SECONDS = 75
-
-
-TOKEN_VARIABLE = "OPENR1_REWARD_TOKEN"
-"""Environment variable with the bearer token, for server and client; command lines are visible to everybody."""
 
 
 class ServeError(Exception):
@@ -35,17 +32,19 @@ class HostNotLoopback(ServeError):
 class _Server(uvicorn.Server):
     """Tells the user where it listens, the application when it stops, and ends normally after a signal."""
 
-    def __init__(self, config: uvicorn.Config, announcement: str, draining: threading.Event) -> None:
+    def __init__(self, config: uvicorn.Config, announcement: str, service: Service) -> None:
         super().__init__(config)
         self._announcement = announcement
-        self._draining = draining
+        self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Every request that is let in gets a thread: those that wait for a worker must not keep others from starting.
+        to_thread.current_default_thread_limiter().total_tokens = self._service.settings.max_requests
         await super().startup(sockets)
         print(self._announcement, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._draining.set()
+        self._service.draining.set()
         super().handle_exit(sig, frame)
         # The base class raises these signals again once it has drained, which would end the process with an error.
         self._captured_signals.clear()
@@ -77,7 +76,7 @@ def serve(host: str, port: int, service: Service) -> None:
         timeout_graceful_shutdown=service.settings.drain_seconds,
     )
     try:
-        _Server(config, f"reward server: http://{url_host}:{bound_port}", service.draining).run(sockets=[listener])
+        _Server(config, f"reward server: http://{url_host}:{bound_port}", service).run(sockets=[listener])
     finally:
         service.grader.close()
 

@@ -1,10 +1,12 @@
 """Processes that answer questions a parser is needed for: killed when they take too long, and replaced."""
 
+import math
 import multiprocessing
 import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -18,6 +20,10 @@ QUESTIONS_PER_WORKER = 2000
 """A worker is replaced after so many questions: what a parser leaves behind in memory ends with it."""
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _STOP_SECONDS = 5
+
+
+class Busy(Exception):
+    """So many questions wait that this one would not be answered in time."""
 
 
 class Workers:
@@ -39,21 +45,47 @@ class Workers:
         self._count = count
         self._seconds = seconds
         self._limits = (memory_bytes, niceness)
+        self._waiting = 0
+        self._last_answer = 0.0  # on the monotonic clock; while none is waited for, when the next question came
+        self._seconds_between_answers = 0.0  # a running mean, while there are questions
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
 
-    def ask(self, question: Question) -> "Future[bool]":
+    def ask(self, question: Question, patience: float = math.inf) -> "Future[bool]":
         """Have a question answered; returns at once.
 
         The future raises TimeoutError after the time above, `pebble.ProcessExpired` when the process died, and what
         `grading.symbolic.equal` raises.
+
+        Args:
+            question: What to compare.
+            patience: Seconds within which an answer is of use.
+
+        Raises:
+            Busy: At the pace of the last answers, those that wait already take longer than that.
         """
         with self._lock:
+            now = time.monotonic()
+            if self._waiting == 0:
+                self._last_answer = now
+            pace = max(self._seconds_between_answers, now - self._last_answer)
+            if self._waiting * pace > patience:
+                raise Busy(f"{self._waiting} comparisons wait already, too many to be done in {patience:.0f} s")
             # Workers that cannot even start break a pool for good; a new one may fare better.
             if self._pool is None or not self._pool.active:
                 self._pool = self._start()
             future: Future[bool] = self._pool.schedule(_answer, args=[question], timeout=self._seconds)
+            self._waiting += 1
+        future.add_done_callback(self._note_answer)
         return future
+
+    def _note_answer(self, future: "Future[bool]") -> None:
+        with self._lock:
+            self._waiting -= 1
+            if not future.cancelled():
+                now = time.monotonic()
+                self._seconds_between_answers += (now - self._last_answer - self._seconds_between_answers) / 8
+                self._last_answer = now
 
     def close(self) -> None:
         """Kill all processes."""

@@ -9,8 +9,13 @@ from fractions import Fraction
 MAX_STEPS = 2000
 """Steps that are looked at; later ones of a longer trace do not count."""
 
-_NUMBER = r"\(?\s*(-?\d{1,9}(?:\.\d{1,9}|\s?/\s?\d{1,9})?)\s*\)?"
-_STEP = re.compile(rf"(?<![\d.)]){_NUMBER}[ ]?([-+*/×÷])[ ]?{_NUMBER}[ ]?=[ ]?{_NUMBER}(?![\d.])")
+# Every repetition is bounded, so that a search costs linear time on any text.
+_VALUE = r"-?\d{1,9}(?:\.\d{1,9}| ?/ ?\d{1,9})?"
+_NUMBER = rf"({_VALUE}|\( {{0,2}}{_VALUE} {{0,2}}\))"
+_SIGN = r"[-+*/×÷]"
+# Not the rest of a longer number or calculation: of `4 + 2 + 6 = 12`, `2 + 6 = 12` is no step.
+_START = rf"(?<![\d.)])(?<![\d)]{_SIGN})(?<![\d)] {_SIGN})(?<![\d)]{_SIGN} )(?<![\d)] {_SIGN} )(?:(?<![\d)] )|(?!-))"
+_STEP = re.compile(rf"{_START}{_NUMBER} ?({_SIGN}) ?{_NUMBER} ?= ?{_NUMBER}(?!\d|\.\d| ?/ ?\d)")
 _SIGNS = {"×": "*", "÷": "/"}
 
 
@@ -38,7 +43,10 @@ class Step:
 
 
 def find_steps(text: str) -> list[Step]:
-    """All steps of two numbers in a text, from left to right, at most `MAX_STEPS`."""
+    """All steps of two numbers in a text, from left to right, at most `MAX_STEPS`.
+
+    What is part of a longer calculation, such as `(4 * 3) + (2 * 6) = 24`, is none.
+    """
     steps = []
     for match in _STEP.finditer(text):
         left, sign, right, result = match.groups()
@@ -68,7 +76,7 @@ def process_correctness(text: str, given: Iterable[int]) -> float:
 
 
 def _read(number: str) -> Fraction | None:
-    top, _, bottom = number.replace(" ", "").partition("/")
+    top, _, bottom = number.strip("()").replace(" ", "").partition("/")
     if bottom and int(bottom) == 0:
         return None
     return Fraction(top) / int(bottom) if bottom else Fraction(top)

@@ -1,16 +1,25 @@
 """Where the answer of a mathematical response stands, by linear scans of the text."""
 
 import re
+from typing import NamedTuple
 
 from reward_server.components.tags import THINK_CLOSE, THINK_OPEN
 
 MAX_TAIL_CHARS = 1500
 """Characters at the end of a response without a box that may hold its answer."""
 
-_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"(\\*+)((?:(?<=\\)(?:boxed|fbox)\s*+)?[{}])|\\++")
 _MAX_LINK_CHARS = 40
 _SPACE = r"(?:[\s$.~]|\\[()\[\],;:! ]|\\q?quad)*"
 _LINK = re.compile(_SPACE + r"(?:[,，、;；和或]|\\text\s*\{\s*(?:and|or)\s*\}|and|or)" + _SPACE)
+
+
+class _Box(NamedTuple):
+    r"""Where the `\boxed` stands, where its content begins, and the end of its closing brace."""
+
+    start: int
+    inside: int
+    end: int
 
 
 def after_thinking(text: str) -> str:
@@ -23,23 +32,24 @@ def find_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` (or `\fbox{...}`) after the thinking.
 
     Boxes in a row that are joined by nothing but a comma, "and" or "or" are one answer, joined by commas: two boxes
-    do not make two chances. Of a box within a box, the outer counts.
+    do not make two chances. Equal ones count once, blank ones before the last not at all. Of a box within a box, the
+    outer counts.
 
     Returns:
         None where there is no box, the last one is never closed, or it is blank.
     """
     text = after_thinking(text)
     boxes, open_box = _closed_boxes(text)
-    if not boxes or open_box > boxes[-1][1]:
+    if not boxes or open_box > boxes[-1].end:
         return None
     run = [boxes[-1]]
     for box in reversed(boxes[:-1]):
-        link = text[box[1] : run[0][0]]
-        if len(link) > _MAX_LINK_CHARS or not _LINK.fullmatch(link):
+        begin, end = box.end, run[-1].start
+        if end - begin > _MAX_LINK_CHARS or not _LINK.fullmatch(text, begin, end):
             break
-        run.insert(0, box)
-    contents = dict.fromkeys(content for _, _, content in run)
-    return ", ".join(contents).strip() or None
+        run.append(box)
+    contents = [text[box.inside : box.end - 1].strip() for box in reversed(run)]
+    return ", ".join(dict.fromkeys(content for content in contents if content)) if contents[-1] else None
 
 
 def find_tail(text: str) -> str | None:
@@ -47,21 +57,21 @@ def find_tail(text: str) -> str | None:
     return after_thinking(text)[-MAX_TAIL_CHARS:].strip() or None
 
 
-def _closed_boxes(text: str) -> tuple[list[tuple[int, int, str]], int]:
-    """Outermost closed boxes as (start, end, content), and where the last box that stays open starts (-1: none)."""
-    boxes: list[tuple[int, int, str]] = []
+def _closed_boxes(text: str) -> tuple[list[_Box], int]:
+    """Outermost closed boxes, and where the last box that stays open starts (-1: none)."""
+    boxes: list[_Box] = []
     opened: list[tuple[int, int] | None] = []
     for token in _TOKEN.finditer(text):
-        word = token.group()
-        if word.endswith("{") and len(word) > 2:
-            opened.append((token.start(), token.end()))
-        elif word == "{":
-            opened.append(None)
-        elif word == "}" and opened:
+        slashes, word = token.groups()
+        if word is None or (len(word) == 1 and len(slashes) % 2):
+            continue  # no brace, or an escaped one
+        if word.endswith("{"):
+            opened.append((token.start(), token.end()) if len(word) > 1 else None)
+        elif opened:
             box = opened.pop()
             if box is not None:
                 start, inside = box
-                while boxes and boxes[-1][0] > start:
+                while boxes and boxes[-1].start > start:
                     boxes.pop()
-                boxes.append((start, token.end(), text[inside : token.start()]))
+                boxes.append(_Box(start, inside, token.end()))
     return boxes, max((box[0] for box in opened if box is not None), default=-1)

@@ -30,10 +30,12 @@ _BARE_FUNCTION = re.compile(
     r"(?<![\\A-Za-z{])(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi)(?![A-Za-z])"
 )
 _BARE_PERCENT = re.compile(r"(?<!\\)%")
-_ROOT_OF_ONE = re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])?\s*([0-9a-zA-Z])")
+_ROOT_OF_ONE = re.compile(r"\\sqrt\s*(?:(\[[^\[\]{}]*\])\s*)?([0-9a-zA-Z])")
 _ROOT_OF_PARENTHESES = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boldsymbol|bold)\s*\{([^{}]*)\}")
-_ENDS = re.compile(r"^(?:\\[$ ,;!]|[\s$*])+|(?:(?<!\\)\\[ ,;!]|[\s$.,;*。])+$")
+_BEGINNING = re.compile(r"(?:\\[$ ,;!]|[\s$*])*")
+# Of the text read backwards: a search for the end of a text starts over at each of its characters.
+_END_BACKWARDS = re.compile(r"(?:[ ,;!]\\(?!\\)|[\s$.,;*。])*")
 
 
 def tidy(text: str) -> str:
@@ -46,7 +48,8 @@ def tidy(text: str) -> str:
     text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"\cfrac", r"\frac")
     text = text.replace(r"\left", "").replace(r"\right", "") if r"\left" in text and "arrow" not in text else text
     text = text.replace(r"\(", " ").replace(r"\)", " ").replace(r"\[", " ").replace(r"\]", " ")
-    text = _ENDS.sub("", text)
+    text = _BEGINNING.sub("", text, count=1)
+    text = _END_BACKWARDS.sub("", text[::-1], count=1)[::-1]
     if text.endswith("\\"):
         text = text.rstrip("\\").rstrip()
     whole = _WRAPPER.fullmatch(text)

@@ -15,10 +15,10 @@ def parse_label(label: str) -> str:
     """The number, or what stands after the last `####`.
 
     Raises:
-        LabelError: It is blank.
+        LabelError: It is blank, or nothing but marks such as `$`.
     """
     gold = label.rpartition("####")[2].strip()
-    if not gold:
+    if not tidy(gold):
         raise LabelError("the label is blank")
     return gold
 
@@ -42,10 +42,11 @@ def measure_soft(attempt: Attempt[str]) -> float:
 def measure_strict(attempt: Attempt[str]) -> float:
     r"""1 for exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, and at most one newline after it."""
     text = attempt.text.removesuffix("\n")
+    thinking, between, answer = text.partition("\n</think>\n<answer>\n")
     in_layout = (
-        text.startswith("<think>\n")
-        and "\n</think>\n<answer>\n" in text
-        and text.endswith("\n</answer>")
+        between != ""
+        and thinking.startswith("<think>\n")
+        and answer.endswith("\n</answer>")
         and all(text.count(tag) == 1 for tag in ("<think>", "</think>", "<answer>", "</answer>"))
     )
     return float(in_layout)

@@ -1,0 +1,192 @@
+"""What the reward server stands: items per second and latencies, with and without bombs, on two cores.
+
+    python -m benchmarks.reward_server [--seconds 10] [--output benchmarks/results/reward_server.json]
+
+The server and its workers are pinned to one core, this client to another. Requests hold 64 items, 8 are in flight. No
+two items are alike, so that nothing is answered from memory. Every load runs between two runs of the load that it is
+compared with, in the same server. Bombs that the caps refuse, and bombs that reach a worker, are 1 % of the items of
+their loads, in requests of their own: what is measured beside them are the others.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks.machine import ROOT, machine
+
+ITEMS, IN_FLIGHT, BOMB_EVERY = 64, 8, 100
+SERVER_CORE, CLIENT_CORE = 0, 1
+Item = dict[str, str]
+_numbers = random.Random(0)
+
+
+def numeric(serial: int) -> Item:
+    """An integer, right or wrong."""
+    return {"response": rf"So it is \boxed{{{serial}}}.", "label": str(serial + serial % 2)}
+
+
+def general(serial: int) -> Item:
+    """A surd, right or wrong, that takes a parser."""
+    a, b, c = _numbers.randint(2, 999), _numbers.randint(2, 999), serial
+    shown = rf"\frac{{{a}\sqrt{{{b}}}+{c}}}{{{b}}}"
+    return {"response": rf"So it is \boxed{{{shown}}}.", "label": rf"\frac{{{a}}}{{\sqrt{{{b}}}}}+\frac{{{c}}}{{{b}}}"}
+
+
+def capped_bomb(serial: int) -> Item:
+    """Too large to be looked at."""
+    return {"response": rf"\boxed{{9^{{9^{{9^{{{serial}}}}}}}}}", "label": "7"}
+
+
+def worker_bomb(serial: int) -> Item:
+    """Looks sensible, and keeps a parser busy until it is killed."""
+    return {"response": rf"\boxed{{\sum_{{k=1}}^{{{900000 + serial % 99999}}} \frac{{1}}{{k^k}}}}", "label": "7"}
+
+
+class TooManyRequests(Exception):
+    """The server is at its limit of requests."""
+
+
+class Load:
+    """Eight requests in flight for some seconds; bombs go beside them, in requests of their own."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session, self._url = session, url
+        self._serial = _numbers.randrange(10**6, 10**8)
+
+    async def run(self, make: Callable[[int], Item], seconds: float, bomb: Callable[[int], Item] | None) -> Any:
+        """Throughput of the ordinary items and latencies."""
+        requests: list[float] = []
+        items: list[float] = []
+        bombs: list[asyncio.Task[Any]] = []
+        end = time.monotonic() + seconds
+        begun = time.monotonic()
+
+        async def one_lane() -> None:
+            while time.monotonic() < end:
+                start = time.monotonic()
+                results = await self._post([make(serial) for serial in self._serials(ITEMS)])
+                requests.append(time.monotonic() - start)
+                items.extend(result["ms"] / 1000 for result in results)
+                if bomb is not None and len(items) // BOMB_EVERY > len(bombs):
+                    bombs.append(asyncio.create_task(self._throw(bomb(next(self._serials(1))))))
+
+        await asyncio.gather(*(one_lane() for _ in range(IN_FLIGHT)))
+        took = time.monotonic() - begun
+        await asyncio.gather(*bombs)
+        return {
+            "items_per_second": len(items) / took,
+            "request_seconds": percentiles(requests),
+            "item_seconds": percentiles(items),
+            "bombs": len(bombs),
+        }
+
+    async def alone(self, make: Callable[[int], Item], count: int) -> dict[str, float]:
+        """Seconds of requests with one item, one after the other."""
+        seconds = []
+        for serial in self._serials(count):
+            start = time.monotonic()
+            await self._post([make(serial)])
+            seconds.append(time.monotonic() - start)
+        return percentiles(seconds)
+
+    def _serials(self, count: int) -> Iterator[int]:
+        for _ in range(count):
+            self._serial += 1
+            yield self._serial
+
+    async def _throw(self, bomb: Item) -> None:
+        """Send a bomb; that the server is too busy for one is an answer, too."""
+        with suppress(TooManyRequests):
+            await self._post([bomb])
+
+    async def _post(self, items: list[Item]) -> list[dict[str, Any]]:
+        body = {"task": "math", "items": [{"id": str(n), **item} for n, item in enumerate(items)]}
+        async with self._session.post(f"{self._url}/get_score", json=body) as response:
+            if response.status == 429:
+                raise TooManyRequests
+            assert response.status == 200, await response.text()
+            results: list[dict[str, Any]] = (await response.json())["results"]
+            return results
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Median, 99th percentile and largest."""
+    ordered = sorted(values)
+    return {"p50": statistics.median(ordered), "p99": ordered[int(0.99 * (len(ordered) - 1))], "max": ordered[-1]}
+
+
+async def measure(url: str, seconds: float) -> dict[str, Any]:
+    """All loads, each kind of bomb between two runs without."""
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+        load = Load(session, url)
+        await load.run(general, 2.0, None)
+        result: dict[str, Any] = {
+            "lone_item_seconds": {
+                "numeric": await load.alone(numeric, 300),
+                "general": await load.alone(general, 300),
+            }
+        }
+        for kind in (numeric, general):
+            runs = []
+            for bomb in (None, capped_bomb, None, worker_bomb, None):
+                runs.append((bomb.__name__ if bomb else "none", await load.run(kind, seconds, bomb)))
+                print(f"{kind.__name__}, {runs[-1][0]}: {runs[-1][1]['items_per_second']:.0f} items/s", file=sys.stderr)
+            result[kind.__name__] = [{"bombs_of": name, **run} for name, run in runs]
+            result[f"{kind.__name__}_ratios"] = {
+                "capped_bomb": ratios(runs[0][1], runs[1][1], runs[2][1]),
+                "worker_bomb": ratios(runs[2][1], runs[3][1], runs[4][1]),
+            }
+    return result
+
+
+def ratios(before: Any, during: Any, after: Any) -> dict[str, float]:
+    """A load with bombs against the mean of those before and after it."""
+
+    def ratio(read: Callable[[Any], float]) -> float:
+        return read(during) / statistics.mean((read(before), read(after)))
+
+    return {
+        "items_per_second": ratio(lambda run: run["items_per_second"]),
+        "request_p50": ratio(lambda run: run["request_seconds"]["p50"]),
+        "request_p99": ratio(lambda run: run["request_seconds"]["p99"]),
+    }
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/reward_server.json")
+    args = parser.parse_args()
+    os.sched_setaffinity(0, {SERVER_CORE})
+    server = subprocess.Popen(
+        [sys.executable, "-m", "cli", "serve", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    os.sched_setaffinity(0, {CLIENT_CORE})
+    try:
+        assert server.stdout is not None
+        url = server.stdout.readline().removeprefix("reward server:").strip()
+        result = {"machine": machine(), **asyncio.run(measure(url, args.seconds))}
+    finally:
+        server.terminate()
+        server.wait()
+    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
