@@ -16,7 +16,7 @@ from reward_server.components.arithmetic import (
     ExpressionError,
     evaluate,
 )
-from reward_server.components.tags import find_answer, has_think_answer_layout
+from reward_server.components.tags import find_answer, find_thinking, has_think_answer_layout
 
 # Arithmetic
 
@@ -238,9 +238,29 @@ def test_find_answer(text: str, answer: str | None) -> None:
     assert find_answer(text) == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "thinking"),
+    [
+        ("<think>a</think>\n<answer>b</answer>", "a"),
+        ("Sure. <think> a\n</think>b", " a\n"),
+        ("<think>a", "a"),
+        ("<think>a<think>b</think>c</think>d", "a<think>b</think>c"),
+        ("<think></think>a", ""),
+        ("a</think>b", ""),
+        ("a</think><think>b", "b"),
+        ("a", ""),
+        ("", ""),
+    ],
+)
+def test_find_thinking(text: str, thinking: str) -> None:
+    """Catches thinking that ends at the first of two end tags, or needs one, and text around it that counts."""
+    assert find_thinking(text) == thinking
+
+
 def test_tags_of_a_long_hostile_text_take_linear_time() -> None:
     """Catches a backtracking pattern: on these texts of 4 MB one would run for hours, the test for a moment."""
     for unit in ("<answer>", "</answer>", "<think>", "</think>", "<answer></answer>", "</think>\n<answer>", "<"):
         text = unit * (4_000_000 // len(unit))
         assert not has_think_answer_layout(text)
         find_answer(text)
+        find_thinking(text)

@@ -3,12 +3,14 @@
 import pytest
 
 from reward_server.components.tags import find_answer
-from reward_server.scoring import MAX_EXTRACTED_CHARS, FinishReason, Score, UnknownTask, get_score
-from reward_server.tasks import TASKS
+from reward_server.scoring import MAX_EXTRACTED_CHARS, FinishReason, Score, get_score, judge_plainly
+from reward_server.tasks import UnknownTask, find_task
 from reward_server.tasks.countdown import COUNTDOWN, parse_label
-from reward_server.tasks.task import Attempt, Component, LabelError, Task
+from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
 
 LABEL = '{"numbers": [3, 5, 7], "target": 22}'
+RIGHT = {"format": 1.0, "equation": 1.0, "thought": 0.0}
+"""Components of a right answer after little thought."""
 
 
 def respond(answer: str) -> str:
@@ -18,7 +20,7 @@ def respond(answer: str) -> str:
 
 def grade(response: str, label: str = LABEL) -> Score:
     """Grading of a whole countdown response, without prefix."""
-    return get_score("countdown", response, label)
+    return get_score(COUNTDOWN, response, label)
 
 
 # Countdown
@@ -27,7 +29,7 @@ def grade(response: str, label: str = LABEL) -> Score:
 @pytest.mark.parametrize("answer", ["3*5+7", "7 + 5 * 3", "(7) + (5*3)", "\n3*5+7\n", "7--3*5"])
 def test_right_answers(answer: str) -> None:
     """Catches a check of the numbers' order, of white space, or of the shape of the expression."""
-    assert grade(respond(answer)) == Score("correct", 1.1, 1.0, {"format": 1.0, "equation": 1.0}, answer.strip())
+    assert grade(respond(answer)) == Score("correct", 1.1, 1.0, RIGHT, answer.strip())
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_wrong_answers(answer: str) -> None:
     """Catches a number that is reused, missing, foreign, concatenated or rewritten, and text beside the expression."""
     score = grade(respond(answer))
     assert (score.verdict, score.reward, score.score) == ("wrong", 0.1, 0.0)
-    assert score.components == {"format": 1.0, "equation": 0.0}
+    assert score.components == RIGHT | {"equation": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -89,18 +91,18 @@ def test_tolerance_is_one_in_a_hundred_thousand(divisor: int, verdict: str) -> N
 def test_format_and_equation_are_independent() -> None:
     """Catches an equation that is only graded in the right format; 3 * 5 + 7 = 22 without thinking earns 1.0."""
     score = grade("<answer>3*5+7</answer> I think")
-    assert (score.verdict, score.reward, score.components) == ("correct", 1.0, {"format": 0.0, "equation": 1.0})
+    assert (score.verdict, score.reward, score.components) == ("correct", 1.0, RIGHT | {"format": 0.0})
 
 
 def test_prefix_is_the_beginning_of_the_response() -> None:
     """Catches a format check on the response alone, which could never succeed after a prompt that opens <think>."""
-    score = get_score("countdown", "3*5</think>\n<answer>3*5+7</answer>", LABEL, prefix="<think>")
+    score = get_score(COUNTDOWN, "3*5</think>\n<answer>3*5+7</answer>", LABEL, prefix="<think>")
     assert score.reward == 1.1
 
 
 def test_answer_in_the_thinking_does_not_count() -> None:
     """Catches a search for answers that does not stop at the thinking, with or without a prefix."""
-    inside = get_score("countdown", "maybe <answer>3*5+7</answer>", LABEL, prefix="<think>")
+    inside = get_score(COUNTDOWN, "maybe <answer>3*5+7</answer>", LABEL, prefix="<think>")
     assert (inside.verdict, inside.reward, inside.extracted) == ("no_answer", 0.0, None)
 
 
@@ -127,7 +129,7 @@ def test_truncated_is_told_from_no_answer(
     response: str, finish_reason: FinishReason | None, verdict: str, reward: float
 ) -> None:
     """Catches a cut off response that counts as failed, or as truncated although its answer was complete."""
-    score = get_score("countdown", response, LABEL, finish_reason=finish_reason)
+    score = get_score(COUNTDOWN, response, LABEL, finish_reason=finish_reason)
     assert (score.verdict, score.reward, score.error) == (verdict, reward, None)
 
 
@@ -173,22 +175,22 @@ def test_label_error_names_the_key() -> None:
 
 def test_unknown_task_lists_the_known_ones() -> None:
     """Catches a typo in a dataset's task that is graded by some default."""
-    with pytest.raises(UnknownTask, match="'countdwn'; known tasks: countdown"):
-        get_score("countdwn", "", "")
+    with pytest.raises(UnknownTask, match=r"'countdwn'; known tasks: countdown, \w+.*, numina$"):
+        find_task("countdwn")
 
 
-def test_a_crash_of_the_grader_fails_the_item(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_of_the_grader_fails_the_item() -> None:
     """Catches an exception in one component that becomes a 0 or the end of the batch."""
 
     def crash(attempt: Attempt[str]) -> float:
         raise RecursionError(attempt.text)
 
-    broken = Task("broken", "1", str, find_answer, {"equation": Component(1.0, crash)}, "equation")
-    monkeypatch.setitem(TASKS, "broken", broken)
-    assert get_score("broken", "deep", "") == Score("error", error="grader_error: RecursionError: deep")
+    components = {"equation": Component(1.0, crash)}
+    broken = Task("broken", "1", "fails", str, find_answer, components, "equation", Example("", ""))
+    assert get_score(broken, "deep", "") == Score("error", error="grader_error: RecursionError: deep")
 
 
-def test_components_see_prompt_and_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_components_see_prompt_and_meta() -> None:
     """Catches arguments of get_score that get lost on the way, and a reward that ignores the weights."""
     seen: list[Attempt[str]] = []
 
@@ -197,9 +199,11 @@ def test_components_see_prompt_and_meta(monkeypatch: pytest.MonkeyPatch) -> None
         return 0.5
 
     components = {"first": Component(3.0, remember), "second": Component(-1.0, remember)}
-    monkeypatch.setitem(TASKS, "spy", Task("spy", "1", str.upper, find_answer, components, "second"))
-    score = get_score("spy", "b<answer>c</answer>", "gold", prompt="why?", prefix="a", meta={"level": 3})
-    assert seen == 2 * [Attempt("ab<answer>c</answer>", "c", "GOLD", "why?", {"level": 3})]
+    spy = Task("spy", "1", "looks on", str.upper, find_answer, components, "second", Example("", ""))
+    score = get_score(
+        spy, "b<answer>c</answer>", "gold", prompt="why?", prefix="a", meta={"level": 3}, finish_reason="length"
+    )
+    assert seen == 2 * [Attempt("ab<answer>c</answer>", "c", "GOLD", "why?", {"level": 3}, True, judge_plainly)]
     assert (score.reward, score.score) == (1.0, 0.5)
 
 
@@ -212,4 +216,5 @@ def test_a_huge_answer_is_shortened_only_for_display() -> None:
 def test_countdown_weights_are_those_that_the_page_promises() -> None:
     """Catches a silent change of the reward; whoever changes it must raise the version, too."""
     weights = {name: component.weight for name, component in COUNTDOWN.components.items()}
-    assert (weights, COUNTDOWN.accuracy, COUNTDOWN.version) == ({"format": 0.1, "equation": 1.0}, "equation", "1")
+    promised = {"format": 0.1, "equation": 1.0, "thought": 0.0}
+    assert (weights, COUNTDOWN.accuracy, COUNTDOWN.version) == (promised, "equation", "2")
