@@ -1,7 +1,9 @@
 """The docs say what the code says, and lead somewhere."""
 
+import json
 import re
 import runpy
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,3 +85,25 @@ def test_metrics_page_has_every_metric(tmp_path: Path) -> None:
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     missing = [name for name in records[0].metrics if f"`{name}`" not in text]
     assert missing == []
+
+
+CURL = re.compile(r"^```\n\$ (curl .*?)^```\n(?:.*?^```\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
+CHANGING = {"ms", "request_id"}
+
+
+def without_changing(value: Any) -> Any:
+    """JSON without what differs from call to call."""
+    if isinstance(value, dict):
+        return {key: without_changing(entry) for key, entry in value.items() if key not in CHANGING}
+    return [without_changing(entry) for entry in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reward_server.md"])
+def test_curl_examples_answer_as_printed(page: str, reward_url: str) -> None:
+    """Catches an example that does not work, or whose answer is another by now."""
+    examples = CURL.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert examples
+    for command, printed in examples:
+        command = command.replace("http://127.0.0.1:5000", reward_url)
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True)
+        assert without_changing(json.loads(done.stdout)) == without_changing(json.loads(printed)), command

@@ -29,6 +29,20 @@ PIECES = [
     "(", ")", "[", "]", "+", "-", "*", "/", "3 * 5 = 15", "####",
 ]  # fmt: skip
 
+FORMS = [
+    r"\frac{A}{B}", r"\sum_{k=A}^{B} k", r"\begin{pmatrix}A \\ B\end{pmatrix}", "A+B", "A-B", "A*B", "A/B", "A^B",
+    "A^{B}", "A_B", "A,B", "A:B", "A=B", "A<B", "A!", r"\sqrt{A}", "(A, B)", "[A, B)", r"\{A, B\}", r"\text{A}", "|A|",
+    r"\sin A", r"\log_A B", r"A \cup B",
+]  # fmt: skip
+LATEX = st.recursive(
+    st.sampled_from(["1", "7", "0", "-2.5", "99", "x", "y", "e", r"\pi", r"\infty", "i", "n", "1,000", r"10\%", "∞"]),
+    lambda inner: st.builds(
+        lambda form, a, b: form.replace("B", "\0").replace("A", a).replace("\0", b),
+        st.sampled_from(FORMS), inner, inner,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module", autouse=True)
 def close_grader() -> Iterator[None]:
@@ -55,6 +69,14 @@ def test_no_response_breaks_a_task(text: str, name: str) -> None:
         ((score, _),) = _grader.grade(task, [item], seconds=30)
         assert score.verdict != "error", score.error
         assert (score.verdict in FAILED_VERDICTS) == (score.reward is None) == (score.error is not None)
+
+
+@given(LATEX, LATEX)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_no_expression_breaks_a_worker(answer: str, gold: str) -> None:
+    """Catches a well-formed expression, as answer or as gold, that ends a worker or raises out of the parser."""
+    ((score, _),) = _grader.grade(find_task("math"), [ScoreItem(id="0", response=rf"\boxed{{{answer}}}", label=gold)])
+    assert score.verdict != "error", score.error
 
 
 @pytest.mark.slow

@@ -53,7 +53,9 @@ def test_rows_of_a_step(tmp_path: Path) -> None:
     # make_prompt(3) has the token 13, so that its responses are made of 130 and of 131.
     assert first == {
         "id": "p3/0",
+        "task": "countdown",
         "prompt": "题目 \n two",
+        "prefix": "",
         "label": "{}",
         "response": "130 130",
         "finish_reason": "stop",

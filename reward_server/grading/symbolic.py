@@ -101,6 +101,8 @@ def _differ_as_numbers(first: Any, second: Any) -> bool:
     if any(value.has(sympy.UnevaluatedExpr) for value in (first, second)):
         return False  # percentages, which math-verify compares in two ways
     one, other = (sympy.N(value.doit(), 30) for value in (first, second))
+    if not (one.is_finite and other.is_finite):
+        return False  # infinity is compared by name
     return bool(abs(one - other) > RELATIVE_TOLERANCE * max(abs(one), abs(other)))
 
 
