@@ -50,6 +50,7 @@ class Grader:
         limits = (settings.worker_seconds, settings.worker_memory_bytes)
         self._workers = Workers(settings.workers, *limits)
         self._suspect_worker = Workers(1, *limits, niceness=_LOW_PRIORITY)
+        self.metrics.questions.set_function(lambda: self._workers.waiting + self._suspect_worker.waiting)
         self._remembered: dict[Question, bool] = {}
         self._lock = threading.Lock()
 

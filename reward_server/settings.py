@@ -1,38 +1,40 @@
 """Limits of the reward server, each with its unit and the effect of raising it."""
 
 import os
-from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(BaseModel):
     """What one server accepts, and what grading may cost. The defaults hold any sensible group of responses."""
 
-    max_body_bytes: int = 64 * 2**20
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_body_bytes: int = Field(default=64 * 2**20, gt=0)
     """Bytes of one request's body, counted as they arrive; more is refused with status 413. A request holds several
     times this much memory while it is graded."""
 
-    max_items: int = 1024
+    max_items: int = Field(default=1024, gt=0)
     """Items in one request; more is refused with status 413. Raising it makes one request hold a thread for longer."""
 
-    max_response_chars: int = 4_000_000
+    max_response_chars: int = Field(default=4_000_000, gt=0)
     """Characters of one response together with its prefix. A longer one fails alone (verdict `error`), because a
     policy, not the caller, decides how long it gets. The default fits 32,000 tokens of 125 characters."""
 
-    max_requests: int = 256
+    max_requests: int = Field(default=256, gt=0)
     """Requests graded or waiting at one time; more are refused with status 429 and `Retry-After`."""
 
-    batch_seconds: float = 60.0
+    batch_seconds: float = Field(default=60.0, gt=0)
     """Seconds for one request, unless its own deadline is shorter; items that are not done then have timed out."""
 
-    workers: int = min(8, os.cpu_count() or 1)
+    workers: int = Field(default=min(8, os.cpu_count() or 1), gt=0)
     """Processes that compare expressions; one more, of low priority, takes those that look expensive."""
 
-    worker_seconds: float = 3.0
+    worker_seconds: float = Field(default=3.0, gt=0)
     """Seconds for one comparison; a worker that takes longer is killed and replaced, and the item has timed out."""
 
-    worker_memory_bytes: int = 2 * 2**30
+    worker_memory_bytes: int = Field(default=2 * 2**30, gt=0)
     """Address space of one worker."""
 
-    drain_seconds: int = 10
+    drain_seconds: int = Field(default=10, gt=0)
     """Seconds that running requests get to finish after SIGTERM or SIGINT, before they are cancelled."""

@@ -51,6 +51,11 @@ class Workers:
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Questions that are not answered yet."""
+        return self._waiting
+
     def ask(self, question: Question, patience: float = math.inf) -> "Future[bool]":
         """Have a question answered; returns at once.
 
