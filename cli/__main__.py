@@ -1,7 +1,7 @@
 """`python -m cli <command>`, and `openr1 <command>` once installed: parse, call one function, map errors to exit codes.
 
-Exit codes: 0 ok, 1 findings (grade-audit), 2 bad usage or config, 3 a required service or file is missing, 4 training
-stopped on an error, 130 / 143 interrupted (with a checkpoint, past the first step).
+Exit codes: 0 ok, 1 findings (grade-audit, eval --check), 2 bad usage or config, 3 a required service or file is
+missing, 4 training stopped on an error, 130 / 143 interrupted (with a checkpoint, past the first step).
 """
 
 import sys
@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "reinforcement learning from a config",
     "sft": "supervised fine-tuning from a config",
     "serve": "the reward server",
+    "eval": "accuracy of a model on benchmarks",
     "score": "grade a response, or a file of them, without a server",
     "grade-audit": "find labels that cannot be graded",
 }
@@ -54,6 +55,10 @@ def _run(command: str, words: list[str]) -> int:
         from cli import serve
 
         return serve.run(words)
+    if command == "eval":
+        from cli import eval as evaluation
+
+        return evaluation.run(words)
     if command == "score":
         from cli import score
 

@@ -156,6 +156,19 @@ def start_policy(
     return actors
 
 
+def wait_for_engines(engines: list[ActorHandle], timeout_seconds: float) -> None:
+    """Block until every engine has loaded its model."""
+    starting = [engine.ready.remote() for engine in engines]
+    gather(starting, timeout_seconds, f"the run waits for {len(engines)} engine(s) to start")
+
+
+def start_rollout(settings: list[EngineSettings], threads: int, timeout_seconds: float) -> RolloutPool:
+    """Engines alone, one for each of `settings`, for evaluation."""
+    engines = [start_actor(EngineActor, threads, one.on_gpu, one) for one in settings]
+    wait_for_engines(engines, timeout_seconds)
+    return RolloutPool(engines, timeout_seconds)
+
+
 class Stages:
     """The actors of one run, behind the interfaces that the trainer uses."""
 
@@ -180,8 +193,7 @@ class Stages:
             config.num_steps * config.updates_per_step,
         )
         ranks = start_policy(learner, config.policy, on_gpu, logs, policy_kind)
-        starting = [engine.ready.remote() for engine in engines]
-        gather(starting, config.rollout.timeout_seconds, f"the run waits for {len(engines)} engine(s) to start")
+        wait_for_engines(engines, config.rollout.timeout_seconds)
         timeout = config.policy.timeout_seconds
         calls = [rank.connect_engines.remote(engines, str(shared_memory)) for rank in ranks]
         gather(calls, timeout, "the run waits for the policy to connect to the engines")

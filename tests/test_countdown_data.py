@@ -32,6 +32,7 @@ from data.generate_countdown import (
 )
 from data.make_tiny_model import build_model, build_tokenizer
 from reward_server.scoring import get_score
+from reward_server.tasks.countdown import COUNTDOWN
 
 OPERATIONS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {
     "+": operator.add,
@@ -145,7 +146,7 @@ def test_rows_are_what_prompts_and_grader_read(tmp_path: Path) -> None:
     train, _ = write_problems(tmp_path, 0)
     for row in train:
         assert (row["task"], row["meta"]["wording"]) == ("countdown", "en")
-        assert get_score("countdown", "", row["label"]).verdict == "no_answer"
+        assert get_score(COUNTDOWN, "", row["label"]).verdict == "no_answer"
         label = json.loads(row["label"])
         in_prompt = [int(number) for number in re.findall(r"\d+", row["prompt"])]
         assert in_prompt == [*label["numbers"], label["target"]]
@@ -244,9 +245,9 @@ def test_grader_agrees_with_the_traces() -> None:
     verdicts = set()
     for row in make_traces(100):
         attempts, _ = parse_trace(row["response"])
-        score = get_score("countdown", row["response"], row["label"])
+        score = get_score(COUNTDOWN, row["response"], row["label"])
         found = attempts[-1][1] == "yes"
-        assert score.components == {"format": 1.0, "equation": float(found)}
+        assert score.components == {"format": 1.0, "equation": float(found), "thought": 0.0}
         verdicts.add(score.verdict)
     assert verdicts == {"correct", "wrong"}
 

@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path}: {reason}"
 
 
-@pytest.mark.parametrize("setting", ["workers: 0", "max_items: -1", "max_items: true", "worker_seconds: 0", "worker: 2"])
+@pytest.mark.parametrize("setting", ["workers: 0", "max_items: -1", "max_items: true", "worker_seconds: 0", "cores: 2"])
 def test_settings_out_of_range_are_refused(setting: str, tmp_path: Path) -> None:
     """Catches a server that starts with a limit at which nothing can be graded."""
     with pytest.raises(ConfigFileError, match=f"settings.{setting.partition(':')[0]}: "):

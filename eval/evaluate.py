@@ -1,0 +1,217 @@
+"""One evaluation: samples of a model on benchmarks, graded by the same get_score as training, resumable."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from transformers import AutoConfig
+
+from eval.benchmarks import Benchmark, to_prompts
+from eval.report import HEADER, table_rows, to_markdown
+from eval.result import Result, summarize
+from eval.samples import Sample, SampleFile
+from openr1.cluster import running_ray, start_rollout
+from openr1.console import print_table, progress, say
+from openr1.errors import ConfigError
+from openr1.prompts import load_tokenizer
+from openr1.records import Group, Prompt
+from openr1.rollout.engine import EngineSettings
+from openr1.rollout.sampling import Sampling
+from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from reward_server.grader import Grader
+from reward_server.schema import ScoreItem
+from reward_server.settings import Settings
+from reward_server.tasks import find_task
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """What decides the samples of an evaluation; a folder holds those of one alone."""
+
+    model: str
+    n_samples_per_prompt: int
+    temperature: float
+    top_p: float
+    generate_max_len: int
+    seed: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the engines run; changes speed, not samples."""
+
+    num_engines: int
+    max_num_seqs: int
+    kv_cache_gib: float
+    threads: int
+    timeout_seconds: float
+
+
+def evaluate(benchmarks: Sequence[Benchmark], settings: EvalSettings, machine: Machine, folder: Path) -> None:
+    """Sample and grade what is missing in the folder, then write `results.json` and `report.md` and print the table.
+
+    Raises:
+        ConfigError: The folder holds an evaluation of other settings, another process is writing to it, or a prompt
+            does not fit into the model's positions.
+        MissingError: There is no usable model.
+    """
+    model = Path(settings.model)
+    tokenizer = load_tokenizer(model)
+    positions = AutoConfig.from_pretrained(model, trust_remote_code=False).max_position_embeddings
+    prompts = {one.name: to_prompts(one, tokenizer, positions, settings.generate_max_len) for one in benchmarks}
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"{folder}: another process is writing to it; choose another --output") from error
+    with lock:
+        _claim(folder, settings)
+        files = {name: SampleFile(folder / "samples" / f"{name}.jsonl") for name in prompts}
+        done = {name: file.read(settings.n_samples_per_prompt) for name, file in files.items()}
+        missing = {name: [one for one in prompts[name] if one.id not in done[name]] for name in prompts}
+        if any(missing.values()):
+            longest = max(len(one.token_ids) for some in missing.values() for one in some) + settings.generate_max_len
+            _sample(missing, files, settings, _engine_settings(settings, machine, longest, folder), machine)
+        _write_results(folder, settings, prompts, files)
+
+
+def _claim(folder: Path, settings: EvalSettings) -> None:
+    """Take the folder for these settings, or go on with them."""
+    (folder / "samples").mkdir(exist_ok=True)
+    path = folder / "settings.json"
+    wanted = asdict(settings)
+    if not path.exists():
+        path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        return
+    held = json.loads(path.read_text(encoding="utf-8"))
+    changed = [f"{key} {held.get(key)!r}, not {value!r}" for key, value in wanted.items() if held.get(key) != value]
+    if changed:
+        raise ConfigError(f"{folder}: holds an evaluation with {'; '.join(changed)}; choose another --output")
+
+
+def _engine_settings(
+    settings: EvalSettings, machine: Machine, max_model_len: int, folder: Path
+) -> list[EngineSettings]:
+    on_gpu = torch.cuda.is_available()
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    return [
+        EngineSettings(
+            model_path=Path(settings.model).resolve(),
+            dtype=settings.dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=machine.max_num_seqs,
+            kv_cache_bytes=int(machine.kv_cache_gib * 2**30),
+            on_gpu=on_gpu,
+            weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
+            log_path=(logs / f"engine_{index}.log").resolve(),
+        )
+        for index in range(machine.num_engines)
+    ]
+
+
+def _sample(
+    missing: dict[str, list[Prompt]],
+    files: dict[str, SampleFile],
+    settings: EvalSettings,
+    engines: list[EngineSettings],
+    machine: Machine,
+) -> None:
+    """Generate and grade, group by group as they finish; each is on disk before the next."""
+    total = sum(map(len, missing.values()))
+    say(f"{total} problems x {settings.n_samples_per_prompt} samples, {len(engines)} engine(s)")
+    with running_ray(), Grader(Settings()) as grader, progress("sampling", total) as advance:
+        rollout = start_rollout(engines, machine.threads, machine.timeout_seconds)
+        for name, prompts in missing.items():
+            sampling = Sampling(
+                n_samples_per_prompt=settings.n_samples_per_prompt,
+                generate_max_len=settings.generate_max_len,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                seed=settings.seed,
+                seed_stream=f"eval/{name}",
+            )
+            for group in rollout.generate(prompts, sampling):
+                files[name].add(grade(grader, group))
+                advance(name)
+
+
+def grade(grader: Grader, group: Group) -> list[Sample]:
+    """Score a group's responses."""
+    prompt = group.prompt
+    items = [
+        ScoreItem(
+            id=item_id,
+            response=response.text,
+            label=prompt.label,
+            prompt=prompt.text,
+            prefix=prompt.prefix,
+            meta=prompt.meta,
+            finish_reason=response.finish_reason,
+        )
+        for item_id, response in zip(group.ids, group.responses, strict=True)
+    ]
+    scores = [score for score, _ in grader.grade(find_task(prompt.task), items)]
+    return [
+        Sample(
+            id=prompt.id,
+            index=index,
+            prompt=prompt.text,
+            label=prompt.label,
+            response=response.text,
+            num_tokens=len(response.token_ids),
+            truncated=response.truncated,
+            extracted=score.extracted,
+            verdict=score.verdict,
+            score=score.score,
+            error=score.error,
+        )
+        for index, (response, score) in enumerate(zip(group.responses, scores, strict=True))
+    ]
+
+
+def _write_results(
+    folder: Path, settings: EvalSettings, prompts: dict[str, list[Prompt]], files: dict[str, SampleFile]
+) -> dict[str, Result]:
+    """Sum up what is on disk, in the order of the problems."""
+    results = {}
+    for name, some in prompts.items():
+        groups = files[name].read(settings.n_samples_per_prompt)
+        results[name] = summarize([groups[prompt.id] for prompt in some])
+    rows = {name: asdict(result) for name, result in results.items()}
+    text = json.dumps({"settings": asdict(settings), "results": rows}, indent=2) + "\n"
+    for file_name, content in (
+        ("results.json", text),
+        ("report.md", to_markdown("Evaluation", asdict(settings), results)),
+    ):
+        aside = folder / f"{file_name}.tmp"
+        aside.write_text(content, encoding="utf-8")
+        os.replace(aside, folder / file_name)
+    print_table("evaluation", HEADER, table_rows(results))
+    say(f"{folder}: results.json, report.md, samples/, logs/")
+    return results
+
+
+def check_labels(benchmarks: Sequence[Benchmark]) -> int:
+    """Grade every label as an answer to itself, and say which fail; returns how many."""
+    failed = 0
+    with Grader(Settings()) as grader:
+        for benchmark in benchmarks:
+            problems = [problem for problem in benchmark.problems if problem.task == "math"]
+            items = []
+            for problem in problems:
+                answer = problem.label.rpartition("####")[2].strip()
+                items.append(ScoreItem(id=problem.id, response=rf"\boxed{{{answer}}}", label=problem.label))
+            graded = grader.grade(find_task("math"), items)
+            for problem, (score, _) in zip(problems, graded, strict=True):
+                if score.verdict != "correct":
+                    failed += 1
+                    say(f"{problem.place}: label {problem.label[:80]!r} is graded {score.verdict} against itself")
+            say(f"{benchmark.name}: {len(benchmark.problems)} problems, {len(problems)} labels checked")
+    return failed
