@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from transformers import AutoConfig
 
 from eval.benchmarks import Benchmark, to_prompts
-from eval.report import HEADER, table_rows, to_markdown
+from eval.report import table, to_markdown
 from eval.result import Result, summarize
 from eval.samples import Sample, SampleFile
 from openr1.cluster import running_ray, start_rollout
@@ -193,7 +193,7 @@ def _write_results(
         aside = folder / f"{file_name}.tmp"
         aside.write_text(content, encoding="utf-8")
         os.replace(aside, folder / file_name)
-    print_table("evaluation", HEADER, table_rows(results))
+    print_table("evaluation", *table(results))
     say(f"{folder}: results.json, report.md, samples/, logs/")
     return results
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eval.benchmarks import FILES, load_benchmark
-from eval.report import table_rows, to_markdown
+from eval.report import to_markdown
 from eval.result import majority_is_right, summarize
 from eval.samples import Sample, SampleFile
 from openr1.errors import ConfigError, MissingError
@@ -69,15 +69,16 @@ def test_report_has_every_benchmark() -> None:
     page = to_markdown("Evaluation", {"model": "a|b"}, results)
     tables = [line for line in page.splitlines() if line.startswith("|")]
     widths = [line.replace("\\|", "").count("|") for line in tables]
-    assert widths == [3] * 3 + [9] * 4 + [5] * 4
-    assert "| two | 1 | 0.500 [0.500, 0.500] | 1.000 (k=4) | 1.000 (k=4) | 10.0 | 0.0% | 0 |" in tables
-    assert tables[-4:] == [
-        "| benchmark | correct | timeout | wrong |",
-        "|---|---|---|---|",
-        "| one | 3 | 1 | 8 |",
-        "| two | 2 | 0 | 2 |",
+    assert widths == [3] * 3 + [4] * 10 + [4] * 5
+    assert tables[3:8] == [
+        "|  | one | two |",
+        "|---|---|---|",
+        "| problems | 3 | 1 |",
+        "| accuracy | 0.250 | 0.500 |",
+        f"| 95 % interval | {results['one'].ci95[0]:.3f}, {results['one'].ci95[1]:.3f} | 0.500, 0.500 |",
     ]
-    assert len(table_rows(results)) == 2
+    assert tables[8:10] == ["| pass@4 | 0.667 | 1.000 |", "| maj@4 | 0.333 | 1.000 |"]
+    assert tables[-3:] == ["| correct | 3 | 2 |", "| timeout | 1 | 0 |", "| wrong | 8 | 2 |"]
 
 
 def test_samples_of_whole_groups_survive(tmp_path: Path) -> None:
