@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -37,6 +37,10 @@ def describe_kind(annotation: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if get_origin(annotation) is tuple:
         return f"[{', '.join(map(describe_kind, arguments))}]"
+    if get_origin(annotation) is list:
+        return f"list of {describe_kind(arguments[0])}"
+    if get_origin(annotation) is Annotated:
+        return describe_kind(arguments[0])
     return " or ".join(map(describe_kind, arguments))
 
 

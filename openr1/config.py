@@ -93,7 +93,7 @@ class RolloutConfig(Section):
 class RewardConfig(Section):
     """The client of the reward server."""
 
-    url: list[str] | None = None
+    url: Annotated[list[str], Field(min_length=1)] | None = None
     """One address such as http://127.0.0.1:5000, or a list of several; scripts/grpo.sh fills in its own server's."""
     deadline_seconds: Seconds = 60.0
     """Longest time for one group's rewards, retries included."""

@@ -38,8 +38,7 @@ class _Server(uvicorn.Server):
         self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # Every request that is let in gets a thread: those that wait for a worker must not keep others from starting.
-        to_thread.current_default_thread_limiter().total_tokens = self._service.settings.max_requests
+        to_thread.current_default_thread_limiter().total_tokens = self._service.settings.threads
         await super().startup(sockets)
         print(self._announcement, flush=True)
 

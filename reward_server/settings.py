@@ -21,8 +21,12 @@ class Settings(BaseModel):
     """Characters of one response together with its prefix. A longer one fails alone (verdict `error`), because a
     policy, not the caller, decides how long it gets. The default fits 32,000 tokens of 125 characters."""
 
-    max_requests: int = Field(default=256, gt=0)
-    """Requests graded or waiting at one time; more are refused with status 429 and `Retry-After`."""
+    max_requests: int = Field(default=4096, gt=0)
+    """Requests graded or waiting at one time; more are refused with status 429 and `Retry-After`. The default takes the
+    samples of a large step one by one, as OpenRLHF sends them: its client retries for five seconds only."""
+
+    threads: int = Field(default=256, gt=0)
+    """Requests graded at one time; the others wait. Those that wait for a worker hold their thread."""
 
     batch_seconds: float = Field(default=60.0, gt=0)
     """Seconds for one request, unless its own deadline is shorter; items that are not done then have timed out."""

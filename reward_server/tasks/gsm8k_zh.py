@@ -3,7 +3,7 @@
 import re
 
 from reward_server.components.tags import find_answer
-from reward_server.grading.exact import decide
+from reward_server.grading.exact import decide, read_number
 from reward_server.grading.notation import tidy
 from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
 
@@ -15,11 +15,11 @@ def parse_label(label: str) -> str:
     """The number, or what stands after the last `####`.
 
     Raises:
-        LabelError: It is blank, or nothing but marks such as `$`.
+        LabelError: That is no number.
     """
-    gold = label.rpartition("####")[2].strip()
-    if not tidy(gold):
-        raise LabelError("the label is blank")
+    gold = tidy(label.rpartition("####")[2])
+    if read_number(gold) is None:
+        raise LabelError(f"{label[:100]!r} does not end in a number")
     return gold
 
 
