@@ -18,7 +18,7 @@ from reward_server.schema import ScoreItem
 from reward_server.scoring import Score, Undecided, get_score, judge_plainly
 from reward_server.settings import Settings
 from reward_server.tasks.task import CannotGrade, Question, Task
-from reward_server.workers import Busy, Workers
+from reward_server.workers import Busy, Workers, out_of_time
 
 REMEMBERED = 100_000
 """Answered questions that are kept: groups repeat answers, and retries repeat groups."""
@@ -187,7 +187,9 @@ class Grader:
         try:
             try:
                 return future.result(max(0.0, end - time.monotonic()))
-            except ProcessExpired:
+            except ProcessExpired as death:
+                if out_of_time(death):
+                    raise
                 # Killed from outside, perhaps; what kills a worker by itself will do so again.
                 self.metrics.worker_deaths.inc()
                 return self._submit(question, end).result(max(0.0, end - time.monotonic()))
@@ -196,10 +198,12 @@ class Grader:
         except TimeoutError:
             future.cancel()
             self.metrics.timeouts.inc()
-            spent = "the deadline of the request" if time.monotonic() >= end else f"{self._settings.worker_seconds:g} s"
-            return CannotGrade("timeout", f"the comparison was not done within {spent}")
-        except ProcessExpired as error:
-            return CannotGrade("error", f"the comparison ended its process: {error}")
+            return CannotGrade("timeout", "the comparison was not done by the deadline of the request")
+        except ProcessExpired as death:
+            if not out_of_time(death):
+                return CannotGrade("error", f"the comparison ended its process: {death}")
+            self.metrics.timeouts.inc()
+            return CannotGrade("timeout", f"the comparison takes more than {self._settings.worker_seconds:g} s")
         except GoldUnparseable as error:
             return CannotGrade("gold_unparseable", str(error))
         except Exception as error:  # noqa: BLE001 (raised in the worker: it may be anything)

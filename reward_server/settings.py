@@ -35,7 +35,8 @@ class Settings(BaseModel):
     """Processes that compare expressions; one more, of low priority, takes those that look expensive."""
 
     worker_seconds: float = Field(default=3.0, gt=0)
-    """Seconds for one comparison; a worker that takes longer is killed and replaced, and the item has timed out."""
+    """Seconds of processor time for one comparison; a worker that takes longer is killed and replaced, and the item has
+    timed out."""
 
     worker_memory_bytes: int = Field(default=2 * 2**30, gt=0)
     """Address space of one worker."""

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from reward_server.tasks.task import Question
 
@@ -20,6 +20,8 @@ QUESTIONS_PER_WORKER = 2000
 """A worker is replaced after so many questions: what a parser leaves behind in memory ends with it."""
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _STOP_SECONDS = 5
+_WALL_SECONDS_A_SECOND = 10
+"""Seconds by the clock for each second of processor time: a worker of low priority on a busy machine is slow."""
 
 
 class Busy(Exception):
@@ -38,7 +40,8 @@ class Workers:
 
         Args:
             count: Processes.
-            seconds: For one question, from when a process takes it; then the process is killed.
+            seconds: Of processor time for one question; then the process is killed. Whatever else the machine is doing,
+                the same question gets the same answer.
             memory_bytes: Address space of each.
             niceness: Added to this process's own; 0 to 19.
         """
@@ -59,8 +62,8 @@ class Workers:
     def ask(self, question: Question, patience: float = math.inf) -> "Future[bool]":
         """Have a question answered; returns at once.
 
-        The future raises TimeoutError after the time above, `pebble.ProcessExpired` when the process died, and what
-        `grading.symbolic.equal` raises.
+        The future raises `pebble.ProcessExpired` when the process died (`out_of_time` tells why), TimeoutError when it
+        slept instead of working, and what `grading.symbolic.equal` raises.
 
         Args:
             question: What to compare.
@@ -79,7 +82,9 @@ class Workers:
             # Workers that cannot even start break a pool for good; a new one may fare better.
             if self._pool is None or not self._pool.active:
                 self._pool = self._start()
-            future: Future[bool] = self._pool.schedule(_answer, args=[question], timeout=self._seconds)
+            future: Future[bool] = self._pool.schedule(
+                _answer, args=[question, self._seconds], timeout=_WALL_SECONDS_A_SECOND * self._seconds
+            )
             self._waiting += 1
         future.add_done_callback(self._note_answer)
         return future
@@ -139,7 +144,18 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _answer(question: Question) -> bool:
+def _answer(question: Question, seconds: float) -> bool:
+    """Runs in a worker. The system itself ends the process when its processor time is up, whatever it is doing."""
     from reward_server.grading.symbolic import equal
 
-    return equal(*question)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return equal(*question)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+
+def out_of_time(death: ProcessExpired) -> bool:
+    """Whether a process died because its processor time was up."""
+    return bool(death.exitcode == -signal.SIGPROF)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pebble import ProcessExpired
 
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
@@ -18,7 +19,7 @@ from reward_server.scoring import Score
 from reward_server.settings import Settings
 from reward_server.tasks import find_task
 from reward_server.tasks.task import Question
-from reward_server.workers import Workers
+from reward_server.workers import Workers, out_of_time
 
 MATH = find_task("math")
 GIB = 2**30
@@ -32,7 +33,7 @@ def item(name: str, answer: str, gold: str) -> ScoreItem:
     return ScoreItem(id=name, response=rf"\boxed{{{answer}}}", label=gold)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
     with Grader(Settings(workers=2, worker_seconds=2.0)) as one:
         yield one
@@ -61,8 +62,9 @@ def test_hang_is_killed_and_the_worker_replaced(workers: Workers) -> None:
     """Catches a hang that lasts, or that costs the pool its only worker for good."""
     assert workers.ask(RIGHT).result(60) is True
     for _ in range(2):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(ProcessExpired) as death:
             workers.ask(Question(BOMB, "7")).result(60)
+        assert out_of_time(death.value)
         assert workers.ask(RIGHT).result(60) is True
         assert workers.ask(WRONG).result(60) is False
 
@@ -211,3 +213,54 @@ def test_script_without_main_guard_is_not_run_again(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "training starts\nTrue\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "same"),
+    [
+        (r"15\text{ cm}^2", "15", True),
+        (r"36^\circ", "36", True),
+        ("10 weeks", "10", False),
+        (r"10\%", "10", True),
+        ("0.1", r"10\%", True),
+        ("10", r"10\%", True),
+        ("0.1", "10", False),
+        (r"\$5", "5", True),
+        ("1,2", "2,1", True),
+        ("(1,2)", "(2,1)", False),
+        ("(4/3,-1/3)", "(-1/3,4/3)", False),
+        (r"\{1,3\}", "(1,3)", True),
+        (r"\{3,1\}", "(1,3)", False),
+        (r"\{7\}", "7", True),
+        ("[1,2)", "(1,2)", False),
+        ("[-2,7]", r"-2 \le x \le 7", True),
+        ("x = 4", "4", True),
+        ("3 = 7", "7", False),
+        ("x = 2 = 4", "4", False),
+        ("1 + 3 = 4", "4", True),
+        ("2/4", "1/2", True),
+        ("0.333333", "1/3", True),
+        ("0.33333", "1/3", False),
+        ("1/5120", "1/28800", False),
+        (r"\frac{1}{2004!}", r"\frac{1}{2006!}", False),
+        (r"\frac{1}{2^{98}}", r"\frac{1}{2^{99}}", False),
+        ("1:2:3", "1:2:3", True),
+        ("1:4:9", "1:2:3", False),
+        (r"1,3,5,\ldots", r"1,2,3,\ldots", False),
+        (r"7 \text{ or } 3", "7", False),
+        ("x = 7, x = 3", "7", False),
+        (r"5 \pm 2", "7", False),
+        (r"\infty", r"-\infty", False),
+        ("C", "C", True),
+        ("C", "D", False),
+        ("2\\pi", "2", False),
+        (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "2", False),
+        ("50", "0.5", False),
+        ("12", "1,2", False),
+        ("10000", "10001", False),
+    ],
+)
+def test_policy(answer: str, gold: str, same: bool, grader: Grader) -> None:
+    """Catches a grader that does not do what docs/grading.md says, and known false verdicts of other graders."""
+    ((score, _),) = grader.grade(MATH, [item("a", answer, gold)])
+    assert score.verdict == ("correct" if same else "wrong")

@@ -13,9 +13,10 @@ from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
 from reward_server.grading import GoldUnparseable
+from reward_server.grading.exact import read_number
 from reward_server.grading.notation import tidy
 
-RELATIVE_TOLERANCE = sympy.Rational(1, 10**6)
+RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Two numbers further apart than this share of the larger are different, however small they are."""
 
 _LATEX = LatexExtractionConfig(
@@ -54,6 +55,8 @@ def equal(answer: str, gold: str, prose: bool = False) -> bool:
         return len(parts) == len(true_parts) and all(
             _same(_read(part), _read(true)) for part, true in zip(parts, true_parts, strict=True)
         )
+    if len({read_number(side.strip()) for side in answer.split("=")} - {None}) > 1:
+        return False  # 3 = 7 says nothing about 7
     return _same(_read(answer), _read_gold(gold))
 
 
