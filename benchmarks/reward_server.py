@@ -10,11 +10,9 @@ their loads, in requests of their own: what is measured beside them are the othe
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.machine import ROOT, machine
+from benchmarks.machine import ROOT, reward_server, write_result
 
 ITEMS, IN_FLIGHT, BOMB_EVERY = 64, 8, 100
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -171,20 +169,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/reward_server.json")
     args = parser.parse_args()
-    os.sched_setaffinity(0, {SERVER_CORE})
-    server = subprocess.Popen(
-        [sys.executable, "-m", "cli", "serve", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
     os.sched_setaffinity(0, {CLIENT_CORE})
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().removeprefix("reward server:").strip()
-        result = {"machine": machine(), **asyncio.run(measure(url, args.seconds))}
-    finally:
-        server.terminate()
-        server.wait()
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    with reward_server(SERVER_CORE) as url:
+        result = asyncio.run(measure(url, args.seconds))
+    write_result(args.output, result)
     return 0
 
 

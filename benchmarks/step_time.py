@@ -13,10 +13,8 @@ Then as many steps run with overlap, and the share of the wall time that the uni
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -26,7 +24,7 @@ from typing import Any
 import ray
 import torch
 
-from benchmarks.machine import ROOT, machine
+from benchmarks.machine import ROOT, reward_server, write_result
 from openr1.batch import TrainBatch, plan_micro_batches
 from openr1.cluster import Stages, running_ray, shared_memory_folder, start_actor
 from openr1.config import TrainConfig, load_config
@@ -323,18 +321,9 @@ def main() -> int:
     args = parser.parse_args()
     folder = ["--run.output_dir", "runs/benchmarks", "--run.name", f"step_time-{os.getpid()}"]
     config = load_config(TrainConfig, args.config, [*folder, "--optimizer.learning_rate", "1.0e-12"])
-    server = subprocess.Popen(
-        [ROOT / ".venv/bin/python", "-m", "cli", "serve", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert server.stdout is not None
-        url = server.stdout.readline().removeprefix("reward server:").strip()
-        result = {"machine": machine(), **measure(config, args.steps, url)}
-    finally:
-        server.terminate()
-        server.wait()
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    with reward_server() as url:
+        result = measure(config, args.steps, url)
+    write_result(args.output, result)
     return 0
 
 

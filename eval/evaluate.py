@@ -19,6 +19,7 @@ from openr1.console import print_table, progress, say
 from openr1.errors import ConfigError
 from openr1.prompts import load_tokenizer
 from openr1.records import Group, Prompt
+from openr1.rewards import to_items
 from openr1.rollout.engine import EngineSettings
 from openr1.rollout.sampling import Sampling
 from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
@@ -145,19 +146,7 @@ def _sample(
 def grade(grader: Grader, group: Group) -> list[Sample]:
     """Score a group's responses."""
     prompt = group.prompt
-    items = [
-        ScoreItem(
-            id=item_id,
-            response=response.text,
-            label=prompt.label,
-            prompt=prompt.text,
-            prefix=prompt.prefix,
-            meta=prompt.meta,
-            finish_reason=response.finish_reason,
-        )
-        for item_id, response in zip(group.ids, group.responses, strict=True)
-    ]
-    scores = [score for score, _ in grader.grade(find_task(prompt.task), items)]
+    scores = [score for score, _ in grader.grade(find_task(prompt.task), to_items(group))]
     return [
         Sample(
             id=prompt.id,

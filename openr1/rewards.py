@@ -98,7 +98,9 @@ class RewardClient:
         Raises:
             ConfigError: The prompt holds something that JSON cannot carry.
         """
-        return asyncio.run_coroutine_threadsafe(self._score(_build_request(group)), self._loop)
+        return asyncio.run_coroutine_threadsafe(
+            self._score(ScoreRequest(task=group.prompt.task, items=to_items(group))), self._loop
+        )
 
     def close(self) -> None:
         """Cancel what is pending and end the thread. Safe to call twice."""
@@ -230,24 +232,26 @@ async def _open(token: str | None) -> RewardHttp:
     return RewardHttp(token)
 
 
-def _build_request(group: Group) -> ScoreRequest:
+def to_items(group: Group) -> list[ScoreItem]:
+    """What a group's responses are graded by, one item each.
+
+    Raises:
+        ConfigError: The prompt holds something that JSON cannot carry.
+    """
     prompt = group.prompt
     try:
-        return ScoreRequest(
-            task=prompt.task,
-            items=[
-                ScoreItem(
-                    id=item_id,
-                    response=response.text,
-                    label=prompt.label,
-                    prompt=prompt.text,
-                    prefix=prompt.prefix,
-                    meta=prompt.meta,
-                    finish_reason=response.finish_reason,
-                )
-                for item_id, response in zip(group.ids, group.responses, strict=True)
-            ],
-        )
+        return [
+            ScoreItem(
+                id=item_id,
+                response=response.text,
+                label=prompt.label,
+                prompt=prompt.text,
+                prefix=prompt.prefix,
+                meta=prompt.meta,
+                finish_reason=response.finish_reason,
+            )
+            for item_id, response in zip(group.ids, group.responses, strict=True)
+        ]
     except ValidationError as error:
         problems = describe_problems(error.errors())
         raise ConfigError(f"prompt {prompt.id!r} cannot be sent to the reward server: {problems}") from error
