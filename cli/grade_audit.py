@@ -57,11 +57,11 @@ def _read_labels(path: Path) -> list[tuple[int, str]]:
     """Line numbers and labels."""
     from cli.rows import read_rows
     from openr1.errors import ConfigError
+    from reward_server.openrlhf import to_label
 
     labels = []
-    for number, row in enumerate(read_rows(path), start=1):
-        label = row.get("label", row.get("answer"))
-        if label is None:
-            raise ConfigError(f"{path}:{number}: no label or answer")
-        labels.append((number, str(label)))
+    for place, row in read_rows(path):
+        if "label" not in row and "answer" not in row:
+            raise ConfigError(f"{place}: no label or answer")
+        labels.append((int(place.rpartition(":")[2]), to_label(row.get("label", row.get("answer")))))
     return labels

@@ -66,15 +66,24 @@ def _given_row(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _response_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a file, each with the id that it has or its line number."""
+    """All rows of a file that can be graded, each with the id that it has or its line number."""
+    from pydantic import ValidationError
+
     from cli.rows import read_rows
     from openr1.errors import ConfigError
+    from reward_server.openrlhf import to_label
+    from reward_server.schema import ScoreItem, describe_problems
 
     rows = []
-    for number, row in enumerate(read_rows(path), start=1):
+    for place, row in read_rows(path):
         if not (isinstance(row.get("response"), str) and "label" in row):
-            raise ConfigError(f"{path}:{number}: a row needs response and label")
-        rows.append({"id": str(number), **row, "label": str(row["label"])})
+            raise ConfigError(f"{place}: a row needs response and label")
+        row = {"id": place.rpartition(":")[2], **row, "label": to_label(row["label"])}
+        try:
+            ScoreItem(**{name: value for name, value in row.items() if name in ScoreItem.model_fields})
+        except ValidationError as error:
+            raise ConfigError(f"{place}: {describe_problems(error.errors())}") from error
+        rows.append(row)
     return rows
 
 

@@ -42,21 +42,19 @@ def run(argv: list[str]) -> int:
         settings, tasks = read_config(arguments.config) if arguments.config else (Settings(), TASKS)
         find_task(arguments.task, tasks)
         prompts = PromptIndex.read(arguments.data) if arguments.data else PromptIndex([])
-        serve(
-            arguments.host,
-            arguments.port,
-            Service(
-                grader=Grader(settings),
-                settings=settings,
-                tasks=tasks,
-                default_task=arguments.task,
-                prompts=prompts,
-                token=token,
-            ),
-        )
     except (HostNotLoopback, ConfigFileError, UnknownTask, ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
+    service = Service(
+        grader=Grader(settings),
+        settings=settings,
+        tasks=tasks,
+        default_task=arguments.task,
+        prompts=prompts,
+        token=token,
+    )
+    try:
+        serve(arguments.host, arguments.port, service)
     except ServeError as error:
         print(f"serve: {error}", file=sys.stderr)
         return 3

@@ -1,6 +1,7 @@
 """The HTTP routes that grade: what a request may be, and how each answer looks."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -64,6 +65,7 @@ def create_app(service: Service) -> FastAPI:
         task = _named_task(service, request.task or service.default_task)
         item = ScoreItem(id="0", response=request.response, label=request.label)
         ((score, _),) = service.grader.grade(task, [item])
+        _check_workers(service, [score])
         return task.failed_reward if score.reward is None else score.reward
 
     return app
@@ -85,12 +87,19 @@ def to_result(item_id: str, score: Score, seconds: float) -> ScoreResult:
 
 def _grade_texts(service: Service, task: Task[Any], request: RewardRequest) -> RewardReply:
     scores = grade_texts(service.grader, task, request, service.prompts)
+    _check_workers(service, scores)
+    return to_reply(task, scores)
+
+
+def _check_workers(service: Service, scores: Sequence[Score]) -> None:
+    """Answer 503, not numbers for failures, where the workers are down: a retry may help.
+
+    One failed item is its own fault; where all fail it may be the server's.
+    """
     if scores and all(score.verdict in ("timeout", "error") for score in scores):
-        # One bad item is the item's fault; where all fail, it may be the server's, and a retry may help.
         fault = service.grader.find_fault()
         if fault is not None:
             raise HTTPException(503, f"nothing can be graded: {fault}")
-    return to_reply(task, scores)
 
 
 def _named_task(service: Service, name: str) -> Task[Any]:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -18,16 +19,19 @@ from reward_server.schema import ScoreItem
 from reward_server.scoring import Score, Undecided, get_score, judge_plainly
 from reward_server.settings import Settings
 from reward_server.tasks.task import CannotGrade, Question, Task
-from reward_server.workers import Busy, Workers, out_of_time
+from reward_server.workers import Busy, Closed, Workers, out_of_time
 
 REMEMBERED = 100_000
 """Answered questions that are kept: groups repeat answers, and retries repeat groups."""
 _LOW_PRIORITY = 10
+_SUSPECT_SECONDS = 0.5
+"""What an expensive comparison is thought to take until some were made; bounds how many may wait at first."""
 _KNOWN = (
     (Question(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), True),
     (Question(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}"), False),
 )
 _SELF_TEST_SECONDS = 20.0
+_TOO_LATE = "timeout: the deadline of the request passed before this item's turn"
 
 
 class Answer(NamedTuple):
@@ -49,7 +53,7 @@ class Grader:
         self.metrics = metrics or Metrics()
         limits = (settings.worker_seconds, settings.worker_memory_bytes)
         self._workers = Workers(settings.workers, *limits)
-        self._suspect_worker = Workers(1, *limits, niceness=_LOW_PRIORITY)
+        self._suspect_worker = Workers(1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_SUSPECT_SECONDS)
         self.metrics.questions.set_function(lambda: self._workers.waiting + self._suspect_worker.waiting)
         self._remembered: dict[Question, bool] = {}
         self._lock = threading.Lock()
@@ -90,8 +94,11 @@ class Grader:
             asked: dict[int, Question] = {}
             for index in waiting:
                 start = time.monotonic()
+                if start - begun >= limit and not answers:
+                    graded[index] = (Score("timeout", error=_TOO_LATE), start - begun)
+                    continue
                 try:
-                    score = self._grade_one(task, items[index], answers, begun + limit)
+                    score = self._grade_one(task, items[index], answers)
                     spent[index] += time.monotonic() - start
                     graded[index] = (score, spent[index])
                 except Undecided as undecided:
@@ -106,18 +113,21 @@ class Grader:
 
     def find_fault(self) -> str | None:
         """Ask the workers two questions whose answers are known; the reason not to trust them, or None."""
-        futures = [(expected, self._workers.ask(question)) for question, expected in _KNOWN]
         end = time.monotonic() + _SELF_TEST_SECONDS
-        for expected, future in futures:
+        for question, expected in _KNOWN:
             try:
-                answer = future.result(max(0.0, end - time.monotonic()))
+                future = self._workers.ask(question)
+                try:
+                    answer = future.result(max(0.0, end - time.monotonic()))
+                finally:
+                    future.cancel()
             except Exception as error:  # noqa: BLE001 (whatever it is, the workers are not to be trusted)
                 return f"self-test: {type(error).__name__}: {error}"
             if answer is not expected:
                 return f"self-test: a comparison gave {answer} instead of {expected}"
         return None
 
-    def _grade_one(self, task: Task[Any], item: ScoreItem, answers: Answers, end: float) -> Score:
+    def _grade_one(self, task: Task[Any], item: ScoreItem, answers: Answers) -> Score:
         """Grade an item with the help of what was answered so far.
 
         Raises:
@@ -127,8 +137,6 @@ class Grader:
         if length > self._settings.max_response_chars:
             allowed = self._settings.max_response_chars
             return Score("error", error=f"too_long: {length} characters, the limit is {allowed}")
-        if time.monotonic() >= end:
-            return Score("timeout", error="timeout: the deadline of the request passed before this item's turn")
 
         def judge(question: Question) -> bool:
             answer = answers.get(question)
@@ -177,7 +185,7 @@ class Grader:
         workers = self._suspect_worker if heavy else self._workers
         try:
             return workers.ask(question, end - time.monotonic())
-        except Busy as error:
+        except (Busy, Closed) as error:
             refused: Future[bool] = Future()
             refused.set_exception(error)
             return refused
@@ -187,12 +195,13 @@ class Grader:
         try:
             try:
                 return future.result(max(0.0, end - time.monotonic()))
-            except ProcessExpired as death:
-                if out_of_time(death):
+            except (ProcessExpired, BrokenProcessPool) as death:
+                if isinstance(death, ProcessExpired) and out_of_time(death):
                     raise
                 # Killed from outside, perhaps; what kills a worker by itself will do so again.
                 self.metrics.worker_deaths.inc()
-                return self._submit(question, end).result(max(0.0, end - time.monotonic()))
+                future = self._submit(question, end)
+                return future.result(max(0.0, end - time.monotonic()))
         except Busy as error:
             return CannotGrade("timeout", str(error))
         except TimeoutError:

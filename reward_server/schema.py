@@ -73,7 +73,7 @@ class ScoreRequest(_Request):
 
     task: Text
     items: list[ScoreItem]
-    deadline_ms: int | None = Field(default=None, gt=0)
+    deadline_ms: int | None = Field(default=None, gt=0, le=86_400_000)
     """Milliseconds for the whole batch. An item whose turn comes later gets the verdict `timeout`; none: no limit."""
 
     @field_validator("items")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
 
@@ -28,6 +29,10 @@ class Busy(Exception):
     """So many questions wait that this one would not be answered in time."""
 
 
+class Closed(Exception):
+    """The workers have been ended."""
+
+
 class Workers:
     """A pool of processes that share nothing with this one but a pipe, and get no more time and memory than stated.
 
@@ -35,7 +40,9 @@ class Workers:
     inherits no threads and no lock, and finds no secret in its environment.
     """
 
-    def __init__(self, count: int, seconds: float, memory_bytes: int, niceness: int = 0) -> None:
+    def __init__(
+        self, count: int, seconds: float, memory_bytes: int, niceness: int = 0, expected_seconds: float = 0.0
+    ) -> None:
         """Describe the pool, which starts with the first question.
 
         Args:
@@ -44,26 +51,30 @@ class Workers:
                 the same question gets the same answer.
             memory_bytes: Address space of each.
             niceness: Added to this process's own; 0 to 19.
+            expected_seconds: Between two answers, until it is known better.
         """
         self._count = count
         self._seconds = seconds
         self._limits = (memory_bytes, niceness)
-        self._waiting = 0
+        # Answers are noted by the pool's own threads, which must never wait for whoever starts or ends a pool.
+        self._counting = threading.Lock()
+        self._pending: set[Future[bool]] = set()
         self._last_answer = 0.0  # on the monotonic clock; while none is waited for, when the next question came
-        self._seconds_between_answers = 0.0  # a running mean, while there are questions
+        self._seconds_between_answers = expected_seconds  # a running mean, while there are questions
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
+        self._closed = False
 
     @property
     def waiting(self) -> int:
         """Questions that are not answered yet."""
-        return self._waiting
+        return len(self._pending)
 
     def ask(self, question: Question, patience: float = math.inf) -> "Future[bool]":
         """Have a question answered; returns at once.
 
-        The future raises `pebble.ProcessExpired` when the process died (`out_of_time` tells why), TimeoutError when it
-        slept instead of working, and what `grading.symbolic.equal` raises.
+        The future raises `pebble.ProcessExpired` when the process died (`out_of_time` tells why), `BrokenProcessPool`
+        when all did, TimeoutError when it slept instead of working, and what `grading.symbolic.equal` raises.
 
         Args:
             question: What to compare.
@@ -71,39 +82,66 @@ class Workers:
 
         Raises:
             Busy: At the pace of the last answers, those that wait already take longer than that.
+            Closed: `close` was called.
         """
-        with self._lock:
-            now = time.monotonic()
-            if self._waiting == 0:
-                self._last_answer = now
-            pace = max(self._seconds_between_answers, now - self._last_answer)
-            if self._waiting * pace > patience:
-                raise Busy(f"{self._waiting} comparisons wait already, too many to be done in {patience:.0f} s")
-            # Workers that cannot even start break a pool for good; a new one may fare better.
-            if self._pool is None or not self._pool.active:
-                self._pool = self._start()
-            future: Future[bool] = self._pool.schedule(
-                _answer, args=[question, self._seconds], timeout=_WALL_SECONDS_A_SECOND * self._seconds
-            )
-            self._waiting += 1
+        with self._counting:
+            waiting = len(self._pending)
+            if waiting * self._seconds_between_answers > patience:
+                raise Busy(f"{waiting} comparisons wait already, too many to be done in {patience:.0f} s")
+        future = self._schedule(question)
+        with self._counting:
+            if not self._pending:
+                self._last_answer = time.monotonic()
+            self._pending.add(future)
         future.add_done_callback(self._note_answer)
         return future
 
-    def _note_answer(self, future: "Future[bool]") -> None:
+    def _schedule(self, question: Question) -> "Future[bool]":
+        """Hand a question to the pool, to a new one if the pool is broken."""
+        limit = _WALL_SECONDS_A_SECOND * self._seconds
         with self._lock:
-            self._waiting -= 1
+            if self._closed:
+                raise Closed("the workers have been ended")
+            for _ in range(2):
+                if self._pool is None or not self._pool.active:
+                    # All workers died, or could not even start; a new pool may fare better.
+                    self._end(self._pool)
+                    self._pool = self._start()
+                try:
+                    future: Future[bool] = self._pool.schedule(_answer, args=[question, self._seconds], timeout=limit)
+                except RuntimeError:
+                    continue  # it broke just now
+                return future
+        broken: Future[bool] = Future()
+        broken.set_exception(BrokenProcessPool("the workers cannot be started"))
+        return broken
+
+    def _note_answer(self, future: "Future[bool]") -> None:
+        with self._counting:
+            self._pending.discard(future)
             if not future.cancelled():
                 now = time.monotonic()
                 self._seconds_between_answers += (now - self._last_answer - self._seconds_between_answers) / 8
                 self._last_answer = now
 
     def close(self) -> None:
-        """Kill all processes."""
+        """Kill all processes; what is not answered is cancelled."""
         with self._lock:
-            if self._pool is not None:
-                self._pool.stop()
-                self._pool.join(_STOP_SECONDS)
-                self._pool = None
+            self._closed = True
+            pool, self._pool = self._pool, None
+        with self._counting:
+            pending = list(self._pending)
+        for future in pending:
+            future.cancel()
+        self._end(pool)
+
+    @staticmethod
+    def _end(pool: ProcessPool | None) -> None:
+        """Stop a pool without waiting longer than `_STOP_SECONDS` for its threads."""
+        if pool is not None:
+            ending = threading.Thread(target=_stop, args=[pool], daemon=True)
+            ending.start()
+            ending.join(_STOP_SECONDS)
 
     def _start(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")
@@ -111,6 +149,11 @@ class Workers:
         with _clean_environment():
             forkserver.ensure_running()
         return ProcessPool(self._count, QUESTIONS_PER_WORKER, _limit_this_process, self._limits, context)
+
+
+def _stop(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from reward_server.scoring import Score
 from reward_server.settings import Settings
 from reward_server.tasks import find_task
 from reward_server.tasks.task import Question
-from reward_server.workers import Workers, out_of_time
+from reward_server.workers import Closed, Workers, out_of_time
 
 MATH = find_task("math")
 GIB = 2**30
@@ -256,6 +256,10 @@ def test_script_without_main_guard_is_not_run_again(tmp_path: Path) -> None:
         ("2\\pi", "2", False),
         (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "2", False),
         ("50", "0.5", False),
+        ("(x^2+y^2)^2", "x^4+2x^2y^2+y^4", True),
+        ("(2^3)^2", "64", True),
+        (r"\frac{10!}{(5!)^2}", "252", True),
+        (", ".join(map(str, range(1, 50))), ",".join(map(str, range(1, 50))), True),
         ("12", "1,2", False),
         ("10000", "10001", False),
     ],
@@ -264,3 +268,54 @@ def test_policy(answer: str, gold: str, same: bool, grader: Grader) -> None:
     """Catches a grader that does not do what docs/grading.md says, and known false verdicts of other graders."""
     ((score, _),) = grader.grade(MATH, [item("a", answer, gold)])
     assert score.verdict == ("correct" if same else "wrong")
+
+
+def test_closing_ends_what_waits() -> None:
+    """Catches an end that waits for ever for the pool's threads, or for questions that nobody will answer."""
+    pool = Workers(2, seconds=3.0, memory_bytes=2 * GIB)
+    futures = [pool.ask(Question(rf"\frac{{{n}}}{{\sqrt{{7}}}}", r"\sqrt{5}")) for n in range(2000)]
+    assert futures[0].result(60) is False
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert all(future.done() for future in futures)
+    with pytest.raises(Closed):
+        pool.ask(RIGHT)
+
+
+def test_answers_in_time_are_kept_when_another_is_late(grader: Grader) -> None:
+    """Catches a deadline that takes back what was answered before it."""
+    items = [item("bomb", BOMB, "7"), *hard_items(5)]
+    with Grader(Settings(workers=2, worker_seconds=30.0)) as patient:
+        patient.grade(MATH, hard_items(1))
+        scores = [score for score, _ in patient.grade(MATH, items, seconds=10.0)]
+    assert scores[0].verdict == "timeout"
+    assert [score.verdict for score in scores[1:]] == ["wrong", "correct"] * 20
+
+
+def test_one_slow_comparison_makes_no_other_too_late(grader: Grader) -> None:
+    """Catches a pool that takes the age of one comparison for the pace of all."""
+    with Grader(Settings(workers=1, worker_seconds=5.0)) as one, ThreadPoolExecutor(1) as thread:
+        assert one.find_fault() is None
+        slow = thread.submit(one.grade, MATH, [item("slow", "(a+b+c+d+e+f)^{30}", "x")])
+        time.sleep(1.0)
+        graded = one.grade(MATH, hard_items(6))
+        slow.result(120)
+    assert [score.verdict for score, _ in graded] == ["wrong", "correct"] * 20
+
+
+def test_dead_idle_workers_are_replaced_and_not_piled_up() -> None:
+    """Catches a pool that fails its next questions after its idle workers died, or leaves the old ones behind."""
+
+    def count_workers() -> int:
+        servers = [one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline())]
+        return sum(len(server.children()) for server in servers)
+
+    with Grader(Settings(workers=2)) as one:
+        assert one.find_fault() is None
+        before = count_workers()
+        for seed in range(3):
+            assert kill_one_worker()
+            assert [score.verdict for score, _ in one.grade(MATH, hard_items(10 + seed))] == ["wrong", "correct"] * 20
+        assert count_workers() <= before + 1

@@ -14,11 +14,11 @@ MAX_EXPONENT_DIGITS = 6
 MAX_FACTORIAL_DIGITS = 4
 MAX_DOLLARS = 100
 
-_DIGITS = re.compile(rf"[\d,{{}}]{{{MAX_DIGITS},}}")
+_DIGITS = re.compile(rf"\d{{{MAX_DIGITS},}}|\d(?:(?:,|\{{,\}})\d{{3}}){{{MAX_DIGITS // 3},}}")
 _LARGE_EXPONENT = re.compile(rf"\^\s*\{{?\s*\(?\s*-?\d{{{MAX_EXPONENT_DIGITS + 1},}}")
 _LARGE_FACTORIAL = re.compile(rf"\d{{{MAX_FACTORIAL_DIGITS + 1},}}\s*[)}}]*\s*!")
-_NESTED_FACTORIAL = re.compile(r"[\d)}\]]!(?:[\s)}\]]*!|[\s)}\]]*\^)|\^\s*\{[^{}]*!")
-_NUMERIC_TOWER = re.compile(r"\^(?:\\left|[\s{(])*\d+(?:\\right|[\s)}])*\^")
+_NESTED_FACTORIAL = re.compile(r"[\d)}\]]![\s)}\]]*!|\^\s*\{[^{}]*!")
+_NUMERIC_TOWER = re.compile(r"\^(?:\\left|[\s{(])*\d+\s*\^")
 _HEAVY = re.compile(r"\\(?:sum|prod|int|lim|binom|dbinom|tbinom|iint|oint)(?![A-Za-z])|\^\s*\{?\s*\(?-?\d{3,}|(?<!\\)!")
 _HEAVY_CHARS = 300
 

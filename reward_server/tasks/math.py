@@ -20,7 +20,7 @@ def parse_label(label: str) -> str:
 
 def find_boxed_or_tail(text: str) -> str | None:
     """The last box, or else the end of the text, for benchmarks that allow answers without a box."""
-    return find_boxed(text) or find_tail(text)
+    return find_boxed(text) if "boxed" in text or "fbox" in text else find_tail(text)
 
 
 def measure_accuracy(attempt: Attempt[str]) -> float:
