@@ -18,7 +18,8 @@ class Measurement:
     """Accuracy of one sampling over all prompts.
 
     `accuracy` is pass@1: the mean over prompts of their share of right responses; `ci95` its bootstrap interval over
-    prompts. `pass_at_k` is pass@k with k = `n_samples_per_prompt`.
+    prompts. `pass_at_k` is pass@k with k = `n_samples_per_prompt`. `num_failed` responses could not be graded and count
+    as not right, so with any the others are lower bounds.
     """
 
     accuracy: float
@@ -29,6 +30,7 @@ class Measurement:
     temperature: float
     response_length: float
     truncated_fraction: float
+    num_failed: int = 0
 
 
 def measure(
@@ -36,6 +38,7 @@ def measure(
     rollout: Rollout,
     rewards: Rewards,
     sampling: Sampling,
+    max_failed_fraction: float = 0.0,
     on_group: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """Sample every prompt and score the responses.
@@ -45,27 +48,34 @@ def measure(
         rollout: The engines, holding the weights to be measured.
         rewards: The reward server; `score` is the accuracy.
         sampling: How; `n_samples_per_prompt` responses each.
+        max_failed_fraction: Share of the responses that may stay ungraded, 0 to 1. They count as not right: without
+            them the accuracy would be that of other responses, and could rise where grading fails.
         on_group: Called as each group finishes, for progress.
 
     Raises:
-        TrainingError: A response could not be graded: an accuracy over the others would be another quantity.
+        TrainingError: More responses than that could not be graded.
     """
     pending = []
     for group in rollout.generate(prompts, sampling):
         pending.append((group, rewards.submit(group)))
         on_group()
     pending.sort(key=lambda item: item[0].prompt.id)
-    accuracies, passes = [], []
+    accuracies, passes, failures = [], [], []
     for group, future in pending:
-        right = []
-        for response_id, score in zip(group.ids, future.result(), strict=True):
-            if score.accuracy is None:
-                raise TrainingError(f"held-out response {response_id} could not be graded: {score.error}")
-            right.append(score.accuracy)
+        scores = future.result()
+        right = [score.accuracy or 0.0 for score in scores]
         accuracies.append(sum(right) / len(right))
         passes.append(pass_at_k(sum(value == 1.0 for value in right), len(right), len(right)))
-    accuracy, interval = mean_with_interval(accuracies)
+        named = zip(group.ids, scores, strict=True)
+        failures += [f"{name}: {score.error}" for name, score in named if score.accuracy is None]
     responses = [response for group, _ in pending for response in group.responses]
+    failed = len(failures) / len(responses)
+    if failed > max_failed_fraction:
+        raise TrainingError(
+            f"{failed:.1%} of the held-out responses could not be graded, more than reward.max_failed_fraction "
+            f"{max_failed_fraction:g} allows; the first error: {failures[0]}"
+        )
+    accuracy, interval = mean_with_interval(accuracies)
     return Measurement(
         accuracy=accuracy,
         ci95=interval,
@@ -75,6 +85,7 @@ def measure(
         temperature=sampling.temperature,
         response_length=sum(len(response.token_ids) for response in responses) / len(responses),
         truncated_fraction=sum(response.truncated for response in responses) / len(responses),
+        num_failed=len(failures),
     )
 
 

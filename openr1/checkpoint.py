@@ -1,7 +1,8 @@
 """Checkpoints: written aside, published by rename, pruned after; the newest complete one is what resuming reads.
 
 checkpoints/step_NNNNNN/ holds `trainer.json` (step, weight version, place in the data), `policy/` (DeepSpeed: weights,
-optimizer, schedule) and `model/` (Hugging Face format). `latest` names the newest, `best` the best by accuracy.
+optimizer, schedule), `model/` (Hugging Face format) and what else the run adds. `latest` names the newest, `best` the
+best by accuracy.
 """
 
 import json
@@ -26,8 +27,14 @@ class Checkpoints:
         self._keep = keep
         self._best = folder / "best"
 
-    def save(self, state: TrainerState, save_policy: WriteFolder, export_model: WriteFolder) -> Path:
-        """Write a checkpoint; it is visible under its name only when complete."""
+    def save(
+        self,
+        state: TrainerState,
+        save_policy: WriteFolder,
+        export_model: WriteFolder,
+        save_more: WriteFolder = lambda folder: None,
+    ) -> Path:
+        """Write a checkpoint; it is visible under its name only when complete. `save_more` gets its folder itself."""
         final = self._folder / f"step_{state.step:06d}"
         aside = self._folder / f"tmp_step_{state.step:06d}"
         for leftover in self._folder.glob("tmp_*"):
@@ -35,6 +42,7 @@ class Checkpoints:
         aside.mkdir(parents=True)
         save_policy(aside / "policy")
         export_model(aside / "model")
+        save_more(aside)
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         _flush(aside)
         self._remove(final)

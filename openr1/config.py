@@ -130,7 +130,7 @@ class RewardConfig(Section):
     ready_timeout_seconds: Seconds = 60.0
     """Longest wait for all servers to be ready at the start."""
     max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a step's responses that may stay ungraded; above it the run stops. Ungraded ones never train."""
+    """Share of a step's or of held-out responses that may stay ungraded; above it the run stops. They never train."""
 
     @field_validator("url", mode="before")
     @classmethod

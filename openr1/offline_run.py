@@ -129,7 +129,7 @@ class OfflineRun:
                     if metrics:
                         file.write(to_line({"step": self._step, **metrics}))
                         file.flush()
-                self._trackers.log(self._step, metrics)
+                        self._trackers.log(self._step, metrics)
                 advance(_show(metrics))
         return metrics
 
@@ -160,6 +160,11 @@ def num_updates(config: SftConfig | DpoConfig, num_rows: int) -> int:
     """Optimizer steps of a whole run; an epoch's incomplete last batch is trained on too."""
     whole = config.max_epochs * -(-num_rows // config.policy.train_batch_size)
     return min(whole, config.max_steps or whole)
+
+
+def told(count: int, rows: str, dropped: int) -> str:
+    """Rows that are there and rows that were dropped for their length: `96 examples (2 longer ones dropped)`."""
+    return f"{count} {rows}" + (f" ({dropped} longer ones dropped)" if dropped else "")
 
 
 def _show(metrics: Metrics) -> str:

@@ -9,6 +9,8 @@ from openr1.errors import ConfigError
 from openr1.files import read_objects, write_objects
 from openr1.records import Group, Score
 
+LEDGER = "pass_rates.jsonl"
+"""In the run folder, for people and for other runs; in a checkpoint, for resuming."""
 COLUMNS = ("id", "attempts", "pass_rate", "newest_pass_rate")
 
 
@@ -48,7 +50,7 @@ class PassRates:
             self._rates[name] = rate
 
     def replay(self, rollouts: Path, last_step: int) -> None:
-        """Enter the visits that a run wrote down, up to a step."""
+        """Enter the visits that a run wrote down, up to a step; slow, for checkpoints that have no ledger."""
         for path in sorted(rollouts.glob("step_*.jsonl")):
             if int(path.stem.removeprefix("step_")) <= last_step:
                 visits: dict[str, list[float]] = {}

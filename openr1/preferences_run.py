@@ -7,7 +7,7 @@ from openr1.config_checks import check_dpo
 from openr1.errors import ConfigError
 from openr1.files import read_objects, write_objects
 from openr1.interrupt import INTERRUPTS
-from openr1.offline_run import Metrics, OfflineRun, num_updates, started
+from openr1.offline_run import Metrics, OfflineRun, num_updates, started, told
 from openr1.positions import check_positions
 from openr1.preferences import Pair, fingerprint, load_pairs, order_of_pairs, sums_of_log_probs, train_step
 from openr1.prompts import load_tokenizer
@@ -31,8 +31,7 @@ def run_preferences(config: DpoConfig, resume: bool) -> None:
         updates = num_updates(config, len(pairs))
         check_dpo(config, updates)
         check_unused(config.run.folder, resume)
-        data = f"{len(pairs)} pairs" + (f" ({dropped} longer ones dropped)" if dropped else "")
-        with started(config, updates, resume, data) as run:
+        with started(config, updates, resume, told(len(pairs), "pairs", dropped)) as run:
             reference = _reference(run, pairs, config)
 
             def train(chosen: list[int]) -> Metrics:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from openr1.files import read_objects
 from openr1.records import Prompt
 
 REQUIRED_STRINGS = ("id", "label", "task")
+OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 EMPTY_MESSAGE = {"role": "", "content": ""}
 
 
@@ -113,6 +115,9 @@ class Wording:
 def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, wording: Wording) -> tuple[str, str]:
     """The row's prompt as the model sees it, up to where its response begins, and the prefix that it ends with.
 
+    The prefix is what of the response is written already: a `<think>` that the chat template opens by itself, then the
+    row's own prefix.
+
     Raises:
         ConfigError: The chat template does not leave the prefix as it is.
     """
@@ -120,7 +125,8 @@ def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, wording: Wor
     if wording.system_prompt is not None and "prompt" in row:
         messages = [{"role": "system", "content": wording.system_prompt}, *messages]
     prefix = row.get("prefix", wording.assistant_prefix)
-    text = _apply_template(tokenizer, messages, add_generation_prompt=True) + prefix
+    start = _apply_template(tokenizer, messages, add_generation_prompt=True)
+    text = start + prefix
     if prefix:
         messages = [*messages, {"role": "assistant", "content": prefix}]
         continued = _apply_template(tokenizer, messages, continue_final_message=True)
@@ -129,7 +135,8 @@ def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, wording: Wor
             raise ConfigError(
                 f"the chat template changes the assistant prefix {prefix!r}: the prompt would end {continued[-60:]!r}"
             )
-    return text, prefix
+    opened = OPENED_THOUGHT.search(start)
+    return text, (opened.group() if opened else "") + prefix
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **flags: bool) -> str:

@@ -16,7 +16,7 @@ from openr1.console import Advance, ignore, print_table, progress, say
 from openr1.errors import ConfigError, OutOfPrompts
 from openr1.files import write_whole
 from openr1.interrupt import INTERRUPTS, Interrupted, Interrupts
-from openr1.pass_rates import PassRates
+from openr1.pass_rates import LEDGER, PassRates
 from openr1.positions import check_positions
 from openr1.prompts import PromptStream, Wording, load_prompts, load_tokenizer
 from openr1.records import Prompt
@@ -119,6 +119,7 @@ class Run:
         self._interrupts = interrupts
         self._tracker = Tracker(self._folder)
         self._advance: Advance = ignore
+        self._record: StepRecord | None = None  # of a step that the trackers do not have yet
         self._saved = 0
         self._checkpoints = Checkpoints(self._folder / "checkpoints", config.checkpoint.keep)
         self._start = time.monotonic()
@@ -142,7 +143,6 @@ class Run:
         # The first push comes before the first rollout: a broken path for weights shows within the first minute.
         self._trainer.restore(state)
         self._tracker.forget_after(state.step)
-        self._pass_rates.replay(self._folder / "rollouts", state.step)
         self._trackers.start(state.step)
         self._saved = state.step
         before = self._evaluate(0) if state.step == 0 else self._read(0)
@@ -151,15 +151,27 @@ class Run:
         try:
             with progress("training", self._config.num_steps, state.step) as self._advance:
                 while self._trainer.state.step < self._config.num_steps:
-                    record = self._trainer.step()
-                    held_out = self._evaluate_on_the_way()
-                    self._trackers.log(record.step, record.metrics | held_out, rollout_rows(record))
+                    self._step()
         except (Interrupted, OutOfPrompts):
             # Held back: saving waits for the policy, and every wait would raise the signal again.
             with self._interrupts.held_back():
                 self._save_last_step()
             raise
-        self._sum_up(before, self._evaluate(self._config.num_steps))
+        after = self._read(self._config.num_steps)
+        # Its turn may have come on the way.
+        self._sum_up(before, after if "greedy" in after else self._evaluate(self._config.num_steps))
+
+    def _step(self) -> None:
+        """Make a step, measure it if its turn has come, and hand it to the trackers, which take no step twice."""
+        held_out: dict[str, float] = {}
+        try:
+            self._trainer.step()
+            held_out = self._evaluate_on_the_way()
+        finally:
+            # A step that was made has its row, whatever came after it.
+            if self._record is not None:
+                self._trackers.log(self._record.step, self._record.metrics | held_out, rollout_rows(self._record))
+                self._record = None
 
     def _evaluate_on_the_way(self) -> dict[str, float]:
         """Measure the step that is complete, if its turn has come, and keep its checkpoint if it is the best."""
@@ -167,9 +179,10 @@ class Run:
         if every == 0 or step % every or not self._datasets.held_out:
             return {}
         best = self._checkpoints.best()
-        highest = -1.0 if best is None else self._read(best)["sampled"].accuracy
-        accuracy = self._measure(step, {"sampled": self._sampling()})["sampled"].accuracy
-        if accuracy > highest:
+        # Nothing is known of a best one whose file in eval/ was removed.
+        known = {} if best is None else self._read(best)
+        accuracy = self._evaluate(step)["sampled"].accuracy
+        if not known or accuracy > known["sampled"].accuracy:
             with self._interrupts.held_back():
                 if self._saved < step:
                     self._save()
@@ -182,6 +195,7 @@ class Run:
         for group, scores in zip(record.groups, record.scores, strict=True):
             self._pass_rates.add(group, scores)
         self._tracker.log(record)
+        self._record = record
         every = self._config.checkpoint.save_steps
         if record.step == self._config.num_steps or (every > 0 and record.step % every == 0):
             self._save()
@@ -190,8 +204,12 @@ class Run:
     def _save(self) -> None:
         """Write a checkpoint of the last complete step."""
         state = self._trainer.state
-        self._pass_rates.write(self._folder / "pass_rates.jsonl")
-        self._checkpoints.save(state, self._stages.policy.save, self._stages.policy.export)
+        policy = self._stages.policy
+        self._pass_rates.write(self._folder / LEDGER)
+        # Once more, since a resumed run needs the one of just this step.
+        self._checkpoints.save(
+            state, policy.save, policy.export, lambda folder: self._pass_rates.write(folder / LEDGER)
+        )
         self._saved = state.step
 
     def _is_solved(self, prompt_id: str) -> bool:
@@ -221,42 +239,51 @@ class Run:
             )
         say(f"resuming after step {state.step} from {folder}")
         self._stages.policy.load(folder / "policy")
+        if (folder / LEDGER).exists():
+            self._pass_rates.read(folder / LEDGER)
+        else:
+            self._pass_rates.replay(self._folder / "rollouts", state.step)
         return state
 
     def _evaluation_path(self, step: int) -> Path:
         return self._folder / "eval" / f"step_{step:06d}.json"
 
     def _read(self, step: int) -> dict[str, Measurement]:
-        return read_measurements(self._evaluation_path(step)) if self._datasets.held_out else {}
+        """What was measured at a step; nothing where there is no file of it."""
+        path = self._evaluation_path(step)
+        return read_measurements(path) if path.exists() else {}
 
-    def _sampling(self) -> Sampling:
-        """How held-out prompts are sampled: as in training."""
-        rollout = self._config.rollout
-        return Sampling(
-            self._config.evaluation.n_samples_per_prompt,
+    def _samplings(self, step: int) -> dict[str, Sampling]:
+        """How held-out prompts are sampled: as in training; before the first step and after the last greedily, too."""
+        rollout, evaluation = self._config.rollout, self._config.evaluation
+        sampled = Sampling(
+            evaluation.n_samples_per_prompt,
             rollout.generate_max_len,
             rollout.temperature,
             rollout.top_p,
             self._config.run.seed,
             "eval",
         )
+        kinds = {"sampled": sampled}
+        if step in (0, self._config.num_steps):
+            kinds["greedy"] = replace(sampled, n_samples_per_prompt=1, temperature=0.0, top_p=1.0)
+        if step == 0 and evaluation.base_pass_at > 0:
+            kinds["base"] = replace(sampled, n_samples_per_prompt=evaluation.base_pass_at, seed_stream="eval/base")
+        return kinds
 
     def _evaluate(self, step: int) -> dict[str, Measurement]:
-        """Measure sampled and greedy accuracy, and before the first step pass@k; nothing without held-out prompts."""
-        if not self._datasets.held_out:
-            return {}
-        sampled, base_pass_at = self._sampling(), self._config.evaluation.base_pass_at
-        kinds = {"sampled": sampled, "greedy": replace(sampled, n_samples_per_prompt=1, temperature=0.0, top_p=1.0)}
-        if step == 0 and base_pass_at > 0:
-            kinds["base"] = replace(sampled, n_samples_per_prompt=base_pass_at, seed_stream="eval/base")
-        return self._measure(step, kinds)
+        """Measure the weights of the step that is complete, and keep what comes out; nothing without held-out prompts.
 
-    def _measure(self, step: int, kinds: dict[str, Sampling]) -> dict[str, Measurement]:
-        """Sample the held-out prompts in these ways, and keep what comes out."""
-        results = {}
-        with progress(f"evaluating step {step}", len(kinds) * len(self._datasets.held_out)) as advance:
+        Raises:
+            TrainingError: More responses stayed ungraded than `reward.max_failed_fraction` allows.
+        """
+        prompts, allowed = self._datasets.held_out, self._config.reward.max_failed_fraction
+        if not prompts:
+            return {}
+        kinds, results = self._samplings(step), {}
+        with progress(f"evaluating step {step}", len(kinds) * len(prompts)) as advance:
             for kind, sampling in kinds.items():
-                results[kind] = measure(self._datasets.held_out, self._stages.rollout, self._rewards, sampling, advance)
+                results[kind] = measure(prompts, self._stages.rollout, self._rewards, sampling, allowed, advance)
         write_measurements(self._evaluation_path(step), results)
         return results
 
@@ -291,6 +318,10 @@ def table_rows(before: dict[str, Measurement], after: dict[str, Measurement]) ->
         ["mean response length, tokens", *(f"{measurement.response_length:.1f}" for measurement in sampled)],
         ["truncated", *(f"{measurement.truncated_fraction:.1%}" for measurement in sampled)],
     ]
+    if any(measurement.num_failed for measurement in sampled):
+        rows.append(
+            ["could not be graded, counted as wrong", *(str(measurement.num_failed) for measurement in sampled)]
+        )
     if "base" in before:
         base = before["base"]
         rows.append([f"pass@{base.n_samples_per_prompt}", f"{base.pass_at_k:.3f}", ""])

@@ -4,7 +4,7 @@ from openr1.batch import TrainBatch
 from openr1.config import SftConfig
 from openr1.config_checks import check_sft
 from openr1.interrupt import INTERRUPTS
-from openr1.offline_run import Metrics, num_updates, started
+from openr1.offline_run import Metrics, num_updates, started, told
 from openr1.positions import check_positions
 from openr1.prompts import load_tokenizer
 from openr1.run_folder import check_unused
@@ -25,14 +25,14 @@ def run_supervised(config: SftConfig, resume: bool) -> None:
         tokenizer = load_tokenizer(config.model.path)
         check_positions(config.model, config.data.max_len)
         examples, dropped = load_examples(config.data.train, tokenizer, config.data)
+        data = told(len(examples), "examples", dropped)
         held_out: list[Example] = []
         if config.data.held_out is not None:
-            held_out, dropped_held_out = load_examples(config.data.held_out, tokenizer, config.data)
-            dropped += dropped_held_out
+            held_out, dropped = load_examples(config.data.held_out, tokenizer, config.data)
+            data += ", " + told(len(held_out), "held out", dropped)
         updates = num_updates(config, len(examples))
         check_sft(config, updates)
         check_unused(config.run.folder, resume)
-        data = f"{len(examples)} examples" + (f" ({dropped} longer ones dropped)" if dropped else "")
         with started(config, updates, resume, data) as run:
 
             def train(batch: TrainBatch) -> Metrics:

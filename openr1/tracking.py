@@ -14,6 +14,7 @@ class Tracker:
     def __init__(self, folder: Path) -> None:
         """`folder` is the run's; nothing is written yet."""
         self._rollouts = folder / "rollouts"
+        self._measured = folder / "eval"
         self._path = folder / "metrics.jsonl"
 
     def forget_after(self, step: int) -> None:
@@ -21,7 +22,7 @@ class Tracker:
         self._rollouts.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self._path) if row["step"] <= step]
         write_objects(self._path, kept)
-        for path in self._rollouts.glob("step_*.jsonl"):
+        for path in (*self._rollouts.glob("step_*.jsonl"), *self._measured.glob("step_*.json")):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
 

@@ -1,6 +1,6 @@
-"""Stand-ins for the trainer's stages, and short ways to make records. Nothing else in the suite is faked."""
+"""Stand-ins for the trainer's stages and for trackers, and short ways to make records; nothing else is faked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from openr1.batch import TrainBatch
-from openr1.config import TrainConfig
+from openr1.config import SftConfig, TrainConfig
 from openr1.config_file import validate
 from openr1.errors import OpenR1Error
 from openr1.interrupt import Interrupted
 from openr1.policy.update import LossSettings
 from openr1.records import Group, Prompt, Response, Score, WeightVersion
 from openr1.rollout.sampling import Sampling
+from openr1.trackers.client import Trackers
 
 # Sums for each response token that FakePolicy.update answers; the effective sample fraction is 0.5 ** 2 / 0.5 = 0.5.
 TOKEN_SUMS = {
@@ -203,3 +204,17 @@ class FakeStages:
     rollout: FakeRollout = field(default_factory=FakeRollout)
     reference: FakeReference = field(default_factory=FakeReference)
     policy: FakePolicy = field(default_factory=FakePolicy)
+
+
+class FakeTrackers(Trackers):
+    """Keeps what trackers would be handed."""
+
+    def __init__(self, config: TrainConfig | SftConfig) -> None:
+        super().__init__(config.tracking, config.run, {})
+        self.rows: list[dict[str, float]] = []
+        self.num_rollouts: list[int] = []
+
+    def log(self, step: int, metrics: Mapping[str, float], rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Only recorded."""
+        self.rows.append({"step": step, **metrics})
+        self.num_rollouts.append(len(list(rows)))

@@ -1,5 +1,6 @@
 """pass@k, its interval and a whole measurement, against counting by hand."""
 
+import json
 import math
 from fractions import Fraction
 from itertools import combinations
@@ -85,11 +86,12 @@ def test_measurement_by_hand() -> None:
     rewards = FakeRewards(graded({"p0": [1.0, 1.0], "p1": [1.0, 0.0], "p2": [0.0, 1.0], "p3": [0.0, 0.0]}))
     rollout = FakeRollout(make=make_answers, order=lambda prompts: prompts[::-1])
     ticks: list[int] = []
-    result = measure(prompts, rollout, rewards, SAMPLING, lambda: ticks.append(1))
+    result = measure(prompts, rollout, rewards, SAMPLING, on_group=lambda: ticks.append(1))
     # Shares 1, 1/2, 1/2, 0: mean 1/2. At least one of two right: 3 of 4 prompts. Truncated: p1 and p3, of 8 responses.
     assert (result.accuracy, result.pass_at_k) == (0.5, 0.75)
     assert (result.response_length, result.truncated_fraction) == (2.0, 0.25)
     assert (result.num_prompts, result.n_samples_per_prompt, result.temperature) == (4, 2, 0.5)
+    assert result.num_failed == 0
     assert 0 <= result.ci95[0] < 0.5 < result.ci95[1] <= 1
     assert ticks == [1] * 4
     assert rollout.requests == [(["p0", "p1", "p2", "p3"], SAMPLING)]
@@ -113,11 +115,23 @@ def test_accuracy_is_not_the_reward() -> None:
     assert (result.accuracy, result.pass_at_k) == (0.5, 0.0)
 
 
-def test_ungraded_response_stops_the_measurement() -> None:
-    """Catches a failure that counts as wrong, or is left out of the mean."""
+@pytest.mark.parametrize("allowed", [0.0, 0.24])
+def test_too_many_ungraded_responses_stop_the_measurement(allowed: float) -> None:
+    """Catches failures that silently count as wrong, and a message without the numbers that were compared."""
     rewards = FakeRewards(graded({"p1": [1.0, None]}))
-    with pytest.raises(TrainingError, match=r"held-out response p1/1 could not be graded: grader_error: it broke"):
-        measure([make_prompt(0), make_prompt(1)], FakeRollout(), rewards, SAMPLING)
+    with pytest.raises(TrainingError) as caught:
+        measure([make_prompt(0), make_prompt(1)], FakeRollout(), rewards, SAMPLING, allowed)
+    for part in ("25.0%", f"reward.max_failed_fraction {allowed:g}", "the first error: p1/1: grader_error: it broke"):
+        assert part in str(caught.value)
+
+
+def test_allowed_ungraded_responses_count_as_not_right() -> None:
+    """Catches an accuracy over what is left, which rises where grading fails, and a limit that is not included."""
+    rewards = FakeRewards(graded({"p0": [1.0, None], "p1": [None, None], "p2": [1.0, 1.0], "p3": [0.0, 1.0]}))
+    prompts = [make_prompt(number) for number in range(4)]
+    result = measure(prompts, FakeRollout(), rewards, SAMPLING, 3 / 8)
+    # Shares of right ones: 1/2, 0, 1, 1/2, of mean 1/2. All but p1 have a right one.
+    assert (result.accuracy, result.pass_at_k, result.num_failed) == (0.5, 0.75, 3)
 
 
 def refuse(group: Group) -> list[Score]:
@@ -141,3 +155,13 @@ def test_written_measurements_read_back(tmp_path: Path) -> None:
     write_measurements(path, results)
     assert read_measurements(path) == results
     assert [file.name for file in path.parent.iterdir()] == ["step_000000.json"]
+
+
+def test_measurements_of_older_runs_are_read(tmp_path: Path) -> None:
+    """Catches a run that cannot be resumed because its files say nothing of responses that could not be graded."""
+    path = tmp_path / "step_000000.json"
+    write_measurements(path, {"sampled": Measurement(0.5, (0.25, 0.75), 0.75, 4, 2, 1.0, 2.5, 0.1)})
+    rows = json.loads(path.read_text())
+    del rows["sampled"]["num_failed"]
+    path.write_text(json.dumps(rows))
+    assert read_measurements(path)["sampled"].num_failed == 0

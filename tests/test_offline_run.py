@@ -12,20 +12,23 @@ from openr1.config import SftConfig
 from openr1.interrupt import Interrupted, Interrupts
 from openr1.offline_run import Metrics, OfflineRun
 from openr1.trackers.client import Trackers
-from tests.fakes import FakePolicy
+from tests.fakes import FakePolicy, FakeTrackers
 from tests.running import read_jsonl
 
 BATCHES = ["a", "b", "c"]
 
 
-def make_run(folder: Path, interrupts: Interrupts) -> OfflineRun:
-    """A run of three updates in `folder / "test"`."""
-    config = SftConfig.model_validate(
-        {"run": {"name": "test", "output_dir": folder}, "model": {"path": "m"}, "data": {"train": "t"}}
-    )
+def make_config(folder: Path) -> SftConfig:
+    """A run in `folder / "test"`."""
+    values = {"run": {"name": "test", "output_dir": folder}, "model": {"path": "m"}, "data": {"train": "t"}}
+    return SftConfig.model_validate(values)
+
+
+def make_run(config: SftConfig, interrupts: Interrupts, trackers: Trackers | None = None) -> OfflineRun:
+    """A run of three updates."""
     config.run.folder.mkdir(parents=True, exist_ok=True)
     policy: Any = FakePolicy()
-    return OfflineRun(config, 3, policy, Trackers(config.tracking, config.run, {}), interrupts)
+    return OfflineRun(config, 3, policy, trackers or FakeTrackers(config), interrupts)
 
 
 def stop_at(wanted: str) -> Callable[[str], Metrics]:
@@ -41,17 +44,20 @@ def stop_at(wanted: str) -> Callable[[str], Metrics]:
 
 @pytest.mark.parametrize("during_update", [True, False])
 def test_an_interrupted_run_keeps_its_last_step(during_update: bool, tmp_path: Path) -> None:
-    """Catches a step that is trained and saved, and missing from metrics.jsonl for ever."""
+    """Catches a step that is trained and saved, and missing from metrics.jsonl or the trackers for ever."""
+    config = make_config(tmp_path)
+    trackers = FakeTrackers(config)
     interrupts = Interrupts()
     train = stop_at("b") if during_update else stop_at("-")
     measure = None if during_update else StoppedAtSecondCall()
     with interrupts.installed(), pytest.raises(Interrupted):
-        make_run(tmp_path, interrupts).go(BATCHES, train, measure, 2, False)
+        make_run(config, interrupts, trackers).go(BATCHES, train, measure, 2, False)
     path = tmp_path / "test/metrics.jsonl"
     assert [(row["step"], row["sft/loss"]) for row in read_jsonl(path)] == [(1, 0.0), (2, 1.0)]
+    assert trackers.rows == read_jsonl(path)
     assert (tmp_path / "test/checkpoints/step_000002/trainer.json").is_file()
     assert not (tmp_path / "test/model").exists()
-    make_run(tmp_path, Interrupts()).go(BATCHES, stop_at("-"), None, 0, True)
+    make_run(config, Interrupts()).go(BATCHES, stop_at("-"), None, 0, True)
     assert [(row["step"], row["sft/loss"]) for row in read_jsonl(path)] == [(1, 0.0), (2, 1.0), (3, 2.0)]
     assert (tmp_path / "test/model").is_dir()
 

@@ -90,6 +90,26 @@ def test_a_template_that_adds_a_thought_is_refused(tokenizer: PreTrainedTokenize
         render(make_row("a"), refusing, Wording("Be brief."))
 
 
+@pytest.mark.parametrize(
+    ("end", "prefix"), [("<think>\\n", "<think>\n"), ("<think>", "<think>"), ("<think>\\n\\n</think>\\n\\n", "")]
+)
+def test_a_thought_that_the_template_opens(
+    end: str, prefix: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Catches a tag that is kept from the grader, whose format reward then is 0 for every response."""
+    opening = copy.deepcopy(tokenizer)
+    opening.chat_template = tokenizer.chat_template + f"{{% if add_generation_prompt %}}{{{{ '{end}' }}}}{{% endif %}}"
+    (prompt,) = load(write(tmp_path, make_row("a")), opening)
+    assert prompt.text.endswith("<|im_start|>assistant\n" + end.replace("\\n", "\n"))
+    assert prompt.prefix == prefix
+
+
+def test_a_thought_that_the_user_writes_about(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Catches a tag of the question, or a thought before the end, that is taken for the response's beginning."""
+    (prompt,) = load(write(tmp_path, make_row("a", prompt="What is <think>")), tokenizer)
+    assert prompt.prefix == ""
+
+
 def test_end_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     """Catches a base model whose template ends a turn by another token than the tokenizer's own end of text."""
     turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from openr1 import supervised_run
 from openr1.batch import TrainBatch
 from openr1.config import SftConfig, SftDataConfig
 from openr1.config_file import validate
@@ -165,3 +166,22 @@ class TokensAsLosses(FakePolicy):
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Minus the tokens' numbers."""
         return -batch.input_ids * batch.response_mask
+
+
+def test_dropped_rows_are_told_by_file(
+    tmp_path: Path, tiny_model: Callable[[bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches one number for both files, which hides that the held-out set has shrunk."""
+
+    def started(config: SftConfig, updates: int, resume: bool, data: str) -> None:
+        raise ConfigError(data)
+
+    monkeypatch.setattr(supervised_run, "started", started)
+    (tmp_path / "held_out").mkdir()
+    train, held_out = write(tmp_path, "2", "3", "2" * 200), write(tmp_path / "held_out", "2", *["2" * 200] * 2)
+    files = {"train": str(train), "held_out": str(held_out), "max_len": 100, "overlong": "drop"}
+    run = {"name": "test", "output_dir": str(tmp_path)}
+    config = make_config(run=run, model={"path": str(tiny_model(True))}, data=files)
+    with pytest.raises(ConfigError) as caught:
+        supervised_run.run_supervised(config, resume=False)
+    assert str(caught.value) == "2 examples (1 longer ones dropped), 1 held out (2 longer ones dropped)"

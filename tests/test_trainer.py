@@ -18,16 +18,13 @@ from openr1.errors import RewardServerUnavailable, TrainingError
 from openr1.interrupt import Interrupted, Interrupts
 from openr1.prompts import PromptStream
 from openr1.records import Group, Prompt, Score
-from openr1.run import Datasets, Run
-from openr1.trackers.client import Trackers
-from openr1.tracking import Tracker, read_metrics
+from openr1.tracking import Tracker
 from openr1.trainer import StepRecord, Trainer, TrainerState
 from tests.fakes import (
     FakePolicy,
     FakeReference,
     FakeRewards,
     FakeRollout,
-    FakeStages,
     graded,
     make_config,
     make_group,
@@ -458,80 +455,6 @@ def test_component_cannot_hide_a_metric(tmp_path: Path) -> None:
     metrics = make_step(make_config(tmp_path), rewards=FakeRewards(lambda group: [score, score])).metrics
     assert metrics["reward/accuracy"] == pytest.approx(1.0)
     assert metrics["reward/mean"] == pytest.approx(1.1)
-
-
-# Whole runs
-
-
-def make_run(config: TrainConfig, stages: FakeStages, interrupts: Interrupts | None = None) -> Run:
-    """A run over six prompts without evaluation."""
-    rewards: Any = FakeRewards()
-    of_stages: Any = stages
-    trackers = Trackers(config.tracking, config.run, {})
-    return Run(config, Datasets(PROMPTS, []), of_stages, rewards, trackers, interrupts or Interrupts())
-
-
-def stop_in_update(config: TrainConfig, update: int) -> None:
-    """A run that gets a signal in its update of this number."""
-    interrupts = Interrupts()
-    stages = FakeStages()
-    stages.policy.during_update = lambda number: signal.raise_signal(signal.SIGTERM) if number == update else None
-    with interrupts.installed(), pytest.raises(Interrupted):
-        make_run(config, stages, interrupts).go(resume=False)
-
-
-def logged_steps(config: TrainConfig) -> list[float]:
-    """The steps in metrics.jsonl."""
-    return [row["step"] for row in read_metrics(config.run.folder / "metrics.jsonl")]
-
-
-def test_run_writes_everything(tmp_path: Path) -> None:
-    """Catches a last step that is not saved, and a first rollout by engines that nothing was pushed to."""
-    config = make_config(tmp_path, checkpoint={"save_steps": 2, "keep": 5})
-    stages = FakeStages()
-    make_run(config, stages).go(resume=False)
-    folder = config.run.folder
-    assert stages.policy.names[0] == "push_weights"
-    assert logged_steps(config) == [1, 2, 3]
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["latest", "step_000002", "step_000003"]
-    summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["steps"], summary["weight_version"]) == (3, 3)
-
-
-@pytest.mark.parametrize("update", [1, 2, 3])
-def test_signal_in_an_update_leaves_its_row(tmp_path: Path, update: int) -> None:
-    """Catches a step that is trained and saved, and missing from metrics.jsonl and rollouts for ever."""
-    config = make_config(tmp_path)
-    stop_in_update(config, update)
-    assert logged_steps(config) == list(range(1, update + 1))
-    assert (config.run.folder / f"rollouts/step_00000{update}.jsonl").exists()
-
-
-@pytest.mark.parametrize("update", [1, 2])
-def test_run_stopped_by_a_signal_goes_on(tmp_path: Path, update: int) -> None:
-    """Catches a step that is made twice or not at all, or prompts that are taken twice."""
-    config = make_config(tmp_path)
-    stop_in_update(config, update)
-    stages = FakeStages()
-    make_run(config, stages).go(resume=True)
-    assert stages.policy.names[:2] == ["load", "push_weights"]
-    assert stages.policy.pushes == list(range(update, 4))
-    assert logged_steps(config) == [1, 2, 3]
-    whole = FakeStages()
-    make_run(make_config(tmp_path / "whole"), whole).go(resume=False)
-    assert stages.rollout.requests == whole.rollout.requests[update:]
-
-
-def test_run_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
-    """Catches a run folder that can neither be resumed nor be used again."""
-    config = make_config(tmp_path)
-    with pytest.raises(Interrupted):
-        make_run(config, FakeStages(FakeRollout(interrupt_after=1))).go(resume=False)
-    assert not (config.run.folder / "checkpoints").exists()
-    stages = FakeStages()
-    make_run(config, stages).go(resume=True)
-    assert stages.policy.pushes == [0, 1, 2, 3]
-    assert logged_steps(config) == [1, 2, 3]
 
 
 # What is imported

@@ -134,6 +134,7 @@ class PolicyLearner:
         path, _ = self._engine.load_checkpoint(str(folder), tag=STATE_TAG)
         if path is None:
             raise PolicyError(f"{folder}: DeepSpeed found no training state to load")
+        follow_schedule(self._engine.lr_scheduler)
 
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format; every rank calls this, rank 0 writes.
@@ -210,3 +211,14 @@ def build_scheduler(optimizer: Any, settings: OptimizerConfig, total_updates: in
         num_training_steps=total_updates,
         scheduler_specific_kwargs=specific,
     )
+
+
+def follow_schedule(scheduler: Any) -> None:
+    """Set the optimizer's learning rates to those of the scheduler's place.
+
+    A checkpoint brings the rates of the schedule that it was saved under, and the next update would still use them:
+    another one where the number of updates has changed since.
+    """
+    groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, base, share in groups:
+        group["lr"] = base * share(scheduler.last_epoch)
