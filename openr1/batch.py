@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from openr1.algorithms.aggregation import loss_weights
 from openr1.records import Group
 
 
@@ -24,6 +25,7 @@ class TrainBatch:
     advantages: Tensor | None = None  # [B, T] float32
     ref_log_probs: Tensor | None = None  # [B, T] float32, nats; None without a reference
     old_log_probs: Tensor | None = None  # [B, T] float32, nats; None where one update is made of the batch
+    loss_weights: Tensor | None = None  # [B, T] float32; see algorithms.aggregation
 
     @classmethod
     def from_tokens(cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "TrainBatch":
@@ -64,6 +66,19 @@ class TrainBatch:
     def with_advantages(self, advantages: Tensor) -> "TrainBatch":
         """Spread one advantage a response [B] over its tokens [B, T]."""
         return replace(self, advantages=advantages[:, None] * self.response_mask)
+
+    def with_loss_weights(self, aggregation: str, generate_max_len: int) -> "TrainBatch":
+        """Weigh the tokens' losses by counts over these rows: the whole of what one update is made of."""
+        return replace(self, loss_weights=loss_weights(self.response_mask, aggregation, generate_max_len))
+
+    def with_signal(self) -> "TrainBatch":
+        """Only rows with an advantage that is not 0, which alone have a gradient of the policy loss.
+
+        All rows where there is none: metrics are means over something. Weights stay those of the whole.
+        """
+        assert self.advantages is not None
+        rows = self.advantages.any(-1).nonzero().flatten().tolist()
+        return self.select(rows) if rows else self
 
     def without(self, rows: Tensor) -> "TrainBatch":
         """Keep the rows marked True [B] out of training: their responses are masked, and do not count as tokens."""

@@ -192,6 +192,7 @@ class Stages:
             config.policy.zero_stage,
             config.rollout.temperature,
             config.num_steps * config.updates_per_step,
+            config.algorithm.entropy_coef > 0,
         )
         ranks = start_policy(learner, config.policy, on_gpu, logs, policy_kind)
         wait_for_engines(engines, config.rollout.timeout_seconds)

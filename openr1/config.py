@@ -132,6 +132,13 @@ class RewardConfig(Section):
     max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a step's or of held-out responses that may stay ungraded; above it the run stops. They never train."""
 
+    clip: tuple[float, float] | None = None
+    """Rewards are kept within these bounds, before anything is made of them."""
+    overlong_buffer_len: NotNegative = 0
+    """Tokens before generate_max_len over which up to overlong_penalty is taken off the reward; 0: nothing is."""
+    overlong_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """Taken off the reward of a response as long as generate_max_len."""
+
     @field_validator("url", mode="before")
     @classmethod
     def _list_one_address(cls, url: object) -> object:
@@ -141,16 +148,53 @@ class RewardConfig(Section):
 class AlgorithmConfig(Section):
     """How rewards become a loss."""
 
-    advantage_estimator: Literal["grpo"] = "grpo"
-    """grpo: rewards centered and scaled within each prompt's group."""
+    advantage_estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce", "reinforce++", "reinforce++-baseline"] = "grpo"
+    """How rewards become advantages; docs/algorithms.md has the formulas."""
+    policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
+    """ppo: clipped ratios of tokens; gspo: of whole responses; cispo: clipped weights, which keep their gradient."""
+    loss_aggregation: Literal["token", "sequence", "constant"] = "token"
+    """Mean over tokens; over responses of means over their tokens; sum / (responses x generate_max_len)."""
     eps_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """The probability ratio is clipped below at 1 - eps_clip_low."""
     eps_clip_high: Annotated[float, Field(gt=0)] = 0.2
     """The probability ratio is clipped above at 1 + eps_clip_high."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Where an advantage is negative, a token's loss is at most dual_clip times its size; null: unbounded."""
     init_kl_coef: Annotated[float, Field(ge=0)] = 0.01
-    """Weight of the KL term (k3) against the reference in the loss; 0 runs without a reference model."""
+    """Weight of the KL divergence from the reference; 0 runs without a reference model."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How KL is estimated from a token's log-probs; k1 only with `kl_in: reward`."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """loss: a term for each token; reward: the sum over a response is taken off its reward."""
+    kl_target: Annotated[float, Field(gt=0)] | None = None
+    """Mean KL of a token, in nats, that the weight is adapted to from init_kl_coef on."""
+    kl_horizon: Positive = 10000
+    """Responses over which the weight is adapted by 20 % at most."""
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the entropy, which the loss is lowered by."""
+    mask_truncated: bool = False
+    """Responses that the length limit ended do not train; their rewards count in the statistics."""
+    dynamic_sampling_rounds: Positive = 1
+    """Rounds of prompts, at most, until enough groups have both right and wrong answers; 1: all groups train."""
+    max_epochs: Positive = 1
+    """Passes over a step's responses; each makes an optimizer step for every train_batch_size of them."""
     reward_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a running mean and deviation over steps in each group's own; 0: the group's own alone."""
+
+
+class OffPolicyConfig(Section):
+    """Correction for what the engines sampled from, where it is not what is trained."""
+
+    importance: Literal["none", "token", "sequence"] = "none"
+    """Losses are multiplied by the probability ratio of trainer and engine, of the token or of the whole response."""
+    importance_max: Annotated[float, Field(gt=0)] = 2.0
+    """Bound on that ratio."""
+    rejection: Literal["none", "token", "sequence"] = "none"
+    """Tokens whose ratio is out of bounds do not train; sequence: responses, by the geometric mean of their tokens'."""
+    rejection_low: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Lowest ratio that trains."""
+    rejection_high: Annotated[float, Field(gt=1)] = 5.0
+    """Highest ratio that trains."""
 
 
 class OptimizerConfig(Section):
@@ -244,6 +288,7 @@ class TrainConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    off_policy: OffPolicyConfig = OffPolicyConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     policy: PolicyConfig = PolicyConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -255,7 +300,8 @@ class TrainConfig(Section):
     @property
     def updates_per_step(self) -> int:
         """Optimizer steps made of one step's responses."""
-        return self.rollout.rollout_batch_size * self.rollout.n_samples_per_prompt // self.policy.train_batch_size
+        responses = self.rollout.rollout_batch_size * self.rollout.n_samples_per_prompt
+        return self.algorithm.max_epochs * responses // self.policy.train_batch_size
 
 
 class SftDataConfig(Section):

@@ -25,6 +25,7 @@ def check_train(config: TrainConfig) -> list[str]:
         )
     if config.evaluation.eval_steps and config.data.held_out is None:
         raise ConfigError("evaluation.eval_steps needs data.held_out, the prompts to measure on")
+    _check_algorithm(config)
     updates = config.num_steps * config.updates_per_step
     longest = config.data.prompt_max_len + rollout.generate_max_len
     return [
@@ -34,6 +35,28 @@ def check_train(config: TrainConfig) -> list[str]:
         f"prompt_max_len {config.data.prompt_max_len} + generate_max_len {rollout.generate_max_len} "
         f"= {longest} tokens at most",
     ]
+
+
+def _check_algorithm(config: TrainConfig) -> None:
+    """Settings of rewards and losses that say nothing together."""
+    algorithm, reward = config.algorithm, config.reward
+    if algorithm.reward_momentum and algorithm.advantage_estimator != "grpo":
+        raise ConfigError(f"algorithm.reward_momentum is for grpo; with {algorithm.advantage_estimator} set it to 0")
+    if algorithm.kl_estimator == "k1" and algorithm.kl_in == "loss":
+        raise ConfigError(
+            "algorithm.kl_estimator k1 has no gradient on average as a term of the loss: take k2 or k3, or kl_in reward"
+        )
+    if algorithm.kl_target is not None and algorithm.init_kl_coef == 0:
+        raise ConfigError("algorithm.kl_target adapts the weight of KL: give init_kl_coef above 0 to begin with")
+    if algorithm.dual_clip is not None and algorithm.policy_loss == "cispo":
+        raise ConfigError("algorithm.dual_clip is for policy_loss ppo and gspo: cispo bounds its weights itself")
+    if reward.clip is not None and reward.clip[0] >= reward.clip[1]:
+        raise ConfigError(f"reward.clip is {list(reward.clip)}: the first bound must be below the second")
+    if reward.overlong_buffer_len >= config.rollout.generate_max_len:
+        raise ConfigError(
+            f"reward.overlong_buffer_len {reward.overlong_buffer_len} is not below rollout.generate_max_len "
+            f"{config.rollout.generate_max_len}"
+        )
 
 
 def check_dpo(config: DpoConfig, updates: int | None = None) -> list[str]:

@@ -26,6 +26,7 @@ from openr1.run_folder import check_unused, opened
 from openr1.trackers.client import Trackers, check_tracking, flat_settings
 from openr1.tracking import Tracker, read_metrics, rollout_rows
 from openr1.trainer import StepRecord, Trainer, TrainerState
+from openr1.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Run:
         self._folder = config.run.folder
         self._interrupts = interrupts
         self._tracker = Tracker(self._folder)
+        self._watch = Watch(config)
         self._advance: Advance = ignore
         self._record: StepRecord | None = None  # of a step that the trackers do not have yet
         self._saved = 0
@@ -165,7 +167,7 @@ class Run:
         """Make a step, measure it if its turn has come, and hand it to the trackers, which take no step twice."""
         held_out: dict[str, float] = {}
         try:
-            self._trainer.step()
+            self._watch.check(self._trainer.step())
             held_out = self._evaluate_on_the_way()
         finally:
             # A step that was made has its row, whatever came after it.
@@ -192,7 +194,7 @@ class Run:
 
     def _on_step(self, record: StepRecord) -> None:
         """Keep what the step leaves."""
-        for group, scores in zip(record.groups, record.scores, strict=True):
+        for group, scores in [*zip(record.groups, record.scores, strict=True), *record.dropped]:
             self._pass_rates.add(group, scores)
         self._tracker.log(record)
         self._record = record

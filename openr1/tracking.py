@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from openr1.files import to_line, write_objects
@@ -34,8 +35,10 @@ class Tracker:
 
 
 def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:
-    """One row a response: what was asked, answered, scored, and how it trained."""
-    for group, scores, advantages in zip(record.groups, record.scores, record.advantages.tolist(), strict=True):
+    """One row a response: what was asked, answered, scored, and how it trained; null where it did not."""
+    trained = zip(record.groups, record.scores, record.shaped.tolist(), record.advantages.tolist(), strict=True)
+    dropped = ((group, scores, [None] * len(scores), [None] * len(scores)) for group, scores in record.dropped)
+    for group, scores, shaped, advantages in chain(trained, dropped):
         for index, response in enumerate(group.responses):
             yield {
                 "id": group.ids[index],
@@ -52,6 +55,7 @@ def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:
                 "components": scores[index].components,
                 "verdict": scores[index].verdict,
                 "error": scores[index].error,
+                "shaped_reward": shaped[index],
                 "advantage": advantages[index],
             }
 

@@ -4,6 +4,7 @@ A single controller. It is given its stages and imports neither ray, vllm, deeps
 test can drive it with small fakes.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -13,14 +14,18 @@ from typing import Any, Protocol
 
 import torch
 
-from openr1.algorithms.advantages import ESTIMATORS, RunningReward, has_signal
+from openr1.algorithms.advantages import ESTIMATORS, RunningReward, group_normalized_advantages
+from openr1.algorithms.kl import KL_ESTIMATORS
+from openr1.algorithms.losses import ClipBounds
+from openr1.algorithms.shaping import adapt_kl_coef, clip_rewards, overlong_penalties
 from openr1.batch import TrainBatch
 from openr1.config import TrainConfig
 from openr1.errors import TrainingError
 from openr1.interrupt import Interrupts
-from openr1.policy.update import LossSettings
+from openr1.policy.update import LossSettings, OffPolicySettings
 from openr1.records import Group, Prompt, Score, WeightVersion
 from openr1.rollout.sampling import Sampling
+from openr1.step_metrics import all_right, failed_fraction, has_both, step_metrics
 
 
 class PromptSource(Protocol):
@@ -73,14 +78,24 @@ class Policy(Protocol):
         """Bring the current weights to every engine."""
 
 
+Graded = list[tuple[Group, list[Score]]]
+"""Groups with the scores of their responses."""
+
+
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step leaves behind, for the tracker."""
+    """What a step leaves behind, for the tracker.
+
+    Scores are the server's; `shaped` are the rewards that advantages were made of. `dropped` was sampled, too, and
+    trained nothing: dynamic sampling found better groups.
+    """
 
     step: int
     groups: list[Group]
     scores: list[list[Score]]
+    shaped: torch.Tensor  # [P, G]
     advantages: torch.Tensor  # [P, G]
+    dropped: Graded
     metrics: dict[str, float]
 
 
@@ -92,6 +107,7 @@ class TrainerState:
     version: WeightVersion
     prompts: dict[str, int]
     running_reward: RunningReward | None = None
+    kl_coef: float | None = None  # as adapted to algorithm.kl_target; None before the first step, or without one
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> "TrainerState":
@@ -148,44 +164,80 @@ class Trainer:
         self._seconds = {}
         start = time.monotonic()
         self._prompts.restore(self._state.prompts)
-        prompts = self._prompts.take(self._config.rollout.rollout_batch_size)
-        groups, scores, batch = self._roll_out(prompts)
+        chosen, dropped = self._sample()
+        groups, scores = [group for group, _ in chosen], [scores for _, scores in chosen]
         rewards, valid = self._reward_tensors(scores)
-        advantages, running = self._advantages(rewards, valid)
-        batch = batch.with_advantages(advantages.flatten()).without(~valid.flatten())
+        batch = self._batch(groups)
+        shaped = self._shape(rewards, batch)
+        advantages, running = self._advantages(shaped, valid)
+        batch = batch.with_advantages(advantages.flatten()).without(~(valid & self._may_train(groups)).flatten())
         with self._interrupts.held_back():
             version = self._state.version + 1
             with self._timed("update"):
                 updates = self._update(batch)
             with self._timed("sync"):
                 self._policy.push_weights(version)
-            self._state = TrainerState(self._state.step + 1, version, self._prompts.state(), running)
+            metrics = step_metrics(groups, scores, rewards, valid, updates)
+            kl_coef = self._next_kl_coef(metrics["policy/kl"], len(batch))
+            self._state = TrainerState(self._state.step + 1, version, self._prompts.state(), running, kl_coef)
             self._seconds["step"] = time.monotonic() - start
-            metrics = step_metrics(groups, scores, rewards, valid, updates) | self._own_metrics(batch)
-            record = StepRecord(self._state.step, groups, scores, advantages, metrics)
+            metrics |= self._own_metrics(batch, shaped[valid], dropped)
+            record = StepRecord(self._state.step, groups, scores, shaped, advantages, dropped, metrics)
             self._on_step(record)
         return record
 
-    def _roll_out(self, prompts: list[Prompt]) -> tuple[list[Group], list[list[Score]], TrainBatch]:
+    def _sample(self) -> tuple[Graded, Graded]:
+        """Groups to train on, in the order in which they were asked for, and those that were sampled in vain.
+
+        With dynamic sampling, groups whose answers are all right or all wrong are replaced by others, as many rounds as
+        are allowed; what is then still missing is filled up with them.
+        """
+        wanted, rounds = self._config.rollout.rollout_batch_size, self._config.algorithm.dynamic_sampling_rounds
+        sampled: Graded = []
+        useful: list[int] = []
+        count = wanted
+        for _ in range(rounds):
+            asked = {group.prompt.id for group, _ in sampled}
+            for graded in self._roll_out([prompt for prompt in self._prompts.take(count) if prompt.id not in asked]):
+                if rounds == 1 or has_both(graded[1]):
+                    useful.append(len(sampled))
+                sampled.append(graded)
+            if len(useful) >= wanted:
+                break
+            # As many as will do, if they are useful as often as those before.
+            count = min(wanted, math.ceil((wanted - len(useful)) * len(sampled) / max(len(useful), 1)))
+        others = [index for index in range(len(sampled)) if index not in useful]
+        chosen = set((useful + others)[:wanted])
+        parts = {
+            taken: [graded for index, graded in enumerate(sampled) if (index in chosen) == taken]
+            for taken in (True, False)
+        }
+        return parts[True], parts[False]
+
+    def _roll_out(self, prompts: list[Prompt]) -> Graded:
         """Generate; each finished group is scored, and read by the reference, while others still generate."""
         finished: dict[str, tuple[Group, Future[list[Score]]]] = {}
         with self._timed("generate"):
             for group in self._rollout.generate(prompts, self._sampling()):
-                if self._reference is not None:
+                if self._reference is not None and self._config.algorithm.dynamic_sampling_rounds == 1:
                     self._reference.submit(group)
                 finished[group.prompt.id] = (group, self._rewards.submit(group))
-        # In the order of the prompts, so that the batch does not depend on which group finished first.
-        ordered = [finished[prompt.id] for prompt in prompts]
-        groups = [group for group, _ in ordered]
         with self._timed("reward"):
-            scores = [future.result() for _, future in ordered]
+            # In the order of the prompts, so that the batch does not depend on which group finished first.
+            return [(group, future.result()) for group, future in (finished[prompt.id] for prompt in prompts)]
+
+    def _batch(self, groups: list[Group]) -> TrainBatch:
+        """The groups' tokens, with log-probs of engine and reference."""
         batch = TrainBatch.from_groups(groups)
+        if self._reference is None:
+            return batch
         with self._timed("reference"):
-            if self._reference is not None:
-                ref_log_probs = torch.zeros_like(batch.rollout_log_probs)
-                ref_log_probs[batch.response_mask] = self._reference.collect(groups)
-                batch = replace(batch, ref_log_probs=ref_log_probs)
-        return groups, scores, batch
+            if self._config.algorithm.dynamic_sampling_rounds > 1:
+                for group in groups:
+                    self._reference.submit(group)
+            ref_log_probs = torch.zeros_like(batch.rollout_log_probs)
+            ref_log_probs[batch.response_mask] = self._reference.collect(groups)
+            return replace(batch, ref_log_probs=ref_log_probs)
 
     def _sampling(self) -> Sampling:
         rollout = self._config.rollout
@@ -216,30 +268,83 @@ class Trainer:
             )
         return rewards, valid
 
+    def _shape(self, rewards: torch.Tensor, batch: TrainBatch) -> torch.Tensor:
+        """Rewards [P, G] as advantages are made of them: clipped, then less what length and distance cost."""
+        settings, algorithm = self._config.reward, self._config.algorithm
+        if settings.clip is not None:
+            rewards = clip_rewards(rewards, *settings.clip)
+        if settings.overlong_buffer_len > 0:
+            lengths = batch.response_mask.sum(-1).view_as(rewards)
+            longest = self._config.rollout.generate_max_len
+            penalties = overlong_penalties(lengths, longest, settings.overlong_buffer_len)
+            rewards = rewards + settings.overlong_penalty * penalties
+        if batch.ref_log_probs is not None and algorithm.kl_in == "reward":
+            kl = KL_ESTIMATORS[algorithm.kl_estimator](batch.rollout_log_probs, batch.ref_log_probs)
+            rewards = rewards - self._kl_coef * (kl * batch.response_mask).sum(-1).view_as(rewards)
+        return rewards
+
     def _advantages(self, rewards: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, RunningReward | None]:
         """Advantages [P, G], and the running reward with this step's."""
         algorithm, past = self._config.algorithm, self._state.running_reward
-        advantages = ESTIMATORS[algorithm.advantage_estimator](rewards, valid, past, algorithm.reward_momentum)
+        if algorithm.reward_momentum > 0:
+            advantages = group_normalized_advantages(rewards, valid, past, algorithm.reward_momentum)
+        else:
+            advantages = ESTIMATORS[algorithm.advantage_estimator](rewards, valid)
         return advantages, RunningReward.updated(past, algorithm.reward_momentum, rewards[valid])
 
+    def _may_train(self, groups: list[Group]) -> torch.Tensor:
+        """False [P, G] for responses that were cut off, where these are to be masked."""
+        masked = self._config.algorithm.mask_truncated
+        return torch.tensor([[not (masked and response.truncated) for response in group.responses] for group in groups])
+
+    @property
+    def _kl_coef(self) -> float:
+        """The weight of KL in this step."""
+        adapted = self._state.kl_coef
+        return self._config.algorithm.init_kl_coef if adapted is None else adapted
+
+    def _next_kl_coef(self, kl: float, num_responses: int) -> float | None:
+        """The weight of KL in the next step, where it is adapted."""
+        algorithm = self._config.algorithm
+        if algorithm.kl_target is None:
+            return None
+        return adapt_kl_coef(self._kl_coef, kl, algorithm.kl_target, num_responses, algorithm.kl_horizon)
+
+    def _loss_settings(self) -> LossSettings:
+        algorithm = self._config.algorithm
+        return LossSettings(
+            policy_loss=algorithm.policy_loss,
+            bounds=ClipBounds(algorithm.eps_clip_low, algorithm.eps_clip_high, algorithm.dual_clip),
+            kl_coef=self._kl_coef if algorithm.kl_in == "loss" else 0.0,
+            kl_estimator=algorithm.kl_estimator,
+            entropy_coef=algorithm.entropy_coef,
+            off_policy=OffPolicySettings(**self._config.off_policy.model_dump()),
+        )
+
     def _update(self, batch: TrainBatch) -> list[dict[str, float]]:
-        """One optimizer step for each `train_batch_size` responses, in order.
+        """One optimizer step for each `train_batch_size` responses, in order, as many times as there are epochs.
 
         With one, the ratio to the old policy is 1 by construction; with more, the log-probs from before the first
         are needed.
         """
-        algorithm = self._config.algorithm
-        loss = LossSettings(algorithm.eps_clip_low, algorithm.eps_clip_high, algorithm.init_kl_coef)
+        algorithm, loss = self._config.algorithm, self._loss_settings()
         if self._config.updates_per_step > 1:
             batch = replace(batch, old_log_probs=self._policy.log_probs(batch))
-        size = self._config.policy.train_batch_size
+        size, longest = self._config.policy.train_batch_size, self._config.rollout.generate_max_len
         parts = [batch.select(range(start, start + size)) for start in range(0, len(batch), size)]
-        return [self._policy.update(part, loss) for part in parts]
+        weighed = [part.with_loss_weights(algorithm.loss_aggregation, longest) for part in parts]
+        if loss.kl_coef == 0 and loss.entropy_coef == 0:
+            weighed = [part.with_signal() for part in weighed]
+        return [self._policy.update(part, loss) for _ in range(algorithm.max_epochs) for part in weighed]
 
-    def _own_metrics(self, batch: TrainBatch) -> dict[str, float]:
+    def _own_metrics(self, batch: TrainBatch, shaped: torch.Tensor, dropped: Graded) -> dict[str, float]:
         seconds = self._seconds
-        tokens = sum(batch.lengths)
+        tokens = sum(batch.lengths) + sum(group.num_tokens for group, _ in dropped)
         return {
+            "reward/shaped_mean": float(shaped.mean()),
+            "rollout/dropped_all_right": float(sum(all_right(scores) for _, scores in dropped)),
+            "rollout/dropped": float(len(dropped)),
+            "policy/kl_coef": self._kl_coef,
             "sync/seconds": seconds["sync"],
             "sync/version": self._state.version,
             "throughput/tokens_per_second": tokens / seconds["step"],
@@ -251,50 +356,3 @@ class Trainer:
         start = time.monotonic()
         yield
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - start
-
-
-def failed_fraction(valid: torch.Tensor) -> float:
-    """Share of responses that could not be graded; exact, since it is compared with a limit."""
-    return int((~valid).sum()) / valid.numel()
-
-
-def step_metrics(
-    groups: list[Group],
-    scores: list[list[Score]],
-    rewards: torch.Tensor,
-    valid: torch.Tensor,
-    updates: list[dict[str, float]],
-) -> dict[str, float]:
-    """The step's metrics, but for times: means over valid responses, over responses, or over response tokens."""
-    responses = [response for group in groups for response in group.responses]
-    flat = [score for group in scores for score in group if score.valid]
-    tokens = sum(update["tokens"] for update in updates)
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
-
-    def token_mean(name: str) -> float:
-        return sum(update[name] for update in updates) / tokens
-
-    components = {name for score in flat for name in score.components}
-    return {
-        **{
-            f"reward/{name}": mean([score.components[name] for score in flat if name in score.components])
-            for name in sorted(components)
-        },
-        "reward/mean": mean([score.reward for score in flat if score.reward is not None]),
-        "reward/accuracy": mean([score.accuracy for score in flat if score.accuracy is not None]),
-        "reward/failed_fraction": failed_fraction(valid),
-        "reward/signal_fraction": float(has_signal(rewards, valid).float().mean()),
-        "rollout/response_length_mean": mean([float(len(response.token_ids)) for response in responses]),
-        "rollout/truncated_fraction": mean([float(response.truncated) for response in responses]),
-        "rollout/mismatch_kl": token_mean("mismatch_kl"),
-        "rollout/mismatch_abs_mean": token_mean("mismatch_abs"),
-        "rollout/effective_sample_fraction": token_mean("weight") ** 2 / token_mean("weight_squared"),
-        "policy/loss": token_mean("loss"),
-        "policy/kl": token_mean("kl"),
-        "policy/entropy": token_mean("entropy"),
-        "policy/clip_fraction": token_mean("clipped"),
-        "policy/grad_norm": mean([update["grad_norm"] for update in updates]),
-        "policy/learning_rate": updates[-1]["learning_rate"],
-    }

@@ -20,12 +20,13 @@ from openr1.trackers.client import Trackers
 
 # Sums for each response token that FakePolicy.update answers; the effective sample fraction is 0.5 ** 2 / 0.5 = 0.5.
 TOKEN_SUMS = {
-    "loss": 2.0,
     "entropy": 3.0,
-    "kl": 0.25,
+    "kl": 2**-11,
     "clipped": 0.125,
-    "mismatch_abs": 0.75,
+    "mismatch_abs": 2**-5,
     "mismatch_kl": 0.375,
+    "importance": 1.5,
+    "rejected": 0.0625,
     "weight": 0.5,
     "weight_squared": 0.5,
 }
@@ -173,7 +174,7 @@ class FakePolicy:
         self.during_update(number)
         tokens = batch.num_response_tokens
         sums = {name: value * tokens for name, value in TOKEN_SUMS.items()}
-        return sums | {"tokens": tokens, "grad_norm": number, "learning_rate": number / 10}
+        return sums | {"loss": 2.0, "tokens": tokens, "grad_norm": number, "learning_rate": number / 10}
 
     def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
         """A loss of 6 nats in all."""

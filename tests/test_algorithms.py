@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from openr1.algorithms.advantages import RunningReward, group_normalized_advantages, has_signal
 from openr1.algorithms.kl import k3
-from openr1.algorithms.losses import clipped_surrogate
+from openr1.algorithms.losses import ClipBounds, clipped_surrogate
 from openr1.algorithms.token_ops import CHUNK_TOKENS, masked_sum, response_outputs
 from openr1.errors import TrainingError
 
 LN2 = math.log(2)
 HIDDEN, VOCABULARY = 3, 7
+BOUNDS = ClipBounds(low=0.2, high=0.3)
+ONE = torch.tensor([True])
 
 
 def make_inputs(rows: int, width: int, seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor, Tensor]:
@@ -399,7 +401,7 @@ def test_k3_of_small_differences(difference: float) -> None:
 def test_surrogate_by_hand(advantage: float, ratio: float, loss: float, clipped: bool, gradient: float) -> None:
     """Catches a maximum for a minimum, swapped bounds, one bound used for both, and a gradient where it is clipped."""
     log_probs = leaf([-1.0 + math.log(ratio)])
-    values, is_clipped = clipped_surrogate(log_probs, torch.tensor([-1.0]), torch.tensor([advantage]), 0.2, 0.3)
+    values, is_clipped = clipped_surrogate(log_probs, torch.tensor([-1.0]), torch.tensor([advantage]), ONE, BOUNDS)
     values.sum().backward()
     assert float(values.detach()) == pytest.approx(loss, rel=1e-5)
     assert bool(is_clipped) is clipped
@@ -411,7 +413,7 @@ def test_surrogate_by_hand(advantage: float, ratio: float, loss: float, clipped:
 def test_clipped_tokens_are_those_without_gradient(log_ratio: float, advantage: float) -> None:
     """Catches a `clipped` that counts tokens outside the bounds although their gradient is alive."""
     log_probs = leaf([log_ratio])
-    values, clipped = clipped_surrogate(log_probs, torch.tensor([0.0]), torch.tensor([advantage]), 0.2, 0.3)
+    values, clipped = clipped_surrogate(log_probs, torch.tensor([0.0]), torch.tensor([advantage]), ONE, BOUNDS)
     values.sum().backward()
     if abs(advantage) > 1e-30:
         assert bool(clipped) == (float(gradient_of(log_probs)) == 0)

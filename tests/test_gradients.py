@@ -9,6 +9,7 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
+from openr1.algorithms.losses import ClipBounds
 from openr1.batch import TrainBatch
 from openr1.cluster import start_policy
 from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig
@@ -18,7 +19,7 @@ from openr1.policy.settings import LearnerSettings
 from openr1.policy.update import LossSettings
 
 BETA1 = 0.9
-LOSS = LossSettings(eps_clip_low=0.2, eps_clip_high=0.2, init_kl_coef=0.1)
+LOSS = LossSettings("ppo", ClipBounds(0.2, 0.2), kl_coef=0.1)
 
 
 class ReadablePolicyActor(PolicyActor):
@@ -97,7 +98,7 @@ def test_gradient_equals_plain_torch(
     batch = make_batch()
     if num_ranks == 2:
         assert min(len(share) for _, share in group._shares(batch)) >= 2
-    sums = group.update(batch, LOSS)
+    sums = group.update(batch.with_loss_weights("token", 100), LOSS)
     gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
     for rank in ranks:
         ray.kill(rank)

@@ -23,7 +23,9 @@ def make_record(step: int) -> StepRecord:
     """A step with one group of two responses."""
     group = make_group(replace(make_prompt(3), text="题目 \n two"), (2, 1))
     scores = [make_score(1.0), make_score(None)]
-    return StepRecord(step, [group], [scores], torch.tensor([[0.5, 0.0]]), {"reward/mean": step / 10})
+    return StepRecord(
+        step, [group], [scores], torch.tensor([[2.0, 0.0]]), torch.tensor([[0.5, 0.0]]), [], {"reward/mean": step / 10}
+    )
 
 
 def make_tracker(folder: Path, after: int = 0) -> Tracker:
@@ -66,6 +68,7 @@ def test_rows_of_a_step(tmp_path: Path) -> None:
         "components": {"equation": 1.0},
         "verdict": "correct",
         "error": None,
+        "shaped_reward": 2.0,
         "advantage": 0.5,
     }
     assert (second["id"], second["response"], second["num_tokens"]) == ("p3/1", "131", 1)

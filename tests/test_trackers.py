@@ -35,7 +35,7 @@ def make_record(step: int) -> StepRecord:
     group = make_group(replace(make_prompt(3), text="题目 <b>|\n"), (2, 1))
     scores = [make_score(None), make_score(1.0)]
     metrics = {"reward/mean": step / 8, "reward/my_component": 0.25, "time/step_seconds": 2.0}
-    return StepRecord(step, [group], [scores], torch.tensor([[0.0, 0.5]]), metrics)
+    return StepRecord(step, [group], [scores], torch.zeros(1, 2), torch.tensor([[0.0, 0.5]]), [], metrics)
 
 
 @dataclass

@@ -280,9 +280,7 @@ def test_several_updates_share_the_log_probs_from_before_the_first(tmp_path: Pat
     whole = policy.calls[0][1]
     rows = torch.cat([batch.input_ids for batch in policy.updates])
     assert torch.equal(rows, whole.input_ids)
-    assert [(loss.eps_clip_low, loss.eps_clip_high, loss.init_kl_coef) for loss in policy.losses] == [
-        (0.1, 0.3, 0.01)
-    ] * 2
+    assert [(loss.bounds.low, loss.bounds.high, loss.kl_coef) for loss in policy.losses] == [(0.1, 0.3, 0.01)] * 2
     # The fake's gradient norms are 1 and 2, its learning rates 0.1 and 0.2.
     assert record.metrics["policy/grad_norm"] == 1.5
     assert record.metrics["policy/learning_rate"] == 0.2
@@ -415,10 +413,10 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
         "rollout/response_length_mean": 2,
         "rollout/truncated_fraction": 0.25,
         "rollout/mismatch_kl": 0.375,
-        "rollout/mismatch_abs_mean": 0.75,
+        "rollout/mismatch_abs_mean": 2**-5,
         "rollout/effective_sample_fraction": 0.5,
         "policy/loss": 2,
-        "policy/kl": 0.25,
+        "policy/kl": 2**-11,
         "policy/entropy": 3,
         "policy/clip_fraction": 0.125,
         "policy/grad_norm": 1.5,

@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.token_ops import TokenOutputs
 from openr1.batch import TrainBatch
 from openr1.policy.update import LossSettings, policy_update, token_sums
 
 LN2 = math.log(2)
 VOCABULARY = 11
-SETTINGS = LossSettings(eps_clip_low=0.2, eps_clip_high=0.3, init_kl_coef=0.1)
+SETTINGS = LossSettings("ppo", ClipBounds(0.2, 0.3), kl_coef=0.1)
+LONGEST = 16
+"""Of a response, for weights that are constant."""
 
 
 class PlainEngine(nn.Module):
@@ -80,15 +83,16 @@ def make_batch() -> TrainBatch:
     noise = 0.4 * torch.randn(batch.input_ids.shape, generator=generator)
     old_log_probs = (outputs.log_probs.detach() + noise) * batch.response_mask
     ref_log_probs = (outputs.log_probs.detach() - 0.5 * noise) * batch.response_mask
-    return replace(batch, old_log_probs=old_log_probs, ref_log_probs=ref_log_probs)
+    batch = replace(batch, old_log_probs=old_log_probs, ref_log_probs=ref_log_probs)
+    return batch.with_loss_weights("token", LONGEST)
 
 
 def update(
-    micro_batches: Sequence[TrainBatch], settings: LossSettings, num_tokens: int, num_ranks: int = 1
+    micro_batches: Sequence[TrainBatch], settings: LossSettings, num_ranks: int = 1
 ) -> tuple[Tensor, dict[str, float]]:
     """Gradient and sums of one update from the same initial weights."""
     engine = PlainEngine()
-    sums = policy_update(engine, micro_batches, settings, num_tokens, num_ranks)
+    sums = policy_update(engine, micro_batches, settings, num_ranks)
     assert engine.calls == ["backward"] * len(micro_batches) + ["step"]
     return engine.gradient, sums
 
@@ -96,11 +100,10 @@ def update(
 def test_cutting_into_micro_batches_changes_nothing() -> None:
     """Catches a mean per micro-batch, a step after each of them, and sums that leave one out."""
     batch = make_batch()
-    tokens = batch.num_response_tokens
-    gradient, sums = update([batch], SETTINGS, tokens)
+    gradient, sums = update([batch], SETTINGS)
     assert 0 < sums["clipped"] < sums["tokens"]
     cut = [batch.select(rows) for rows in ([3, 1], [0, 7, 4], [6, 5, 2], [])]
-    cut_gradient, cut_sums = update(cut, SETTINGS, tokens)
+    cut_gradient, cut_sums = update(cut, SETTINGS)
     torch.testing.assert_close(cut_gradient, gradient, rtol=1e-5, atol=1e-6)
     assert cut_sums == pytest.approx(sums, rel=1e-5)
 
@@ -108,11 +111,10 @@ def test_cutting_into_micro_batches_changes_nothing() -> None:
 def test_sharing_over_ranks_changes_nothing() -> None:
     """Catches a mean per rank: the ranks hold 33 and 12 tokens, and the average of their means is not the mean."""
     batch = make_batch()
-    tokens = batch.num_response_tokens
-    gradient, sums = update([batch], SETTINGS, tokens)
+    gradient, sums = update([batch], SETTINGS)
     shares = [batch.select([1, 3, 4, 5]), batch.select([0, 2, 6, 7])]
     assert [share.num_response_tokens for share in shares] == [33, 12]
-    (first, first_sums), (second, second_sums) = (update([share], SETTINGS, tokens, num_ranks=2) for share in shares)
+    (first, first_sums), (second, second_sums) = (update([share], SETTINGS, num_ranks=2) for share in shares)
     # What data parallelism does with gradients: it averages them.
     torch.testing.assert_close((first + second) / 2, gradient, rtol=1e-5, atol=1e-6)
     assert {name: first_sums[name] + second_sums[name] for name in sums} == pytest.approx(sums, rel=1e-5)
@@ -126,6 +128,7 @@ def hand_batch() -> TrainBatch:
     return replace(
         batch.with_advantages(torch.tensor([1.0, -1.0])),
         old_log_probs=(HAND_LOG_PROBS - ratios.log()) * batch.response_mask,
+        loss_weights=batch.response_mask / 3,
     )
 
 
@@ -138,9 +141,9 @@ def test_loss_by_hand() -> None:
     # other - policy = ln 2 everywhere: k3 = 2 - ln 2 - 1 = 1 - ln 2 for each of the three tokens.
     batch = replace(batch, ref_log_probs=(HAND_LOG_PROBS + LN2) * batch.response_mask)
     engine = FixedEngine(HAND_LOG_PROBS.clone())
-    sums = policy_update(engine, [batch], SETTINGS, num_tokens=6, num_ranks=1)
+    sums = policy_update(engine, [replace(batch, loss_weights=batch.response_mask / 6)], SETTINGS, num_ranks=1)
     # Surrogates, bounds 0.8 and 1.3: -1 * 1 = -1; -min(1.5, 1.3) = -1.3, clipped; -min(-0.5, -0.8) = 0.8, clipped.
-    assert sums["loss"] == pytest.approx(-1 - 1.3 + 0.8 + 0.1 * 3 * (1 - LN2), rel=1e-5)
+    assert sums["loss"] == pytest.approx((-1 - 1.3 + 0.8 + 0.1 * 3 * (1 - LN2)) / 6, rel=1e-5)
     assert sums["kl"] == pytest.approx(3 * (1 - LN2), rel=1e-5)
     assert (sums["clipped"], sums["tokens"], sums["entropy"]) == (2, 3, 3)
     # Gradient of the surrogate: -ratio * A where it is not clipped. Of the KL term: 0.1 * (1 - exp(ln 2)) = -0.1.
@@ -151,8 +154,8 @@ def test_loss_by_hand() -> None:
 def test_loss_without_reference_by_hand() -> None:
     """Catches a KL term against missing log-probs, which would be 0 and so a certainty."""
     engine = FixedEngine(HAND_LOG_PROBS.clone())
-    sums = policy_update(engine, [hand_batch()], SETTINGS, num_tokens=3, num_ranks=1)
-    assert sums["loss"] == pytest.approx(-1 - 1.3 + 0.8, rel=1e-5)
+    sums = policy_update(engine, [hand_batch()], SETTINGS, num_ranks=1)
+    assert sums["loss"] == pytest.approx((-1 - 1.3 + 0.8) / 3, rel=1e-5)
     assert sums["kl"] == 0
     expected = torch.tensor([[0.0, 0.0, -1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]) / 3
     torch.testing.assert_close(engine.log_probs.grad, expected)
@@ -162,9 +165,9 @@ def test_first_update_has_ratio_one() -> None:
     """Catches a ratio to the engine's log-probs, or a gradient lost with it, where no old log-probs are given."""
     batch = replace(hand_batch(), old_log_probs=None)
     engine = FixedEngine(HAND_LOG_PROBS.clone())
-    sums = policy_update(engine, [batch], SETTINGS, num_tokens=3, num_ranks=2)
+    sums = policy_update(engine, [batch], SETTINGS, num_ranks=2)
     # Ratio 1: -A a token, so -1 - 1 + 1; the gradient is -A too, times 2 ranks / 3 tokens.
-    assert sums["loss"] == pytest.approx(-1)
+    assert sums["loss"] == pytest.approx(-1 / 3)
     assert sums["clipped"] == 0
     expected = torch.tensor([[0.0, 0.0, -1.0, -1.0], [0.0, 1.0, 0.0, 0.0]]) * 2 / 3
     torch.testing.assert_close(engine.log_probs.grad, expected)
@@ -179,15 +182,10 @@ def test_token_sums_by_hand() -> None:
     # NaN outside the mask, which must not be read.
     outside = torch.where(mask, 0.0, float("nan"))
     batch = replace(batch, rollout_log_probs=rollout_log_probs + outside)
-    entropy = torch.tensor([[0.0, 1.0, 2.0], [0.0, 4.0, 0.0]]) + outside
-    clipped = torch.tensor([[True, True, False], [True, True, True]])
-    sums = token_sums(batch, rollout_log_probs + difference, entropy, 10 * entropy, clipped)
+    sums = token_sums(batch, rollout_log_probs + difference)
     # k3 of KL(engine || trainer) for ln 2, -2 ln 2 and 0: (2 - ln 2 - 1) + (1/4 + 2 ln 2 - 1) + 0 = ln 2 + 1/4.
     # Importance weights 2, 1/4 and 1: sum 3.25, squares 4 + 1/16 + 1 = 5.0625.
     expected = {
-        "entropy": 7.0,
-        "kl": 70.0,
-        "clipped": 2.0,
         "mismatch_abs": 3 * LN2,
         "mismatch_kl": LN2 + 0.25,
         "weight": 3.25,
@@ -201,6 +199,6 @@ def test_mismatch_is_taken_before_the_update() -> None:
     """Catches a mismatch that grows with what this step has already learned, not with an engine that is wrong."""
     batch = replace(hand_batch(), rollout_log_probs=HAND_LOG_PROBS.clone())
     engine = FixedEngine(HAND_LOG_PROBS.clone())
-    sums = policy_update(engine, [batch], SETTINGS, num_tokens=3, num_ranks=1)
+    sums = policy_update(engine, [batch], SETTINGS, num_ranks=1)
     # Old minus rollout log-probs = minus log ratio: ln 3/2 and ln 2 in size.
     assert sums["mismatch_abs"] == pytest.approx(math.log(1.5) + LN2, rel=1e-5)

@@ -1,4 +1,11 @@
-"""Advantages from rewards. One estimator is one function of rewards [P, G]; `ESTIMATORS` names them."""
+"""Advantages from rewards. One estimator is one function of rewards [P, G]; `ESTIMATORS` names them.
+
+All read rewards [P, G] of any finite range, and `valid_mask` [P, G] bool, True where the response was graded; what
+stands at other places is not read. All return advantages [P, G] float32, computed in float64: 0 for invalid rollouts.
+Statistics are over valid rollouts alone. 0 is set, not computed, where the rewards that are compared are all equal: a
+rounded mean of equal rewards such as 0.1 leaves a deviation that is not 0. All raise TrainingError where a valid reward
+is NaN or infinite.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,23 +52,15 @@ def group_normalized_advantages(
     """Center and scale each prompt's rewards within its own group (GRPO).
 
     A[p, g] = (r[p, g] - mean_p) / (std_p + eps), mean and std over the valid rollouts of prompt p; std divides
-    by n - 1. Invalid rollouts get 0 and do not enter the statistics. Computed in float64, and 0 is set, not computed,
-    for equal rewards: a rounded mean of equal rewards such as 0.1 leaves a deviation that is not 0.
+    by n - 1. A group with fewer than two valid rollouts, or whose valid rewards are all equal, is exactly 0.
 
     Args:
-        rewards: [P, G]. Any finite range; what stands at invalid places is not read.
-        valid_mask: [P, G] bool, True where the reward server graded the response.
+        rewards: See above, as the next.
+        valid_mask: See above.
         running: Of past steps. Then mean_p and std_p are (1 - momentum) x the group's own + momentum x these, and
             groups whose rewards are all equal have advantages, too.
         momentum: In [0, 1).
         eps: Added to the standard deviation, in reward units.
-
-    Returns:
-        Advantages [P, G] float32. A group with fewer than two valid rollouts, or whose valid rewards are all
-        equal, is exactly 0.
-
-    Raises:
-        TrainingError: A valid reward is NaN or infinite.
 
     Example:
         >>> r = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
@@ -72,12 +71,8 @@ def group_normalized_advantages(
         Shao et al., DeepSeekMath, arXiv:2402.03300, section 4.1.2 (outcome supervision). The paper leaves open
         n or n - 1 and eps; both are fixed here.
     """
-    if not torch.isfinite(rewards[valid_mask]).all():
-        raise TrainingError("a graded reward is NaN or infinite; rewards must be finite")
-    values = torch.where(valid_mask, rewards.double(), torch.zeros((), dtype=torch.float64))
-    count = valid_mask.sum(-1, keepdim=True)
-    mean = values.sum(-1, keepdim=True) / count.clamp(min=1)
-    centered = torch.where(valid_mask, values - mean, torch.zeros_like(values))
+    values, mean, count = _group_means(rewards, valid_mask)
+    centered = torch.where(valid_mask, values - mean, 0.0)
     std = (centered.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     # Past rewards that were all equal say nothing of their scale: divided by it, one group would be the whole gradient.
     if running is None or momentum == 0 or running.std == 0:
@@ -87,6 +82,61 @@ def group_normalized_advantages(
     return torch.where(valid_mask, (values - baseline) / (scale + eps), 0.0).float()
 
 
+def group_centered_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+    """A = r - mean_p, without a scale (Dr. GRPO); 0 for groups of one and of equal rewards.
+
+    Reference:
+        Liu et al., Understanding R1-Zero-Like Training, arXiv:2503.20783, section 3.1. Its constant divisor of the
+        loss is `loss_aggregation: constant`.
+    """
+    return _centered(rewards, valid_mask).float()
+
+
+def leave_one_out_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+    """A = r - mean of the other valid rollouts of the group (RLOO); 0 for groups of one and of equal rewards.
+
+    Computed as n / (n - 1) (r - mean_p), which is the same.
+
+    Reference:
+        Ahmadian et al., Back to Basics, arXiv:2402.14740, section 3.1.
+    """
+    count = valid_mask.sum(-1, keepdim=True)
+    return (_centered(rewards, valid_mask) * count / (count - 1).clamp(min=1)).float()
+
+
+def plain_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+    """A = r, without a baseline (REINFORCE; Williams, 1992). Equal rewards teach, too, and groups of one."""
+    return _checked(rewards, valid_mask).float()
+
+
+def batch_normalized_advantages(rewards: Tensor, valid_mask: Tensor, eps: float = STD_EPS) -> Tensor:
+    """A = (r - mean) / (std + eps), both over all valid rollouts of the batch, std by n - 1 (REINFORCE++).
+
+    Every response counts once, whatever its length. 0 where all rewards of the batch are equal.
+
+    Reference:
+        Hu et al., REINFORCE++, arXiv:2501.03262, section 3. There the normalization is over tokens, so that long
+        responses weigh more in mean and deviation.
+    """
+    flat, valid = rewards.reshape(1, -1), valid_mask.reshape(1, -1)
+    return group_normalized_advantages(flat, valid, eps=eps).reshape(rewards.shape)
+
+
+def batch_scaled_advantages(rewards: Tensor, valid_mask: Tensor, eps: float = STD_EPS) -> Tensor:
+    """A = (r - mean_p) / (std + eps), std over the batch's values of r - mean_p (REINFORCE++ with baseline).
+
+    Groups of one and of equal rewards are 0, and count as such in the deviation, which divides by n - 1.
+
+    Reference:
+        Hu et al., REINFORCE++, arXiv:2501.03262, the variant for several responses a prompt; over responses here,
+        over tokens there.
+    """
+    centered = _centered(rewards, valid_mask)
+    # The mean of centered values is 0, up to rounding.
+    std = (centered.square().sum() / (valid_mask.sum() - 1).clamp(min=1)).sqrt()
+    return (centered / (std + eps)).float()
+
+
 def has_signal(rewards: Tensor, valid_mask: Tensor) -> Tensor:
     """True [P] for the groups that can teach: at least two valid rewards, not all equal."""
     highest = rewards.masked_fill(~valid_mask, -torch.inf).amax(-1)
@@ -94,5 +144,32 @@ def has_signal(rewards: Tensor, valid_mask: Tensor) -> Tensor:
     return highest > lowest
 
 
-Estimator = Callable[[Tensor, Tensor, RunningReward | None, float], Tensor]
-ESTIMATORS: dict[str, Estimator] = {"grpo": group_normalized_advantages}
+def _checked(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+    """The rewards in float64, 0 where they are not valid."""
+    if not torch.isfinite(rewards[valid_mask]).all():
+        raise TrainingError("a graded reward is NaN or infinite; rewards must be finite")
+    return torch.where(valid_mask, rewards.double(), 0.0)
+
+
+def _group_means(rewards: Tensor, valid_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Checked rewards [P, G], their mean in each group [P, 1], and how many are valid [P, 1]."""
+    values = _checked(rewards, valid_mask)
+    count = valid_mask.sum(-1, keepdim=True)
+    return values, values.sum(-1, keepdim=True) / count.clamp(min=1), count
+
+
+def _centered(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+    """r - mean_p in float64, 0 for groups without a signal."""
+    values, mean, _ = _group_means(rewards, valid_mask)
+    return torch.where(has_signal(rewards, valid_mask)[:, None] & valid_mask, values - mean, 0.0)
+
+
+Estimator = Callable[[Tensor, Tensor], Tensor]
+ESTIMATORS: dict[str, Estimator] = {
+    "grpo": group_normalized_advantages,
+    "dr_grpo": group_centered_advantages,
+    "rloo": leave_one_out_advantages,
+    "reinforce": plain_advantages,
+    "reinforce++": batch_normalized_advantages,
+    "reinforce++-baseline": batch_scaled_advantages,
+}

@@ -1,21 +1,33 @@
-"""Estimators of KL(policy || other) per token, from log-probs of tokens that the policy sampled."""
+"""Estimators of KL(policy || other) per token, from log-probs of tokens that the policy sampled.
+
+With d = other - policy, in nats, of any shape: 0 where both are equal. The gradient flows through the policy's.
+
+Reference: Schulman, Approximating KL Divergence (2020), http://joschu.net/blog/kl-approx.html.
+"""
+
+from collections.abc import Callable
 
 from torch import Tensor
 
 
+def k1(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
+    """-d: unbiased, of either sign. As a term of the loss its gradient is 0 on average."""
+    return log_probs - other_log_probs
+
+
+def k2(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
+    """d^2 / 2: biased, never negative. As a term of the loss its gradient is that of the KL divergence, on average."""
+    return (other_log_probs - log_probs).square() / 2
+
+
 def k3(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
-    """exp(d) - d - 1 with d = other - policy, in nats: unbiased where the policy sampled, and never negative.
-
-    Args:
-        log_probs: Of the policy, any shape; the gradient flows through them.
-        other_log_probs: Same shape, of the reference (or whichever distribution the policy is compared with).
-
-    Returns:
-        Same shape. 0 where both are equal.
+    """exp(d) - d - 1: unbiased where the policy sampled, and never negative.
 
     Reference:
-        Schulman, Approximating KL Divergence (2020), http://joschu.net/blog/kl-approx.html; as the KL term of
-        GRPO in Shao et al., arXiv:2402.03300, equation 4.
+        As the KL term of GRPO in Shao et al., arXiv:2402.03300, equation 4.
     """
     difference = other_log_probs - log_probs
     return difference.expm1() - difference
+
+
+KL_ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1, "k2": k2, "k3": k3}

@@ -1,33 +1,93 @@
-"""Policy losses per token, or per pair. Reduction is the caller's: sums divided by a global count."""
+"""Policy losses per token, or per pair. Reduction is the caller's: sums weighed by `aggregation.loss_weights`.
+
+A policy loss reads tensors [B, T]: log-probs under the current weights, with gradient; log-probs under the weights
+before this batch's updates (the same values, detached, at the first update); advantages; the response mask. It returns
+the loss per token [B, T], and `clipped` [B, T] bool: True where a bound, not the ratio, gave the loss. The ratio is
+exp(log_probs - old_log_probs).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
+@dataclass(frozen=True)
+class ClipBounds:
+    """Where ratios are clipped.
+
+    Attributes:
+        low: In (0, 1): the bound below is 1 - low.
+        high: > 0: the bound above is 1 + high.
+        dual: > 1: for negative advantages the loss is at most dual x |A|, however large the ratio; None: unbounded.
+    """
+
+    low: float
+    high: float
+    dual: float | None = None
+
+    def clamp(self, ratio: Tensor) -> Tensor:
+        """The ratio within the bounds."""
+        return ratio.clamp(1 - self.low, 1 + self.high)
+
+
 def clipped_surrogate(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, eps_clip_low: float, eps_clip_high: float
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, bounds: ClipBounds
 ) -> tuple[Tensor, Tensor]:
-    """-min(ratio * A, clip(ratio, 1 - eps_clip_low, 1 + eps_clip_high) * A), ratio = exp(log_probs - old_log_probs).
+    """-min(ratio A, clip(ratio) A), and with `bounds.dual` no more than dual |A| where A < 0.
 
-    Args:
-        log_probs: [B, T], current weights, with gradient.
-        old_log_probs: [B, T], weights before this batch's updates; the same values, detached, at the first update.
-        advantages: [B, T], constant over a response.
-        eps_clip_low: In (0, 1): the ratio's bound below is 1 - eps_clip_low.
-        eps_clip_high: > 0: the ratio's bound above is 1 + eps_clip_high.
-
-    Returns:
-        The loss per token [B, T], and `clipped` [B, T] bool: True where the bound, not the ratio, gave the loss (so the
-        token has no gradient).
+    A clipped token has no gradient.
 
     Reference:
-        Schulman et al., PPO, arXiv:1707.06347, equation 7; separate bounds as in DAPO, arXiv:2503.14476, section 3.1.
+        Schulman et al., PPO, arXiv:1707.06347, equation 7; separate bounds as in DAPO, arXiv:2503.14476, section 3.1;
+        dual clip: Ye et al., arXiv:1912.09729, equation 5.
     """
-    ratio = (log_probs - old_log_probs).exp()
+    return _surrogate((log_probs - old_log_probs).exp(), advantages, bounds)
+
+
+def sequence_surrogate(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, bounds: ClipBounds
+) -> tuple[Tensor, Tensor]:
+    """The same with one ratio a response, the geometric mean of its tokens' ratios (GSPO); the same on all its tokens.
+
+    Bounds are far closer to 1 than a token's: 3e-4 and 4e-4 in the paper. With `sequence` aggregation it is the
+    paper's objective.
+
+    Reference:
+        Zheng et al., Group Sequence Policy Optimization, arXiv:2507.18071, equations 5 to 7.
+    """
+    difference = torch.where(mask, log_probs - old_log_probs, 0.0)
+    mean = difference.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return _surrogate(mean.exp().expand_as(log_probs), advantages, bounds)
+
+
+def clipped_weight_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, bounds: ClipBounds
+) -> tuple[Tensor, Tensor]:
+    """-clip(ratio) A log_probs, without gradient through the ratio (CISPO): a clipped token keeps its gradient.
+
+    Reference:
+        MiniMax-M1, arXiv:2506.13585, equation 4.
+    """
+    ratio = (log_probs - old_log_probs).exp().detach()
+    bounded = bounds.clamp(ratio)
+    return -bounded * advantages * log_probs, bounded != ratio
+
+
+def _surrogate(ratio: Tensor, advantages: Tensor, bounds: ClipBounds) -> tuple[Tensor, Tensor]:
     unclipped = ratio * advantages
-    bounded = ratio.clamp(1 - eps_clip_low, 1 + eps_clip_high) * advantages
-    return -torch.minimum(unclipped, bounded), bounded < unclipped
+    bounded = bounds.clamp(ratio) * advantages
+    objective, clipped = torch.minimum(unclipped, bounded), bounded < unclipped
+    if bounds.dual is not None:
+        floor = torch.where(advantages < 0, bounds.dual * advantages, -torch.inf)
+        objective, clipped = torch.maximum(objective, floor), clipped | (floor > objective)
+    return -objective, clipped
+
+
+PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, ClipBounds], tuple[Tensor, Tensor]]
+LOSSES: dict[str, PolicyLoss] = {"ppo": clipped_surrogate, "gspo": sequence_surrogate, "cispo": clipped_weight_loss}
 
 
 def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> tuple[Tensor, Tensor]:

@@ -16,23 +16,30 @@ class TokenOutputs(NamedTuple):
     log_probs: Tensor
     """Log-prob of each response token, with gradient."""
     entropy: Tensor
-    """Entropy of the distribution that the token was drawn from, without gradient."""
+    """Entropy of the distribution that the token was drawn from, with gradient only where that was asked for."""
     logsumexp: Tensor
     """Log of the softmax's normalizer, with gradient."""
 
 
-def _chunk_outputs(head: torch.nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> TokenOutputs:
+def _chunk_outputs(
+    head: torch.nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> TokenOutputs:
     """Outputs [N] of N positions: hidden [N, H], targets [N]."""
     logits = head(hidden).float() / temperature
     logsumexp = logits.logsumexp(-1)
     log_probs = logits - logsumexp[:, None]
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = -(log_probs.exp() * log_probs).sum(-1)
     return TokenOutputs(log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy, logsumexp)
 
 
 def response_outputs(
-    head: torch.nn.Module, hidden: Tensor, input_ids: Tensor, response_mask: Tensor, temperature: float
+    head: torch.nn.Module,
+    hidden: Tensor,
+    input_ids: Tensor,
+    response_mask: Tensor,
+    temperature: float,
+    entropy_gradient: bool = False,
 ) -> TokenOutputs:
     """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
@@ -45,6 +52,7 @@ def response_outputs(
         input_ids: Tokens [B, T].
         response_mask: True on response tokens [B, T]; column 0 must be False.
         temperature: That of the sampling, > 0.
+        entropy_gradient: Let the gradient flow through the entropies, too, which costs a chunk's logits once more.
 
     Returns:
         [B, T] each. An all-False mask gives zeros that still depend on `hidden`.
@@ -52,7 +60,7 @@ def response_outputs(
     positions = response_mask[:, 1:]
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
     chunks = [
-        checkpoint(_chunk_outputs, head, part, target, temperature, use_reentrant=False)
+        checkpoint(_chunk_outputs, head, part, target, temperature, entropy_gradient, use_reentrant=False)
         for part, target in zip(inputs.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True)
     ]
     # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
@@ -60,7 +68,7 @@ def response_outputs(
     log_probs, entropy, logsumexp = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     return TokenOutputs(
         zero.masked_scatter(response_mask, log_probs),
-        zero.detach().masked_scatter(response_mask, entropy),
+        (zero if entropy_gradient else zero.detach()).masked_scatter(response_mask, entropy),
         zero.masked_scatter(response_mask, logsumexp),
     )
 

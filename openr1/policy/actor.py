@@ -83,9 +83,9 @@ class PolicyActor:
         """See `PolicyLearner.log_probs`."""
         return self._learner.log_probs(micro_batches)
 
-    def update(self, micro_batches: list[TrainBatch], loss: LossSettings, num_tokens: int) -> dict[str, float]:
+    def update(self, micro_batches: list[TrainBatch], loss: LossSettings) -> dict[str, float]:
         """See `PolicyLearner.update`."""
-        return self._learner.update(micro_batches, loss, num_tokens)
+        return self._learner.update(micro_batches, loss)
 
     def supervised_update(
         self, micro_batches: list[TrainBatch], z_loss_coef: float, num_tokens: int

@@ -40,14 +40,12 @@ class PolicyGroup:
         return log_probs
 
     def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
-        """One optimizer step on the whole batch.
+        """One optimizer step on the whole batch, which has its `loss_weights`.
 
         Returns:
-            Sums over the batch's response tokens (see `policy.update.token_sums`), `grad_norm` and `learning_rate`.
+            The loss, sums over the batch's response tokens (see `policy.update`), `grad_norm` and `learning_rate`.
         """
-        # A part of a step whose responses are all ungraded has no tokens, and no gradient.
-        tokens = max(batch.num_response_tokens, 1)
-        calls = [actor.update.remote(share, loss, tokens) for actor, share in self._shares(batch)]
+        calls = [actor.update.remote(share, loss) for actor, share in self._shares(batch)]
         return _add_up(self._wait(calls, "an update"))
 
     def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:

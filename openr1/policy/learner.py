@@ -38,7 +38,7 @@ class PolicyLearner:
         self._settings = settings
         lm = load_causal_lm(settings.model)
         self._adapters = None if settings.model.lora is None else add_adapters(lm, settings.model.lora)
-        module = TokenModel(lm, settings.temperature, settings.model.packing)
+        module = TokenModel(lm, settings.temperature, settings.model.packing, settings.entropy_gradient)
         optimizer = settings.optimizer
         adamw = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -69,7 +69,7 @@ class PolicyLearner:
             for batch in batches
         ]
 
-    def update(self, micro_batches: Sequence[TrainBatch], loss: LossSettings, num_tokens: int) -> dict[str, float]:
+    def update(self, micro_batches: Sequence[TrainBatch], loss: LossSettings) -> dict[str, float]:
         """One optimizer step of the policy loss; see `policy_update` for arguments and sums.
 
         Returns:
@@ -80,7 +80,7 @@ class PolicyLearner:
         """
         learning_rate = float(self._engine.get_lr()[0])
         batches = [self._to_device(micro) for micro in micro_batches]
-        sums = policy_update(self._engine, batches, loss, num_tokens, dist.get_world_size())
+        sums = policy_update(self._engine, batches, loss, dist.get_world_size())
         return sums | {"grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
 
     def supervised_update(

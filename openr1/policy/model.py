@@ -15,18 +15,22 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 class TokenModel(nn.Module):
     """A causal language model whose forward pass gives log-probs, so that DeepSpeed wraps the whole computation."""
 
-    def __init__(self, lm: PreTrainedModel, temperature: float, packing: bool = False) -> None:
+    def __init__(
+        self, lm: PreTrainedModel, temperature: float, packing: bool = False, entropy_gradient: bool = False
+    ) -> None:
         """Wrap `lm` (a Hugging Face causal model).
 
         Args:
             lm: The model.
             temperature: That of the sampling.
             packing: Compute no padding; the result is the same.
+            entropy_gradient: Entropies have gradients.
         """
         super().__init__()
         self.lm = lm
         self.temperature = temperature
         self.packing = packing
+        self.entropy_gradient = entropy_gradient
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
         """Log-probs and more of response tokens; see `response_outputs`."""
@@ -34,7 +38,8 @@ class TokenModel(nn.Module):
             hidden = self._hidden_of_packed(input_ids, attention_mask)
         else:
             hidden = self.lm.base_model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        return response_outputs(self.lm.get_output_embeddings(), hidden, input_ids, response_mask, self.temperature)
+        head = self.lm.get_output_embeddings()
+        return response_outputs(head, hidden, input_ids, response_mask, self.temperature, self.entropy_gradient)
 
     def _hidden_of_packed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states [B, T, H] of all rows, computed in one row without padding; 0 at padding.

@@ -27,6 +27,7 @@ class LearnerSettings:
     zero_stage: int
     temperature: float
     total_updates: int
+    entropy_gradient: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from openr1.algorithms.kl import k3
-from openr1.algorithms.losses import clipped_surrogate
+from openr1.algorithms.kl import KL_ESTIMATORS, k3
+from openr1.algorithms.losses import LOSSES, ClipBounds
+from openr1.algorithms.off_policy import importance_weights, kept_tokens
 from openr1.algorithms.token_ops import TokenOutputs, masked_sum
 from openr1.batch import TrainBatch
 
@@ -28,68 +29,104 @@ class TrainEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class LossSettings:
-    """Coefficients of the policy loss; see the config's `algorithm` section."""
+class OffPolicySettings:
+    """How far responses of another distribution count; see the config's `off_policy` section."""
 
-    eps_clip_low: float
-    eps_clip_high: float
-    init_kl_coef: float
+    importance: str = "none"
+    importance_max: float = 2.0
+    rejection: str = "none"
+    rejection_low: float = 0.5
+    rejection_high: float = 5.0
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What the policy loss is made of; see the config's `algorithm` section. `kl_coef` is 0 where KL is not in it."""
+
+    policy_loss: str
+    bounds: ClipBounds
+    kl_coef: float
+    kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
+    off_policy: OffPolicySettings = OffPolicySettings()
 
 
 def policy_update(
-    engine: TrainEngine, micro_batches: Sequence[TrainBatch], settings: LossSettings, num_tokens: int, num_ranks: int
+    engine: TrainEngine, micro_batches: Sequence[TrainBatch], settings: LossSettings, num_ranks: int
 ) -> dict[str, float]:
     """Make one optimizer step from this rank's micro-batches.
 
-    The loss is the sum over all ranks' response tokens of (clipped surrogate + init_kl_coef * k3), divided by
-    their number: cutting the batch differently does not change the gradient.
+    The loss is the sum over all ranks' response tokens of `loss_weights` x (corrected policy loss + kl_coef * KL -
+    entropy_coef * entropy): cutting the batch differently does not change the gradient.
 
     Args:
         engine: Averages gradients over ranks, which the factor `num_ranks` undoes.
-        micro_batches: This rank's, in order; every rank has as many.
-        settings: Coefficients.
-        num_tokens: Response tokens of the batch, over all ranks and micro-batches.
+        micro_batches: This rank's, in order; every rank has as many. With `loss_weights`, made of the whole batch.
+        settings: What the loss is made of.
         num_ranks: Ranks that share the batch.
 
     Returns:
-        Sums over this rank's response tokens (see `token_sums`); add up over ranks before dividing.
+        `loss`, and sums over this rank's response tokens (see `token_sums`); add up over ranks, then divide the sums.
     """
     sums: Counter[str] = Counter()
     for micro in micro_batches:
         assert micro.advantages is not None
-        log_probs, entropy, _ = engine(micro.input_ids, micro.attention_mask, micro.response_mask)
+        assert micro.loss_weights is not None
+        mask = micro.response_mask
+        log_probs, entropy, _ = engine(micro.input_ids, micro.attention_mask, mask)
         old_log_probs = log_probs.detach() if micro.old_log_probs is None else micro.old_log_probs
-        loss, clipped = clipped_surrogate(
-            log_probs, old_log_probs, micro.advantages, settings.eps_clip_low, settings.eps_clip_high
-        )
+        loss, clipped = LOSSES[settings.policy_loss](log_probs, old_log_probs, micro.advantages, mask, settings.bounds)
+        weights, kept = _corrections(old_log_probs, micro, settings.off_policy)
+        loss = loss * weights * kept
         kl = torch.zeros_like(loss)
         if micro.ref_log_probs is not None:
-            kl = k3(log_probs, micro.ref_log_probs)
-            loss = loss + settings.init_kl_coef * kl
-        loss_sum = masked_sum(loss, micro.response_mask)
-        engine.backward(loss_sum * (num_ranks / num_tokens))
+            kl = KL_ESTIMATORS[settings.kl_estimator](log_probs, micro.ref_log_probs)
+            loss = loss + settings.kl_coef * kl
+        loss = loss - settings.entropy_coef * entropy
+        loss_sum = masked_sum(loss * micro.loss_weights, mask)
+        engine.backward(loss_sum * num_ranks)
         sums.update({"loss": float(loss_sum.detach())})
-        sums.update(token_sums(micro, old_log_probs, entropy, kl.detach(), clipped))
+        sums.update(
+            token_sums(micro, old_log_probs)
+            | _masked_sums(
+                mask,
+                entropy=entropy.detach(),
+                kl=kl.detach(),
+                clipped=clipped.float(),
+                importance=weights,
+                rejected=(~kept).float(),
+            )
+        )
     engine.step()
     return dict(sums)
 
 
-def token_sums(micro: TrainBatch, log_probs: Tensor, entropy: Tensor, kl: Tensor, clipped: Tensor) -> dict[str, float]:
-    """Sums over the micro-batch's response tokens, for metrics.
+def _corrections(log_probs: Tensor, micro: TrainBatch, settings: OffPolicySettings) -> tuple[Tensor, Tensor]:
+    """Importance weights [B, T], and True where a token stays in the loss."""
+    both = log_probs, micro.rollout_log_probs, micro.response_mask
+    return (
+        importance_weights(*both, settings.importance, settings.importance_max),
+        kept_tokens(*both, settings.rejection, settings.rejection_low, settings.rejection_high),
+    )
+
+
+def token_sums(micro: TrainBatch, log_probs: Tensor) -> dict[str, float]:
+    """Sums over the micro-batch's response tokens, for metrics, and their number `tokens`.
 
     The mismatch compares `log_probs`, the trainer's under the weights that sampled, with the engine's: its
     absolute difference, its k3 estimate of KL(engine || trainer), and the importance weight and its square.
     """
-    mask = micro.response_mask
     difference = log_probs - micro.rollout_log_probs
     weight = difference.exp()
-    per_token = {
-        "entropy": entropy,
-        "kl": kl,
-        "clipped": clipped.float(),
-        "mismatch_abs": difference.abs(),
-        "mismatch_kl": k3(micro.rollout_log_probs, log_probs),
-        "weight": weight,
-        "weight_squared": weight.square(),
-    }
-    return {name: float(masked_sum(values, mask)) for name, values in per_token.items()} | {"tokens": float(mask.sum())}
+    return _masked_sums(
+        micro.response_mask,
+        tokens=torch.ones_like(weight),
+        mismatch_abs=difference.abs(),
+        mismatch_kl=k3(micro.rollout_log_probs, log_probs),
+        weight=weight,
+        weight_squared=weight.square(),
+    )
+
+
+def _masked_sums(mask: Tensor, **per_token: Tensor) -> dict[str, float]:
+    return {name: float(masked_sum(values, mask)) for name, values in per_token.items()}

@@ -1,0 +1,67 @@
+"""Correction for responses that another distribution sampled than the one that is trained.
+
+The engine's log-probs differ from the trainer's, by rounding and, where generation runs ahead, by older weights. Two
+settings, independent of each other: importance weights scale the loss of a token; rejection takes tokens out of it.
+Both are made of w = exp(log_probs - rollout_log_probs) without gradient, log_probs being the trainer's before the
+batch's updates. Counts that normalize the loss stay as they are.
+"""
+
+import torch
+from torch import Tensor
+
+LEVELS = ("none", "token", "sequence")
+LOG_LIMIT = 20.0
+"""Bound on log-weights of sequences, so that none overflows."""
+
+
+def importance_weights(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, level: str, most: float) -> Tensor:
+    """Truncated importance weights [B, T] (TIS): min(w, most).
+
+    Args:
+        log_probs: [B, T], nats.
+        rollout_log_probs: [B, T], nats.
+        mask: [B, T], True on response tokens; values elsewhere are not read.
+        level: `token`: a weight for each token. `sequence`: one for a response, the product of its tokens', which is
+            unbiased but of high variance. `none`: all 1.
+        most: Bound above, > 0; 2 is usual.
+
+    Reference:
+        Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy RL Training (2025).
+    """
+    difference = _difference(log_probs, rollout_log_probs, mask)
+    if level == "none":
+        return torch.ones_like(difference)
+    if level == "sequence":
+        difference = difference.sum(-1, keepdim=True).clamp(-LOG_LIMIT, LOG_LIMIT).expand_as(difference)
+    return difference.exp().clamp(max=most)
+
+
+def kept_tokens(
+    log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, level: str, low: float, high: float
+) -> Tensor:
+    """True [B, T] where low <= w <= high, and outside the mask.
+
+    Args:
+        log_probs: As above.
+        rollout_log_probs: As above.
+        mask: As above.
+        level: `token` takes single tokens out (IcePop). `sequence` takes out all tokens of a response by the geometric
+            mean of its weights, so that the bounds do not depend on its length. `none` keeps all.
+        low: Bound below, in [0, 1).
+        high: Bound above, > 1.
+
+    Reference:
+        IcePop (Ling team, 2025); sequence masks: Liu et al., When Speed Kills Stability (2025).
+    """
+    difference = _difference(log_probs, rollout_log_probs, mask)
+    if level == "none":
+        return torch.ones_like(mask)
+    if level == "sequence":
+        difference = (difference.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).expand_as(difference)
+    weights = difference.exp()
+    return ((weights >= low) & (weights <= high)) | ~mask
+
+
+def _difference(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Tensor:
+    """Log of the weight of each token, without gradient; 0 outside the mask."""
+    return torch.where(mask, (log_probs - rollout_log_probs).detach(), 0.0)
