@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from benchmarks import sft_vs_rl_arms
 from benchmarks.experiment import Job, run_command, run_jobs
 from benchmarks.machine import ROOT
-from benchmarks.sft_vs_rl_arms import Place, cut, draw_prompts, make_pairs, within_budget
+from benchmarks.sft_vs_rl_arms import (
+    Place,
+    cut,
+    dpo,
+    draw_prompts,
+    grpo_band,
+    make_pairs,
+    sft_then_grpo,
+    within_budget,
+)
 from benchmarks.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_data, write_traces
 from benchmarks.sft_vs_rl_page import fill, mean_with_interval
 from eval.samples import Sample
@@ -204,3 +214,21 @@ def test_tables_are_put_between_their_marks() -> None:
     assert fill(filled, "t", [["x", "y"], ["1", "2"]]) == filled
     with pytest.raises(ConfigError, match="no marks for `u`"):
         fill(text, "u", [["x"]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sft_then_grpo", "dpo", "grpo_band"])
+def test_arms_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an arm whose commands no longer fit together, or that spends more, or much less, than its budget."""
+    monkeypatch.setattr(sft_vs_rl_arms, "GRPO_STEPS", 3)
+    monkeypatch.setattr(sft_vs_rl_arms, "NUM_GROUPS", 160)
+    monkeypatch.setattr(sft_vs_rl_arms, "NUM_TRIED", 200)
+    (tmp_path / "data").symlink_to(data)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/model").symlink_to(BASE)
+    budget = 140_000 if name == "sft_then_grpo" else 90_000
+    arm = {"sft_then_grpo": sft_then_grpo, "dpo": dpo, "grpo_band": grpo_band}[name]
+    trained = arm(Place(tmp_path / "run", tmp_path, "countdown", 1), budget)
+    spent = sum(stage["generated"] + stage["trained"] for stage in trained.stages)
+    assert 0.6 * budget < spent <= 1.02 * budget
+    assert (trained.model / "model.safetensors").exists()

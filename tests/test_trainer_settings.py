@@ -261,7 +261,7 @@ def test_loss_settings_are_those_of_the_config(tmp_path: Path) -> None:
 def test_kl_coefficient_is_adapted_and_resumed(tmp_path: Path) -> None:
     """Catches a weight that does not move, moves the wrong way, or begins anew on resuming.
 
-    The fake's KL is about 5e-4, above the target by more than 20 %: 4 responses of a horizon of 8 raise it by 0.2 x 1/2.
+    The fake's KL is 5e-4, more than 20 % above the target: 4 responses of a horizon of 8 raise it by 0.2 x 1/2.
     """
     config = make_config(tmp_path, algorithm={"init_kl_coef": 0.1, "kl_target": 1e-4, "kl_horizon": 8})
     policy = FakePolicy()
