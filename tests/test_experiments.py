@@ -220,7 +220,7 @@ def test_tables_are_put_between_their_marks() -> None:
 @pytest.mark.parametrize("name", ["sft_then_grpo", "dpo", "grpo_band"])
 def test_arms_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an arm whose commands no longer fit together, or that spends more, or much less, than its budget."""
-    monkeypatch.setattr(sft_vs_rl_arms, "GRPO_STEPS", 3)
+    monkeypatch.setattr(sft_vs_rl_arms, "GRPO_STEPS", 6)
     monkeypatch.setattr(sft_vs_rl_arms, "NUM_GROUPS", 160)
     monkeypatch.setattr(sft_vs_rl_arms, "NUM_TRIED", 200)
     (tmp_path / "data").symlink_to(data)
