@@ -4,6 +4,7 @@ TRL adds 1e-4 to deviations, openr1 1e-6: the estimators are given TRL's. Where 
 docs/algorithms.md.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from openr1.algorithms.token_ops import TokenOutputs
 from openr1.batch import TrainBatch
 from openr1.policy.model import TokenModel
 from openr1.policy.update import LossSettings, OffPolicySettings, policy_update
+from reward_server.adapters import trl_reward
+from tests.test_adapters import PUZZLE, SOLVED
 
 LONGEST, GROUP, EPS_OF_TRL = 9, 4, 1e-4
 Maker = Callable[..., Any]
@@ -221,3 +224,13 @@ def test_loss_and_gradient_are_those_of_trl(name: str, make_trl: Maker) -> None:
     for parameter_name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[parameter_name], atol=1e-5, rtol=1e-4)
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-2
+
+
+def test_trl_takes_the_reward_function(make_trl: Maker) -> None:
+    """Catches a function that TRL calls otherwise than it is written for, and a failure that it would take for a 0."""
+    trainer = make_trl("grpo", trl_reward("countdown"), beta=0.0)
+    inputs = [{"prompt": "p", "label": label} for label in (PUZZLE, PUZZLE, "no label")]
+    completions = [SOLVED, "no idea", SOLVED]
+    rewards = trainer._calculate_rewards(inputs, ["p"] * 3, completions, [[1]] * 3).flatten()
+    # The equation and a tenth for the format; neither; what could not be graded.
+    torch.testing.assert_close(rewards, torch.tensor([1.1, 0.0, math.nan]), equal_nan=True)
