@@ -72,12 +72,12 @@ class TrainBatch:
         return replace(self, loss_weights=loss_weights(self.response_mask, aggregation, generate_max_len))
 
     def with_signal(self) -> "TrainBatch":
-        """Only rows with an advantage that is not 0, which alone have a gradient of the policy loss.
+        """Only rows that train and whose advantage is not 0: the others have no gradient of the policy loss.
 
-        All rows where there is none: metrics are means over something. Weights stay those of the whole.
+        All rows where there is no such one: metrics are means over something. Weights stay those of the whole.
         """
         assert self.advantages is not None
-        rows = self.advantages.any(-1).nonzero().flatten().tolist()
+        rows = (self.advantages * self.response_mask).any(-1).nonzero().flatten().tolist()
         return self.select(rows) if rows else self
 
     def without(self, rows: Tensor) -> "TrainBatch":

@@ -98,7 +98,7 @@ class RolloutConfig(Section):
 
     rollout_batch_size: Positive = 64
     """Prompts a step."""
-    n_samples_per_prompt: Annotated[int, Field(ge=2)] = 8
+    n_samples_per_prompt: Positive = 8
     """Responses a prompt; advantages compare them, so at least 2."""
     generate_max_len: Positive = 1024
     """Tokens of a response at most."""
@@ -187,7 +187,7 @@ class OffPolicyConfig(Section):
 
     importance: Literal["none", "token", "sequence"] = "none"
     """Losses are multiplied by the probability ratio of trainer and engine, of the token or of the whole response."""
-    importance_max: Annotated[float, Field(gt=0)] = 2.0
+    importance_max: Annotated[float, Field(ge=1)] = 2.0
     """Bound on that ratio."""
     rejection: Literal["none", "token", "sequence"] = "none"
     """Tokens whose ratio is out of bounds do not train; sequence: responses, by the geometric mean of their tokens'."""

@@ -38,25 +38,40 @@ def check_train(config: TrainConfig) -> list[str]:
 
 
 def _check_algorithm(config: TrainConfig) -> None:
-    """Settings of rewards and losses that say nothing together."""
-    algorithm, reward = config.algorithm, config.reward
-    if algorithm.reward_momentum and algorithm.advantage_estimator != "grpo":
-        raise ConfigError(f"algorithm.reward_momentum is for grpo; with {algorithm.advantage_estimator} set it to 0")
-    if algorithm.kl_estimator == "k1" and algorithm.kl_in == "loss":
-        raise ConfigError(
-            "algorithm.kl_estimator k1 has no gradient on average as a term of the loss: take k2 or k3, or kl_in reward"
-        )
-    if algorithm.kl_target is not None and algorithm.init_kl_coef == 0:
-        raise ConfigError("algorithm.kl_target adapts the weight of KL: give init_kl_coef above 0 to begin with")
-    if algorithm.dual_clip is not None and algorithm.policy_loss == "cispo":
-        raise ConfigError("algorithm.dual_clip is for policy_loss ppo and gspo: cispo bounds its weights itself")
-    if reward.clip is not None and reward.clip[0] >= reward.clip[1]:
-        raise ConfigError(f"reward.clip is {list(reward.clip)}: the first bound must be below the second")
-    if reward.overlong_buffer_len >= config.rollout.generate_max_len:
-        raise ConfigError(
-            f"reward.overlong_buffer_len {reward.overlong_buffer_len} is not below rollout.generate_max_len "
-            f"{config.rollout.generate_max_len}"
-        )
+    """Refuse settings of rewards and losses that say nothing together, or the wrong thing."""
+    algorithm, reward, rollout = config.algorithm, config.reward, config.rollout
+    estimator, samples = algorithm.advantage_estimator, rollout.n_samples_per_prompt
+    responses, clip, longest = rollout.rollout_batch_size * samples, reward.clip, rollout.generate_max_len
+    by_reward = algorithm.kl_in == "reward"
+    wrong = {
+        f"rollout.n_samples_per_prompt is 1, and {estimator} compares the responses to a prompt: give 2 or more, or "
+        "advantage_estimator reinforce++": samples == 1 and estimator not in ("reinforce", "reinforce++"),
+        f"algorithm.reward_momentum is for grpo; with {estimator} set it to 0": (
+            algorithm.reward_momentum > 0 and estimator != "grpo"
+        ),
+        "algorithm.kl_in reward is not for grpo: divided by a group's own deviation, the rounding of KL would be as "
+        "large as a right answer; take rloo or reinforce++-baseline, or kl_in loss": by_reward and estimator == "grpo",
+        "algorithm.kl_in reward needs rollout.top_p 1: log-probs of a cut distribution are higher, which would count "
+        "as KL": by_reward and rollout.top_p < 1,
+        "algorithm.kl_estimator k1 has no gradient on average in the loss: take k2 or k3, or kl_in reward": (
+            not by_reward and algorithm.kl_estimator == "k1"
+        ),
+        "algorithm.kl_target adapts the weight of KL: give init_kl_coef above 0 to begin with": (
+            algorithm.kl_target is not None and algorithm.init_kl_coef == 0
+        ),
+        f"algorithm.kl_horizon {algorithm.kl_horizon} is below the {responses} responses of a step: the weight of KL "
+        "would jump": algorithm.kl_target is not None and algorithm.kl_horizon < responses,
+        "algorithm.dual_clip is for policy_loss ppo and gspo: cispo bounds its weights itself": (
+            algorithm.dual_clip is not None and algorithm.policy_loss == "cispo"
+        ),
+        f"reward.clip is {clip}: the first bound must be below the second": clip is not None and clip[0] >= clip[1],
+        f"reward.overlong_buffer_len {reward.overlong_buffer_len} is not below rollout.generate_max_len {longest}": (
+            reward.overlong_buffer_len >= longest
+        ),
+    }
+    for message, found in wrong.items():
+        if found:
+            raise ConfigError(message)
 
 
 def check_dpo(config: DpoConfig, updates: int | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from openr1.config import DpoConfig, SftConfig, TrainConfig
 from openr1.errors import ConfigError, MissingError
 
-AnyConfig = TypeVar("AnyConfig", TrainConfig, SftConfig, DpoConfig)
+AnyConfig = TypeVar("AnyConfig", bound=TrainConfig | SftConfig | DpoConfig)
 
 
 def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyConfig:

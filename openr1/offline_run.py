@@ -8,7 +8,6 @@ from typing import TypeVar
 from openr1.checkpoint import Checkpoints
 from openr1.cluster import check_machine, running_ray, start_policy
 from openr1.config import DpoConfig, SftConfig
-from openr1.config_file import to_yaml
 from openr1.console import progress, say
 from openr1.errors import ConfigError
 from openr1.files import to_line, write_objects
@@ -30,7 +29,7 @@ def started(config: SftConfig | DpoConfig, updates: int, resume: bool, data: str
     on_gpu = check_machine(config.policy.num_ranks)
     folder = config.run.folder
     with (
-        opened(folder, to_yaml(config), resume),
+        opened(folder, config, resume),
         running_ray(),
         Trackers(config.tracking, config.run, flat_settings(config)) as trackers,
     ):

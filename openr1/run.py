@@ -11,7 +11,6 @@ from openr1.checkpoint import Checkpoints
 from openr1.cluster import Stages, check_machine, gpus_needed, running_ray, shared_memory_folder
 from openr1.config import TrainConfig
 from openr1.config_checks import check_train
-from openr1.config_file import to_yaml
 from openr1.console import Advance, ignore, print_table, progress, say
 from openr1.errors import ConfigError, OutOfPrompts
 from openr1.files import write_whole
@@ -55,7 +54,7 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         with reward_client(config) as rewards:
             rewards.wait_until_ready()
             with (
-                opened(config.run.folder, to_yaml(config), resume),
+                opened(config.run.folder, config, resume),
                 shared_memory_folder() as shared,
                 running_ray(),
                 Trackers(config.tracking, config.run, flat_settings(config)) as trackers,
@@ -167,7 +166,7 @@ class Run:
         """Make a step, measure it if its turn has come, and hand it to the trackers, which take no step twice."""
         held_out: dict[str, float] = {}
         try:
-            self._watch.check(self._trainer.step())
+            self._trainer.step()
             held_out = self._evaluate_on_the_way()
         finally:
             # A step that was made has its row, whatever came after it.
@@ -198,6 +197,8 @@ class Run:
             self._pass_rates.add(group, scores)
         self._tracker.log(record)
         self._record = record
+        # Before a checkpoint keeps what is wrong.
+        self._watch.check(record)
         every = self._config.checkpoint.save_steps
         if record.step == self._config.num_steps or (every > 0 and record.step % every == 0):
             self._save()

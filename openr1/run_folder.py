@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from openr1.config_file import AnyConfig, to_yaml, validate
 from openr1.errors import ConfigError, MissingError
 
 
@@ -26,7 +27,7 @@ def check_unused(folder: Path, resume: bool) -> None:
 
 
 @contextmanager
-def opened(folder: Path, config_yaml: str, resume: bool) -> Iterator[None]:
+def opened(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
     """Create or reopen the folder, for this process alone, and keep the resolved config in it.
 
     Raises:
@@ -43,8 +44,8 @@ def opened(folder: Path, config_yaml: str, resume: bool) -> Iterator[None]:
     try:
         kept = folder / "config.yaml"
         if resume:
-            _check_same(kept, config_yaml)
-        kept.write_text(config_yaml, encoding="utf-8")
+            _check_same(kept, config)
+        kept.write_text(to_yaml(config), encoding="utf-8")
         yield
     finally:
         lock.release()
@@ -66,10 +67,10 @@ def _flatten(config: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _check_same(kept: Path, config_yaml: str) -> None:
-    """A resumed run must go on as it began, but for `FREE`."""
-    before, now = yaml.safe_load(kept.read_text(encoding="utf-8")), yaml.safe_load(config_yaml)
-    before, now = _flatten(before), _flatten(now)
+def _check_same(kept: Path, config: AnyConfig) -> None:
+    """A resumed run must go on as it began, but for `FREE`; keys that were not there then have their defaults."""
+    began = validate(type(config), yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept))
+    before, now = _flatten(began.model_dump()), _flatten(config.model_dump())
     fixed = [key for key in sorted(before.keys() | now.keys()) if key not in FREE and not key.startswith("tracking.")]
     different = [key for key in fixed if before.get(key) != now.get(key)]
     if different:

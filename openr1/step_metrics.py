@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import torch
 
-from openr1.algorithms.advantages import has_signal
 from openr1.algorithms.shaping import is_mixed
 from openr1.records import Group, Score
+
+Graded = list[tuple[Group, list[Score]]]
+"""Groups with the scores of their responses."""
 
 
 def has_both(scores: Sequence[Score]) -> bool:
@@ -15,28 +17,34 @@ def has_both(scores: Sequence[Score]) -> bool:
     return bool(is_mixed(accuracies, torch.tensor([[score.valid for score in scores]])))
 
 
-def all_right(scores: Sequence[Score]) -> bool:
-    """Whether all graded answers of a group are right, and there is one."""
-    graded = [score.accuracy == 1.0 for score in scores if score.valid]
-    return bool(graded) and all(graded)
-
-
-def failed_fraction(valid: torch.Tensor) -> float:
+def failed_fraction(scores: Sequence[Score]) -> float:
     """Share of responses that could not be graded; exact, since it is compared with a limit."""
-    return int((~valid).sum()) / valid.numel()
+    return sum(not score.valid for score in scores) / len(scores)
 
 
-def step_metrics(
-    groups: list[Group],
-    scores: list[list[Score]],
-    rewards: torch.Tensor,
-    valid: torch.Tensor,
-    updates: list[dict[str, float]],
-) -> dict[str, float]:
-    """The step's metrics, but for times: means over valid responses, over responses, or over response tokens."""
-    responses = [response for group in groups for response in group.responses]
-    flat = [score for group in scores for score in group if score.valid]
-    tokens = sum(update["tokens"] for update in updates)
+def dropped_metrics(dropped: Graded) -> dict[str, float]:
+    """How many groups dynamic sampling left out, and why; without a graded answer they count as all wrong."""
+    useful = [has_both(scores) for _, scores in dropped]
+    right = [any(score.accuracy == 1.0 for score in scores) for _, scores in dropped]
+    return {
+        "rollout/dropped_surplus": float(sum(useful)),
+        "rollout/dropped_all_right": float(sum(r and not u for r, u in zip(right, useful, strict=True))),
+        "rollout/dropped_all_wrong": float(sum(not r and not u for r, u in zip(right, useful, strict=True))),
+    }
+
+
+def step_metrics(sampled: Graded, updates: list[dict[str, float]]) -> dict[str, float]:
+    """The step's metrics, but for times: means over graded responses, over responses, or over tokens that train.
+
+    Args:
+        sampled: All groups, those that were dropped included.
+        updates: What the policy answered to each optimizer step.
+    """
+    responses = [response for group, _ in sampled for response in group.responses]
+    scores = [score for _, scores in sampled for score in scores]
+    flat = [score for score in scores if score.valid]
+    # Where all responses are masked nothing trains, and means over tokens are 0.
+    tokens = max(sum(update["tokens"] for update in updates), 1.0)
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
@@ -52,13 +60,12 @@ def step_metrics(
         },
         "reward/mean": mean([score.reward for score in flat if score.reward is not None]),
         "reward/accuracy": mean([score.accuracy for score in flat if score.accuracy is not None]),
-        "reward/failed_fraction": failed_fraction(valid),
-        "reward/signal_fraction": float(has_signal(rewards, valid).float().mean()),
+        "reward/failed_fraction": failed_fraction(scores),
         "rollout/response_length_mean": mean([float(len(response.token_ids)) for response in responses]),
         "rollout/truncated_fraction": mean([float(response.truncated) for response in responses]),
         "rollout/mismatch_kl": token_mean("mismatch_kl"),
         "rollout/mismatch_abs_mean": token_mean("mismatch_abs"),
-        "rollout/effective_sample_fraction": token_mean("weight") ** 2 / token_mean("weight_squared"),
+        "rollout/effective_sample_fraction": token_mean("weight") ** 2 / (token_mean("weight_squared") or 1.0),
         "policy/loss": mean([update["loss"] for update in updates]),
         "policy/kl": token_mean("kl"),
         "policy/entropy": token_mean("entropy"),

@@ -55,7 +55,7 @@ def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:
                 "components": scores[index].components,
                 "verdict": scores[index].verdict,
                 "error": scores[index].error,
-                "shaped_reward": shaped[index],
+                "shaped_reward": shaped[index] if scores[index].valid else None,
                 "advantage": advantages[index],
             }
 

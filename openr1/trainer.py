@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from openr1.algorithms.advantages import ESTIMATORS, RunningReward, group_normalized_advantages
+from openr1.algorithms.advantages import ESTIMATORS, RunningReward, group_normalized_advantages, has_signal
 from openr1.algorithms.kl import KL_ESTIMATORS
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.shaping import adapt_kl_coef, clip_rewards, overlong_penalties
@@ -25,7 +25,7 @@ from openr1.interrupt import Interrupts
 from openr1.policy.update import LossSettings, OffPolicySettings
 from openr1.records import Group, Prompt, Score, WeightVersion
 from openr1.rollout.sampling import Sampling
-from openr1.step_metrics import all_right, failed_fraction, has_both, step_metrics
+from openr1.step_metrics import Graded, dropped_metrics, failed_fraction, has_both, step_metrics
 
 
 class PromptSource(Protocol):
@@ -78,16 +78,12 @@ class Policy(Protocol):
         """Bring the current weights to every engine."""
 
 
-Graded = list[tuple[Group, list[Score]]]
-"""Groups with the scores of their responses."""
-
-
 @dataclass(frozen=True)
 class StepRecord:
     """What a step leaves behind, for the tracker.
 
     Scores are the server's; `shaped` are the rewards that advantages were made of. `dropped` was sampled, too, and
-    trained nothing: dynamic sampling found better groups.
+    trained nothing: dynamic sampling found no difference in it, or more than was needed.
     """
 
     step: int
@@ -166,7 +162,8 @@ class Trainer:
         self._prompts.restore(self._state.prompts)
         chosen, dropped = self._sample()
         groups, scores = [group for group, _ in chosen], [scores for _, scores in chosen]
-        rewards, valid = self._reward_tensors(scores)
+        self._check_graded(chosen + dropped)
+        rewards, valid = to_tensors(scores)
         batch = self._batch(groups)
         shaped = self._shape(rewards, batch)
         advantages, running = self._advantages(shaped, valid)
@@ -177,11 +174,12 @@ class Trainer:
                 updates = self._update(batch)
             with self._timed("sync"):
                 self._policy.push_weights(version)
-            metrics = step_metrics(groups, scores, rewards, valid, updates)
+            metrics = step_metrics(chosen + dropped, updates) | dropped_metrics(dropped)
+            metrics["policy/kl_coef"] = self._kl_coef
             kl_coef = self._next_kl_coef(metrics["policy/kl"], len(batch))
             self._state = TrainerState(self._state.step + 1, version, self._prompts.state(), running, kl_coef)
             self._seconds["step"] = time.monotonic() - start
-            metrics |= self._own_metrics(batch, shaped[valid], dropped)
+            metrics |= self._own_metrics(chosen + dropped, shaped, valid)
             record = StepRecord(self._state.step, groups, scores, shaped, advantages, dropped, metrics)
             self._on_step(record)
         return record
@@ -198,7 +196,10 @@ class Trainer:
         count = wanted
         for _ in range(rounds):
             asked = {group.prompt.id for group, _ in sampled}
-            for graded in self._roll_out([prompt for prompt in self._prompts.take(count) if prompt.id not in asked]):
+            prompts = [prompt for prompt in self._prompts.take(count) if prompt.id not in asked]
+            if not prompts:
+                break  # The dataset has no others.
+            for graded in self._roll_out(prompts):
                 if rounds == 1 or has_both(graded[1]):
                     useful.append(len(sampled))
                 sampled.append(graded)
@@ -250,23 +251,20 @@ class Trainer:
             seed_stream=f"train/{self._state.step}",
         )
 
-    def _reward_tensors(self, scores: list[list[Score]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rewards and their validity, both [P, G].
+    def _check_graded(self, sampled: Graded) -> None:
+        """Refuse a step of which too much is not known; groups that were dropped for it count, too.
 
         Raises:
             TrainingError: More responses stayed ungraded than `reward.max_failed_fraction` allows.
         """
-        valid = torch.tensor([[score.valid for score in group] for group in scores])
-        rewards = torch.tensor([[score.reward or 0.0 for score in group] for group in scores], dtype=torch.float32)
-        failed = failed_fraction(valid)
-        if failed > self._config.reward.max_failed_fraction:
-            errors = [score.error for group in scores for score in group if not score.valid]
-            allowed = self._config.reward.max_failed_fraction
+        scores = [score for _, scores in sampled for score in scores]
+        failed, allowed = failed_fraction(scores), self._config.reward.max_failed_fraction
+        if failed > allowed:
+            first = next(score.error for score in scores if not score.valid)
             raise TrainingError(
                 f"step {self._state.step + 1}: {failed:.1%} of the responses could not be graded, more than "
-                f"reward.max_failed_fraction {allowed:g} allows; the first error: {errors[0]}"
+                f"reward.max_failed_fraction {allowed:g} allows; the first error: {first}"
             )
-        return rewards, valid
 
     def _shape(self, rewards: torch.Tensor, batch: TrainBatch) -> torch.Tensor:
         """Rewards [P, G] as advantages are made of them: clipped, then less what length and distance cost."""
@@ -333,21 +331,18 @@ class Trainer:
         size, longest = self._config.policy.train_batch_size, self._config.rollout.generate_max_len
         parts = [batch.select(range(start, start + size)) for start in range(0, len(batch), size)]
         weighed = [part.with_loss_weights(algorithm.loss_aggregation, longest) for part in parts]
-        if loss.kl_coef == 0 and loss.entropy_coef == 0:
+        if self._reference is None and loss.entropy_coef == 0:
             weighed = [part.with_signal() for part in weighed]
         return [self._policy.update(part, loss) for _ in range(algorithm.max_epochs) for part in weighed]
 
-    def _own_metrics(self, batch: TrainBatch, shaped: torch.Tensor, dropped: Graded) -> dict[str, float]:
+    def _own_metrics(self, sampled: Graded, shaped: torch.Tensor, valid: torch.Tensor) -> dict[str, float]:
         seconds = self._seconds
-        tokens = sum(batch.lengths) + sum(group.num_tokens for group, _ in dropped)
         return {
-            "reward/shaped_mean": float(shaped.mean()),
-            "rollout/dropped_all_right": float(sum(all_right(scores) for _, scores in dropped)),
-            "rollout/dropped": float(len(dropped)),
-            "policy/kl_coef": self._kl_coef,
+            "reward/shaped_mean": float(shaped[valid].mean()) if valid.any() else 0.0,
+            "reward/signal_fraction": float(has_signal(shaped, valid).float().mean()),
             "sync/seconds": seconds["sync"],
             "sync/version": self._state.version,
-            "throughput/tokens_per_second": tokens / seconds["step"],
+            "throughput/tokens_per_second": sum(group.num_tokens for group, _ in sampled) / seconds["step"],
         } | {f"time/{phase}_seconds": seconds[phase] for phase in seconds}
 
     @contextmanager
@@ -356,3 +351,9 @@ class Trainer:
         start = time.monotonic()
         yield
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - start
+
+
+def to_tensors(scores: list[list[Score]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards and their validity, both [P, G]; 0 where a response could not be graded."""
+    valid = torch.tensor([[score.valid for score in group] for group in scores])
+    return torch.tensor([[score.reward or 0.0 for score in group] for group in scores], dtype=torch.float32), valid

@@ -108,7 +108,7 @@ def test_unknown_section_is_refused_with_the_nearest_one(tmp_path: Path, wrong: 
     [
         ("rollout: {rollout_batch_size: many}", "rollout.rollout_batch_size is 'many'"),
         ("rollout: {temperature: 0}", "rollout.temperature is 0"),
-        ("rollout: {n_samples_per_prompt: 1}", "rollout.n_samples_per_prompt is 1"),
+        ("rollout: {n_samples_per_prompt: 0}", "rollout.n_samples_per_prompt is 0"),
         ("policy: {zero_stage: 4}", "policy.zero_stage is 4"),
         ("policy: {train_batch_size: 2.5}", "policy.train_batch_size is 2.5"),
         ("optimizer: {learning_rate: .nan}", "optimizer.learning_rate is nan"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from openr1.checkpoint import Checkpoints
+from openr1.config import TrainConfig
 from openr1.config_file import to_yaml
 from openr1.errors import ConfigError, MissingError
 from openr1.run_folder import check_unused, opened
@@ -223,8 +224,9 @@ def test_used_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no run to resume"):
         check_unused(folder, resume=True)
     assert not folder.exists()
-    with opened(folder, "a: 1\n", resume=False):
-        assert (folder / "config.yaml").read_text() == "a: 1\n"
+    config = make_config(tmp_path)
+    with opened(folder, config, resume=False):
+        assert (folder / "config.yaml").read_text() == to_yaml(config)
     with pytest.raises(ConfigError, match="already used by a run"):
         check_unused(folder, resume=False)
     check_unused(folder, resume=True)
@@ -234,8 +236,9 @@ OPEN = """
 import os, sys
 from pathlib import Path
 from openr1.run_folder import opened
+from tests.fakes import make_config
 try:
-    with opened(Path(sys.argv[1]), "by: another\\n", resume=False):
+    with opened(Path(sys.argv[1]), make_config(Path("another")), resume=False):
         os._exit(7)
 except Exception as error:
     print(type(error).__name__, error)
@@ -251,10 +254,11 @@ def open_in_another_process(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_second_process_is_refused(tmp_path: Path) -> None:
     """Catches two runs that write the same files; the second must not even replace the config."""
     folder = tmp_path / "run"
-    with opened(folder, "by: us\n", resume=False):
+    config = make_config(tmp_path)
+    with opened(folder, config, resume=False):
         other = open_in_another_process(folder)
         assert other.stdout.startswith(f"ConfigError {folder}: another process is writing")
-        assert (folder / "config.yaml").read_text() == "by: us\n"
+        assert (folder / "config.yaml").read_text() == to_yaml(config)
     # The lock ends with its block.
     assert open_in_another_process(folder).returncode == 7
 
@@ -262,15 +266,16 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
 def test_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     """Catches a killed run that can never be resumed, because its lock file is still there."""
     assert open_in_another_process(tmp_path).returncode == 7
-    with opened(tmp_path, "by: us\n", resume=False):
-        assert (tmp_path / "config.yaml").read_text() == "by: us\n"
+    config = make_config(tmp_path)
+    with opened(tmp_path, config, resume=False):
+        assert (tmp_path / "config.yaml").read_text() == to_yaml(config)
 
 
 def test_lock_is_released_by_an_error(tmp_path: Path) -> None:
     """Catches a lock that a failed run in this process keeps."""
 
     def fail() -> None:
-        with opened(tmp_path, "a: 1\n", resume=False):
+        with opened(tmp_path, make_config(tmp_path), resume=False):
             raise DiskFull
 
     for _ in range(2):
@@ -281,20 +286,34 @@ def test_lock_is_released_by_an_error(tmp_path: Path) -> None:
 def test_resume_with_another_config_names_the_keys(tmp_path: Path) -> None:
     """Catches a run that goes on with another model, or a refusal that does not tell what differs."""
     config = make_config(tmp_path)
-    with opened(tmp_path, to_yaml(config), resume=False):
+    with opened(tmp_path, config, resume=False):
         pass
     changed = make_config(tmp_path, rollout={"temperature": 0.5}, policy={"zero_stage": 1})
 
-    def resume(text: str) -> None:
-        with opened(tmp_path, text, resume=True):
+    def resume(config: TrainConfig) -> None:
+        with opened(tmp_path, config, resume=True):
             pass
 
     with pytest.raises(ConfigError) as caught:
-        resume(to_yaml(changed))
+        resume(changed)
     assert "other values of policy.zero_stage, rollout.temperature;" in str(caught.value)
     # The config of the run is kept, and the lock is free.
     assert (tmp_path / "config.yaml").read_text() == to_yaml(config)
     # The reward server may stand elsewhere, and training may go on for longer.
-    longer = to_yaml(make_config(tmp_path, reward={"url": "http://127.0.0.1:1"}, num_steps=9))
+    longer = make_config(tmp_path, reward={"url": "http://127.0.0.1:1"}, num_steps=9)
     resume(longer)
-    assert (tmp_path / "config.yaml").read_text() == longer
+    assert (tmp_path / "config.yaml").read_text() == to_yaml(longer)
+
+
+def test_a_run_of_before_a_key_was_there_can_be_resumed(tmp_path: Path) -> None:
+    """Catches runs that end with an update of openr1, and a new key that is set on resuming all the same."""
+    config = make_config(tmp_path)
+    values = config.model_dump(mode="json")
+    del values["off_policy"], values["algorithm"]["max_epochs"]
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    with opened(tmp_path, config, resume=True):
+        pass
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    changed = make_config(tmp_path, algorithm={"max_epochs": 2})
+    with pytest.raises(ConfigError, match=r"other values of algorithm\.max_epochs;"), opened(tmp_path, changed, True):
+        pass

@@ -12,7 +12,7 @@ import torch
 from openr1.algorithms.losses import ClipBounds
 from openr1.config import TrainConfig
 from openr1.config_checks import check_train
-from openr1.errors import ConfigError
+from openr1.errors import ConfigError, TrainingError
 from openr1.policy.update import LossSettings, OffPolicySettings
 from openr1.prompts import PromptStream
 from openr1.records import Group, Prompt
@@ -60,7 +60,7 @@ def test_groups_without_a_difference_are_replaced(tmp_path: Path) -> None:
     assert [group.prompt.id for group in record.groups] == [useful, later]
     assert [group.prompt.id for group, _ in record.dropped] == [solved, failed]
     assert [group.prompt.id for group in reference.submitted] == [useful, later]
-    assert record.metrics["rollout/dropped"] == 2
+    assert record.metrics["rollout/dropped_all_wrong"] == 1
     assert record.metrics["rollout/dropped_all_right"] == 1
     assert len(policy.updates[0]) == 4
     rows = list(rollout_rows(record))
@@ -103,12 +103,42 @@ def test_accuracy_decides_what_teaches(tmp_path: Path) -> None:
     assert first not in [group.prompt.id for group in record.groups]
 
 
+def test_failures_among_dropped_groups_count(tmp_path: Path) -> None:
+    """Catches a grader that fails on many prompts, which are then silently never trained."""
+    config = make_config(tmp_path, algorithm={"dynamic_sampling_rounds": 2})
+    rewards = FakeRewards(graded({order_of(config)[0].id: [None, None]}))
+    with pytest.raises(TrainingError, match=r"25.0% of the responses could not be graded"):
+        make_step(config, rewards=rewards)
+
+
+def test_useful_groups_beyond_what_is_needed_are_told_apart(tmp_path: Path) -> None:
+    """Catches groups with a difference that are counted as all wrong: one of two is useful, then two of two more."""
+    config = make_config(tmp_path, algorithm={"dynamic_sampling_rounds": 2})
+    record = make_step(config, rewards=FakeRewards(graded({order_of(config)[0].id: [1.0, 1.0]})))
+    counts = {
+        name.removeprefix("rollout/dropped_"): record.metrics[name] for name in record.metrics if "dropped" in name
+    }
+    assert counts == {"surplus": 1, "all_right": 1, "all_wrong": 0}
+    # Means are of all eight responses: six groups' worth of halves, and the two that are right.
+    assert record.metrics["reward/accuracy"] == pytest.approx(5 / 8)
+
+
+def test_a_small_dataset_ends_the_search(tmp_path: Path) -> None:
+    """Catches rounds that ask for the same prompts again and again, and a stream that runs on."""
+    config = make_config(tmp_path, algorithm={"dynamic_sampling_rounds": 9})
+    rollout = FakeRollout()
+    make_step(config, rollout=rollout, rewards=FakeRewards(graded(default=(0.0, 0.0))))
+    asked = [name for names, _ in rollout.requests for name in names]
+    assert sorted(asked) == sorted(prompt.id for prompt in PROMPTS)
+    assert all(names for names, _ in rollout.requests)
+
+
 def test_without_dynamic_sampling_all_groups_train(tmp_path: Path) -> None:
     """Catches groups that are dropped by default, and a second round."""
     rollout = FakeRollout()
     record = make_step(make_config(tmp_path), rollout=rollout, rewards=FakeRewards(graded(default=(0.0, 0.0))))
     assert len(rollout.requests) == 1
-    assert (len(record.groups), record.dropped, record.metrics["rollout/dropped"]) == (2, [], 0)
+    assert (len(record.groups), record.dropped, record.metrics["rollout/dropped_all_wrong"]) == (2, [], 0)
 
 
 # Rewards
@@ -124,6 +154,7 @@ def test_rewards_are_shaped_before_advantages(tmp_path: Path) -> None:
     assert [[score.reward for score in scores] for scores in record.scores] == [[9.0, 0.0]] * 2
     assert (record.metrics["reward/mean"], record.metrics["reward/shaped_mean"]) == (4.5, 0.5)
     torch.testing.assert_close(record.advantages, torch.tensor([[ROOT_HALF, -ROOT_HALF]] * 2), rtol=1e-5, atol=0)
+    assert record.metrics["reward/signal_fraction"] == 1
     row = next(iter(rollout_rows(record)))
     assert (row["score"], row["reward"], row["shaped_reward"]) == (9.0, 9.0, 3.0)
 
@@ -133,7 +164,10 @@ def test_kl_in_the_reward(tmp_path: Path) -> None:
 
     The fakes' engine says -1 a token, their reference -x / 1000 of token x: k1 = -1 + x / 1000.
     """
-    config = make_config(tmp_path, algorithm={"kl_in": "reward", "kl_estimator": "k1", "init_kl_coef": 0.5})
+    config = make_config(
+        tmp_path,
+        algorithm={"advantage_estimator": "rloo", "kl_in": "reward", "kl_estimator": "k1", "init_kl_coef": 0.5},
+    )
     policy = FakePolicy()
     record = make_step(config, policy=policy)
     for group, shaped in zip(record.groups, record.shaped.tolist(), strict=True):
@@ -168,6 +202,31 @@ def test_truncated_responses_can_be_masked(tmp_path: Path) -> None:
         (batch,) = policy.updates
         assert batch.response_mask.sum(-1).tolist() == [2, 0 if masked else 1] * 2
         assert record.advantages[0, 0] == pytest.approx(ROOT_HALF, rel=1e-5)
+
+
+@pytest.mark.parametrize("init_kl_coef", [0.0, 0.01])
+def test_a_step_whose_responses_are_all_masked(tmp_path: Path, init_kl_coef: float) -> None:
+    """Catches a division by the tokens that train, of which there are none, after the weights were pushed."""
+
+    def make(prompt: Prompt) -> Group:
+        return Group(prompt, (make_response(1, 2, truncated=True), make_response(3, truncated=True)))
+
+    config = make_config(tmp_path, algorithm={"mask_truncated": True, "init_kl_coef": init_kl_coef})
+    record = make_step(config, rollout=FakeRollout(make=make), with_reference=init_kl_coef > 0)
+    assert record.metrics["rollout/truncated_fraction"] == 1
+    assert record.metrics["policy/entropy"] == 0
+
+
+def test_masked_rows_cost_nothing(tmp_path: Path) -> None:
+    """Catches forward passes over responses that are masked, since their advantage is not 0."""
+    policy = FakePolicy()
+
+    def make(prompt: Prompt) -> Group:
+        return Group(prompt, (make_response(1, 2), make_response(3, truncated=True)))
+
+    config = make_config(tmp_path, algorithm={"mask_truncated": True, "init_kl_coef": 0.0})
+    make_step(config, rollout=FakeRollout(make=make), policy=policy, with_reference=False)
+    assert len(policy.updates[0]) == 2
 
 
 @pytest.mark.parametrize(
@@ -288,6 +347,16 @@ def test_checkpoints_of_before_are_understood() -> None:
         ({"algorithm": {"kl_estimator": "k1"}}, "k1 has no gradient on average"),
         ({"algorithm": {"kl_target": 0.1, "init_kl_coef": 0.0}}, "give init_kl_coef above 0"),
         ({"algorithm": {"dual_clip": 3.0, "policy_loss": "cispo"}}, "dual_clip is for policy_loss ppo and gspo"),
+        ({"algorithm": {"kl_in": "reward"}}, "kl_in reward is not for grpo"),
+        (
+            {"algorithm": {"kl_in": "reward", "advantage_estimator": "rloo"}, "rollout": {"top_p": 0.9}},
+            "kl_in reward needs rollout.top_p 1",
+        ),
+        ({"algorithm": {"kl_target": 0.1, "kl_horizon": 3}}, "kl_horizon 3 is below the 4 responses"),
+        (
+            {"rollout": {"n_samples_per_prompt": 1}, "policy": {"train_batch_size": 2}},
+            "grpo compares the responses to a prompt",
+        ),
         ({"reward": {"clip": [1.0, 1.0]}}, "the first bound must be below the second"),
         ({"reward": {"overlong_buffer_len": 8}}, "overlong_buffer_len 8 is not below rollout.generate_max_len 8"),
     ],

@@ -21,7 +21,7 @@ def record_of(step: int, mismatch: float = 0.0, kl: float = 0.0) -> StepRecord:
     return StepRecord(step, [], [], torch.zeros(0, 0), torch.zeros(0, 0), [], metrics)
 
 
-@pytest.mark.parametrize(("dtype", "fine", "wrong"), [("float32", 1e-4, 2e-3), ("bfloat16", 0.01, 0.06)])
+@pytest.mark.parametrize(("dtype", "fine", "wrong"), [("float32", 2e-3, 5e-3), ("bfloat16", 0.06, 0.3)])
 def test_a_mismatch_from_the_start_ends_the_run(tmp_path: Path, dtype: str, fine: float, wrong: float) -> None:
     """Catches hours of training whose engines hold other weights than the trainer."""
     watch_of(tmp_path, dtype).check(record_of(1, mismatch=fine))

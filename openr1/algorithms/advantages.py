@@ -86,7 +86,7 @@ def group_centered_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
     """A = r - mean_p, without a scale (Dr. GRPO); 0 for groups of one and of equal rewards.
 
     Reference:
-        Liu et al., Understanding R1-Zero-Like Training, arXiv:2503.20783, section 3.1. Its constant divisor of the
+        Liu et al., Understanding R1-Zero-Like Training, arXiv:2503.20783, section 3.2. Its constant divisor of the
         loss is `loss_aggregation: constant`.
     """
     return _centered(rewards, valid_mask).float()

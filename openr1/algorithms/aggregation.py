@@ -17,7 +17,7 @@ def loss_weights(response_mask: Tensor, aggregation: str, generate_max_len: int)
         response_mask: [B, T], True on tokens that train.
         aggregation: `token`: the mean over tokens (DAPO, arXiv:2503.14476, section 3.3). `sequence`: the mean over
             responses of the means over their tokens (GRPO, arXiv:2402.03300, equation 3). `constant`: the sum divided
-            by responses x `generate_max_len` (Dr. GRPO, arXiv:2503.20783, section 3.1).
+            by responses x `generate_max_len` (Dr. GRPO, arXiv:2503.20783, section 3.2).
         generate_max_len: Longest response, in tokens.
 
     Returns:

@@ -45,13 +45,14 @@ def kept_tokens(
         log_probs: As above.
         rollout_log_probs: As above.
         mask: As above.
-        level: `token` takes single tokens out (IcePop). `sequence` takes out all tokens of a response by the geometric
-            mean of its weights, so that the bounds do not depend on its length. `none` keeps all.
+        level: `token` takes single tokens out (with importance weights of tokens: IcePop). `sequence` takes out all
+            tokens of a response by the geometric mean of its weights, so that the bounds do not depend on its length.
+            `none` keeps all.
         low: Bound below, in [0, 1).
         high: Bound above, > 1.
 
     Reference:
-        IcePop (Ling team, 2025); sequence masks: Liu et al., When Speed Kills Stability (2025).
+        IcePop: Ling team, arXiv:2510.18855; sequence masks: Liu et al., When Speed Kills Stability (2025).
     """
     difference = _difference(log_probs, rollout_log_probs, mask)
     if level == "none":
