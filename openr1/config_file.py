@@ -7,10 +7,9 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from openr1.config import DpoConfig, SftConfig, TrainConfig
 from openr1.errors import ConfigError, MissingError
 
-AnyConfig = TypeVar("AnyConfig", bound=TrainConfig | SftConfig | DpoConfig)
+AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 
 
 def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyConfig:
