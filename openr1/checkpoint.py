@@ -1,10 +1,11 @@
 """Checkpoints: written aside, published by rename, pruned after; the newest complete one is what resuming reads.
 
 checkpoints/step_NNNNNN/ holds `trainer.json` (step, weight version, place in the data), `policy/` (DeepSpeed: weights,
-optimizer, schedule), `model/` (Hugging Face format) and what else the run adds. `latest` names the newest, `best` the
-best by accuracy.
+optimizer, schedule), `model/` (Hugging Face format), what else the run adds, and `checksums.json` of it all. `latest`
+names the newest, `best` the best by accuracy.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from openr1.console import say
+from openr1.errors import MissingError
 from openr1.files import write_whole
 from openr1.trainer import TrainerState
 
 WriteFolder = Callable[[Path], None]
+CHECKSUMS = "checksums.json"
 
 
 class Checkpoints:
@@ -44,6 +48,7 @@ class Checkpoints:
         export_model(aside / "model")
         save_more(aside)
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        (aside / CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=2) + "\n", encoding="utf-8")
         _flush(aside)
         self._remove(final)
         aside.rename(final)
@@ -83,12 +88,46 @@ class Checkpoints:
         return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
     def newest(self) -> tuple[Path, TrainerState] | None:
-        """The newest complete checkpoint, or None."""
+        """The newest checkpoint that is complete and as it was saved; None where none was saved.
+
+        Raises:
+            MissingError: There are some, and all are damaged.
+        """
         complete = self.complete()
-        if not complete:
-            return None
-        values = json.loads((complete[-1] / "trainer.json").read_text(encoding="utf-8"))
-        return complete[-1], TrainerState.from_values(values)
+        for folder in reversed(complete):
+            damaged = find_damage(folder)
+            if damaged is None:
+                values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
+                return folder, TrainerState.from_values(values)
+            say(f"warning: {folder} is passed over: {damaged} is not as it was saved")
+        if complete:
+            raise MissingError(f"{self._folder}: all {len(complete)} checkpoints are damaged; begin anew")
+        return None
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """The first file, but for `model/`, that is missing or not as it was saved; None if there is none.
+
+    Resuming does not read the exported model, which may have been moved away. Checkpoints of before there were
+    checksums count as sound.
+    """
+    path = checkpoint / CHECKSUMS
+    if not path.exists():
+        return None
+    saved, now = json.loads(path.read_text(encoding="utf-8")), _checksums(checkpoint)
+    return next(
+        (name for name in sorted(saved) if now.get(name) != saved[name] and not name.startswith("model/")), None
+    )
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below the folder, by its path from there."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / CHECKSUMS:
+            with path.open("rb") as file:
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 def _flush(folder: Path) -> None:

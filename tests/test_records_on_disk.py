@@ -138,7 +138,7 @@ def test_saved_checkpoint_reads_back(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     path = save(Checkpoints(folder, keep=2), 7)
     assert path == folder / "step_000007"
-    assert names(path) == ["model", "policy", "trainer.json"]
+    assert names(path) == ["checksums.json", "model", "policy", "trainer.json"]
     assert (path / "policy/nested/weights.bin").read_bytes() == b"weights"
     assert (folder / "latest").read_text() == "step_000007\n"
     assert Checkpoints(folder, keep=2).newest() == (path, TrainerState(7, 8, {"epoch": 0, "cursor": 7}))
@@ -206,6 +206,36 @@ def test_order_of_more_than_a_million_steps(tmp_path: Path) -> None:
     save(checkpoints, 999_999)
     path = save(checkpoints, 1_000_000)
     assert checkpoints.complete() == [path]
+
+
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_damaged_checkpoints_are_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches training that goes on from what a disk has lost, and a run begun anew over checkpoints that are there."""
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    paths = [save(checkpoints, step) for step in (1, 2)]
+    for path, newest in zip(reversed(paths), (1, None), strict=True):
+        weights = path / "policy/nested/weights.bin"
+        if damage == "gone":
+            weights.unlink()
+        else:
+            weights.write_bytes(b"weighty")
+        if newest is None:
+            with pytest.raises(MissingError, match="all 2 checkpoints are damaged"):
+                checkpoints.newest()
+        else:
+            assert newest_step(checkpoints) == newest
+            shown = " ".join(capsys.readouterr().out.split())
+            assert "is passed over: policy/nested/weights.bin is not as it was saved" in shown
+
+
+def test_checkpoints_without_checksums_or_model_are_taken(tmp_path: Path) -> None:
+    """Catches runs of before that cannot be resumed, and those whose exported model was moved away."""
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    path = save(checkpoints, 5)
+    (path / "model").rename(tmp_path / "model")
+    assert newest_step(checkpoints) == 5
+    (path / "checksums.json").unlink()
+    assert newest_step(checkpoints) == 5
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
