@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from openr1.algorithms.advantages import RunningReward, group_normalized_advantages, has_signal
 from openr1.algorithms.kl import k3
 from openr1.algorithms.losses import ClipBounds, clipped_surrogate
-from openr1.algorithms.token_ops import CHUNK_TOKENS, masked_sum, response_outputs
+from openr1.algorithms.token_ops import chunk_size, masked_sum, response_outputs
 from openr1.errors import TrainingError
 
 LN2 = math.log(2)
@@ -140,10 +140,11 @@ class CountingHead(nn.Module):
 def test_chunks_change_nothing() -> None:
     """Catches logits of a whole batch at one time, a chunk that is lost or doubled, and a chunk's gradient that is."""
     head, hidden, input_ids, mask = make_inputs(rows=2, width=2000)
-    assert CHUNK_TOKENS < int(mask.sum()) < 2 * CHUNK_TOKENS
+    count = int(mask.sum())
+    assert 2000 < count < 3000
     counting = CountingHead(head)
-    outputs = response_outputs(counting, hidden, input_ids, mask, 1.0)
-    assert counting.counts == [CHUNK_TOKENS, int(mask.sum()) - CHUNK_TOKENS]
+    outputs = response_outputs(counting, hidden, input_ids, mask, 1.0, chunk_tokens=1000)
+    assert counting.counts == [1000, 1000, count - 2000]
     plain = torch.zeros(mask.shape)
     plain[:, 1:] = head(hidden)[:, :-1].log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)
     torch.testing.assert_close(outputs.log_probs, plain * mask)
@@ -151,6 +152,11 @@ def test_chunks_change_nothing() -> None:
     gradients = torch.autograd.grad(outputs.log_probs.square().sum(), inputs)
     expected = torch.autograd.grad((plain * mask).square().sum(), inputs)
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_chunks_are_smaller_for_larger_vocabularies() -> None:
+    """Catches logits of gigabytes for a real vocabulary, and chunks of no tokens. 2 ** 26 / 151,936 = 441.7."""
+    assert (chunk_size(151_936), chunk_size(512), chunk_size(2**30)) == (441, 2048, 1)
 
 
 def test_empty_mask_still_has_a_backward_pass() -> None:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+CHUNK_VALUES = 2**26
+"""Logits that exist at one time: 256 MiB in float32; with what is computed of them, about six times that."""
 CHUNK_TOKENS = 2048
-"""Tokens whose logits exist at one time; bounds the memory of a step to CHUNK_TOKENS x V float32 values."""
+"""Tokens of a chunk at most."""
 
 
 class TokenOutputs(NamedTuple):
@@ -25,12 +27,20 @@ def _chunk_outputs(
     head: torch.nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
 ) -> TokenOutputs:
     """Outputs [N] of N positions: hidden [N, H], targets [N]."""
-    logits = head(hidden).float() / temperature
+    logits = head(hidden).float()
+    if temperature != 1.0:
+        logits = logits / temperature
     logsumexp = logits.logsumexp(-1)
-    log_probs = logits - logsumexp[:, None]
+    log_probs = logits.gather(-1, targets[:, None]).squeeze(-1) - logsumexp
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-    return TokenOutputs(log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy, logsumexp)
+        # Without a tensor of products or of log-probs of the whole vocabulary.
+        entropy = logsumexp - torch.einsum("nv,nv->n", logits.softmax(-1), logits)
+    return TokenOutputs(log_probs, entropy, logsumexp)
+
+
+def chunk_size(vocab_size: int) -> int:
+    """Tokens of a chunk: `CHUNK_VALUES` logits, but not more than `CHUNK_TOKENS` tokens."""
+    return max(1, min(CHUNK_TOKENS, CHUNK_VALUES // vocab_size))
 
 
 def response_outputs(
@@ -40,6 +50,7 @@ def response_outputs(
     response_mask: Tensor,
     temperature: float,
     entropy_gradient: bool = False,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> TokenOutputs:
     """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
@@ -53,6 +64,7 @@ def response_outputs(
         response_mask: True on response tokens [B, T]; column 0 must be False.
         temperature: That of the sampling, > 0.
         entropy_gradient: Let the gradient flow through the entropies, too, which costs a chunk's logits once more.
+        chunk_tokens: Tokens whose logits exist at one time.
 
     Returns:
         [B, T] each. An all-False mask gives zeros that still depend on `hidden`.
@@ -61,7 +73,7 @@ def response_outputs(
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
     chunks = [
         checkpoint(_chunk_outputs, head, part, target, temperature, entropy_gradient, use_reentrant=False)
-        for part, target in zip(inputs.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True)
+        for part, target in zip(inputs.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
     ]
     # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
     zero = hidden[..., 0].float() * 0.0

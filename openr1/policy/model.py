@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from openr1.algorithms.token_ops import TokenOutputs, response_outputs
+from openr1.algorithms.token_ops import TokenOutputs, chunk_size, response_outputs
 from openr1.config import ModelConfig
 from openr1.positions import position_overrides
 
@@ -31,6 +31,7 @@ class TokenModel(nn.Module):
         self.temperature = temperature
         self.packing = packing
         self.entropy_gradient = entropy_gradient
+        self.chunk_tokens = chunk_size(lm.config.vocab_size)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
         """Log-probs and more of response tokens; see `response_outputs`."""
@@ -39,7 +40,9 @@ class TokenModel(nn.Module):
         else:
             hidden = self.lm.base_model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         head = self.lm.get_output_embeddings()
-        return response_outputs(head, hidden, input_ids, response_mask, self.temperature, self.entropy_gradient)
+        return response_outputs(
+            head, hidden, input_ids, response_mask, self.temperature, self.entropy_gradient, self.chunk_tokens
+        )
 
     def _hidden_of_packed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states [B, T, H] of all rows, computed in one row without padding; 0 at padding.

@@ -1,0 +1,83 @@
+"""Memory of log-probs and their gradient: in chunks, as openr1 computes them, against all logits at once.
+
+    python -m benchmarks.log_prob_memory [--tokens 4096] [--output benchmarks/results/log_prob_memory.json]
+
+Each way runs in a process of its own, forward and backward, on random hidden states, for a vocabulary as large as
+Qwen2.5's; what counts is the most memory that the process ever held, less what it held before. Times are of one pass.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import ROOT, write_result
+from openr1.algorithms.token_ops import chunk_size, response_outputs
+
+VOCABULARY, HIDDEN = 151_936, 256
+WAYS = ("chunked", "naive")
+
+
+def measure(way: str, tokens: int) -> dict[str, float]:
+    """Log-probs of `tokens` tokens and the gradient of their sum; GiB above the start, and seconds."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(HIDDEN, VOCABULARY, bias=False)
+    hidden = torch.randn(1, tokens + 1, HIDDEN, requires_grad=True)
+    input_ids = torch.randint(0, VOCABULARY, (1, tokens + 1))
+    mask = torch.ones(1, tokens + 1, dtype=torch.bool)
+    mask[:, 0] = False
+    chunk = chunk_size(VOCABULARY)
+    before, start = _peak_gib(), time.monotonic()
+    if way == "chunked":
+        log_probs = response_outputs(head, hidden, input_ids, mask, 1.0, chunk_tokens=chunk).log_probs[:, 1:]
+    else:
+        log_probs = head(hidden[:, :-1]).log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
+    log_probs.sum().backward()
+    assert hidden.grad is not None
+    return {
+        "gib": _peak_gib() - before,
+        "seconds": time.monotonic() - start,
+        "sum": float(log_probs.detach().sum()),
+        "gradient_norm": float(hidden.grad.norm()),
+    }
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.log_prob_memory", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--way", choices=WAYS, help="measure one way in this process, and print it")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/log_prob_memory.json")
+    args = parser.parse_args(argv)
+    if args.way:
+        print(json.dumps(measure(args.way, args.tokens)))
+        return 0
+    results = {}
+    for way in WAYS:
+        words = [sys.executable, "-m", "benchmarks.log_prob_memory", "--way", way, "--tokens", str(args.tokens)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        results[way] = json.loads(done.stdout.splitlines()[-1])
+    ratio = results["naive"]["gib"] / results["chunked"]["gib"]
+    settings = {
+        "tokens": args.tokens,
+        "vocabulary": VOCABULARY,
+        "hidden": HIDDEN,
+        "chunk_tokens": chunk_size(VOCABULARY),
+    }
+    write_result(args.output, {**settings, **results, "memory_ratio": ratio})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
