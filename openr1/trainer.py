@@ -230,9 +230,9 @@ class Trainer:
     def _batch(self, groups: list[Group]) -> TrainBatch:
         """The groups' tokens, with log-probs of engine and reference."""
         batch = TrainBatch.from_groups(groups)
-        if self._reference is None:
-            return batch
         with self._timed("reference"):
+            if self._reference is None:
+                return batch
             if self._config.algorithm.dynamic_sampling_rounds > 1:
                 for group in groups:
                     self._reference.submit(group)

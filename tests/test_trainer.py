@@ -289,8 +289,13 @@ def test_several_updates_share_the_log_probs_from_before_the_first(tmp_path: Pat
 def test_run_without_reference(tmp_path: Path) -> None:
     """Catches a run without a KL term that needs a reference all the same, or gets log-probs of 0 for it."""
     policy = FakePolicy()
-    make_trainer(make_config(tmp_path, algorithm={"init_kl_coef": 0.0}), policy=policy, with_reference=False).step()
+    config = make_config(tmp_path, algorithm={"init_kl_coef": 0.0})
+    record = make_trainer(config, policy=policy, with_reference=False).step()
     assert policy.updates[0].ref_log_probs is None
+    missing = {
+        f"{section}/{name}" for section, names in PROMISED_METRICS.items() for name in names
+    } - record.metrics.keys()
+    assert missing == set()
 
 
 def test_restored_trainer_goes_on_the_same(tmp_path: Path) -> None:
