@@ -36,8 +36,13 @@ def result_path(results: Path, name: str) -> Path:
     return results / f"{name}.json"
 
 
+def unfinished(jobs: Sequence[Job], results: Path) -> list[Job]:
+    """The runs that have no result yet."""
+    return [job for job in jobs if not result_path(results, job.name).exists()]
+
+
 def run_jobs(jobs: Sequence[Job], folder: Path, results: Path) -> None:
-    """Make the runs that have no result yet, in order, and say first how long that takes.
+    """Make the runs that have no result yet, in order, and say before each how long the rest takes.
 
     What a run that was stopped left behind is removed, and the run begins anew.
 
@@ -49,8 +54,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, results: Path) -> None:
     Raises:
         OpenR1Error: A run failed; those after it were not tried.
     """
-    left = [job for job in jobs if not result_path(results, job.name).exists()]
-    print(f"{len(jobs) - len(left)} of {len(jobs)} runs have their result in {results}")
+    left = unfinished(jobs, results)
     for index, job in enumerate(left):
         minutes = sum(later.seconds for later in left[index:]) / 60
         print(f"{job.name}: {len(left) - index} runs left, about {minutes:.0f} minutes", flush=True)

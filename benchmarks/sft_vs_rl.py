@@ -7,12 +7,13 @@ is kept as JSON; a run whose JSON is there is not made again. When none is left,
 """
 
 import argparse
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment import Job, run_command, run_jobs
+from benchmarks.experiment import Job, run_command, run_jobs, unfinished
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_arms import SEEDS, Arm, Place, arms_of, run_name
 from benchmarks.sft_vs_rl_data import BENCHMARKS, TASKS, read_problem, write_base_traces, write_data
@@ -22,18 +23,17 @@ from eval.samples import SampleFile
 from openr1.errors import OpenR1Error
 
 EVAL_SAMPLES = 4
-EVAL_SECONDS = 45
+EVAL_SECONDS = 40
+BASE_SECONDS = 330
 
 
 def make_base(folder: Path) -> None:
-    """Data, and the base model: data/tiny_base, taught a little of larger numbers and of four (8 minutes)."""
-    if not (folder / "data").exists():
-        write_data(folder / "data")
-    if (folder / "base/model").exists():
-        return
-    print("base: about 8 minutes", flush=True)
+    """Data, and the base model: data/tiny_base, taught a little of larger numbers and of four."""
+    print("data and base model", flush=True)
+    write_data(folder / "data")
     traces = folder / "base_traces.jsonl"
     write_base_traces(traces)
+    shutil.rmtree(folder / "base", ignore_errors=True)
     run_command(
         folder / "base.log",
         *("bash", "scripts/sft_cot.sh", "scripts/configs/sft_countdown_tiny.yaml", "--run.name", "base"),
@@ -104,14 +104,19 @@ def main(argv: list[str] | None = None) -> int:
     folder = args.folder.resolve()
     jobs = [job for job in all_jobs(folder) if any(word in job.name for word in args.only)]
     try:
-        print(f"{len(jobs)} runs, about {sum(job.seconds for job in jobs) / 60:.0f} minutes without a result")
-        if any(not (args.results / f"{job.name}.json").exists() for job in jobs):
+        left = unfinished(jobs, args.results)
+        needs_base = bool(left) and not (folder / "base/model").exists()
+        seconds = sum(job.seconds for job in left) + needs_base * BASE_SECONDS
+        print(f"{len(left)} of {len(jobs)} runs to make: about {seconds / 60:.0f} minutes on 2 CPU cores", flush=True)
+        if needs_base:
             make_base(folder)
         run_jobs(jobs, folder, args.results)
         if args.only == [""]:
             write_page(args.results)
     except OpenR1Error as error:
         parser.exit(error.exit_code, f"{parser.prog}: error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: stopped; the same command goes on where it was\n")
     return 0
 
 

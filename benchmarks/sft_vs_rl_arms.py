@@ -283,17 +283,17 @@ def _run_flags(place: Place, name: str) -> tuple[object, ...]:
 
 ARMS = (
     Arm("base", 0, lambda place: None),
-    Arm("sft_short", 60, lambda place: sft(place, "short", BUDGET)),
-    Arm("sft_long", 60, lambda place: sft(place, "long", BUDGET)),
-    Arm("grpo", 100, lambda place: grpo(place, place.base, place.prompts, BUDGET, GRPO_STEPS)),
-    Arm("sft_then_grpo", 120, lambda place: sft_then_grpo(place, BUDGET)),
-    Arm("dpo", 90, lambda place: dpo(place, BUDGET)),
+    Arm("sft_short", 55, lambda place: sft(place, "short", BUDGET)),
+    Arm("sft_long", 75, lambda place: sft(place, "long", BUDGET)),
+    Arm("grpo", 85, lambda place: grpo(place, place.base, place.prompts, BUDGET, GRPO_STEPS)),
+    Arm("sft_then_grpo", 95, lambda place: sft_then_grpo(place, BUDGET)),
+    Arm("dpo", 95, lambda place: dpo(place, BUDGET)),
 )
 SELECTION_ARMS = (
-    Arm("grpo_band", 120, lambda place: grpo_band(place, BUDGET)),
-    Arm("grpo_few", 100, lambda place: grpo_few(place, BUDGET)),
-    Arm("grpo_half", 100, lambda place: grpo_half(place, BUDGET)),
-    Arm("grpo_limr", 100, lambda place: grpo_limr(place, BUDGET)),
+    Arm("grpo_band", 115, lambda place: grpo_band(place, BUDGET)),
+    Arm("grpo_few", 85, lambda place: grpo_few(place, BUDGET)),
+    Arm("grpo_half", 85, lambda place: grpo_half(place, BUDGET)),
+    Arm("grpo_limr", 90, lambda place: grpo_limr(place, BUDGET)),
 )
 """Which prompts to learn from; on Countdown, which has many."""
 
