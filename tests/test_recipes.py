@@ -19,7 +19,7 @@ RECIPES = {
     "numina_lora": {"accuracy", "format"},
 }
 """Components of each recipe's reward."""
-OWN_METRICS = {"mean", "accuracy", "failed_fraction", "signal_fraction"}
+OWN_METRICS = {"mean", "shaped_mean", "accuracy", "failed_fraction", "signal_fraction"}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[gsd]*_*.yaml")), ids=lambda path: path.stem)
