@@ -35,7 +35,7 @@ DRAWS_OF_AN_ORDER = 24
 TRIES = 3000
 """Random attempts after which a problem is taken to have no solution in whole numbers."""
 STYLES = {"short": TraceStyle(hit=1.0, give_up=0.0), "long": TraceStyle(hit=0.25, give_up=0.0)}
-"""Supervised traces: the solution at once; a search, of four attempts on average, that finds it."""
+"""Supervised traces: the solution at once; a search, of three attempts on average, that finds it."""
 
 BASE_MIXTURE = (
     (24_000, ProblemSpace((3,), 1, 10, 1, LARGEST_VALUE)),

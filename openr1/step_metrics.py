@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from openr1.algorithms.shaping import is_mixed
+from openr1.algorithms.advantages import has_signal
 from openr1.records import Group, Score
 
 Graded = list[tuple[Group, list[Score]]]
@@ -12,9 +12,13 @@ Graded = list[tuple[Group, list[Score]]]
 
 
 def has_both(scores: Sequence[Score]) -> bool:
-    """Whether a group has right and wrong answers; those that could not be graded do not count."""
+    """Whether a group has right and wrong answers; those that could not be graded do not count.
+
+    What dynamic sampling keeps (DAPO, arXiv:2503.14476, equation 11). Accuracy decides, not the reward: shaping makes
+    rewards differ where all answers are wrong.
+    """
     accuracies = torch.tensor([[0.0 if score.accuracy is None else score.accuracy for score in scores]])
-    return bool(is_mixed(accuracies, torch.tensor([[score.valid for score in scores]])))
+    return bool(has_signal(accuracies, torch.tensor([[score.valid for score in scores]])))
 
 
 def failed_fraction(scores: Sequence[Score]) -> float:

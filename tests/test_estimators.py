@@ -15,7 +15,7 @@ from openr1.algorithms.aggregation import loss_weights
 from openr1.algorithms.kl import KL_ESTIMATORS, k1, k2, k3
 from openr1.algorithms.losses import LOSSES, ClipBounds
 from openr1.algorithms.off_policy import importance_weights, kept_tokens
-from openr1.algorithms.shaping import adapt_kl_coef, clip_rewards, is_mixed, overlong_penalties
+from openr1.algorithms.shaping import adapt_kl_coef, clip_rewards, overlong_penalties
 from openr1.errors import TrainingError
 
 LN2 = math.log(2)
@@ -309,10 +309,3 @@ def test_adaptive_kl_by_hand() -> None:
     assert adapt_kl_coef(0.1, kl=0.11, target=0.1, num_responses=50, horizon=100) == pytest.approx(0.1 * 1.05)
     assert adapt_kl_coef(0.1, kl=9.0, target=0.1, num_responses=50, horizon=100) == pytest.approx(0.1 * 1.1)
     assert adapt_kl_coef(0.1, kl=0.0, target=0.1, num_responses=50, horizon=100) == pytest.approx(0.1 * 0.9)
-
-
-def test_mixed_groups_are_those_with_right_and_wrong() -> None:
-    """Catches an ungraded response that counts as wrong."""
-    accuracies = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
-    valid = torch.tensor([[True, True]] * 3 + [[True, False]])
-    assert is_mixed(accuracies, valid).tolist() == [True, False, False, False]

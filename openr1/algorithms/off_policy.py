@@ -9,7 +9,6 @@ batch's updates. Counts that normalize the loss stay as they are.
 import torch
 from torch import Tensor
 
-LEVELS = ("none", "token", "sequence")
 LOG_LIMIT = 20.0
 """Bound on log-weights of sequences, so that none overflows."""
 

@@ -1,6 +1,5 @@
 """What becomes of scores' rewards before advantages are made of them. All read and return rewards [P, G]."""
 
-import torch
 from torch import Tensor
 
 
@@ -37,14 +36,3 @@ def adapt_kl_coef(coef: float, kl: float, target: float, num_responses: int, hor
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coef * (1 + error * num_responses / horizon)
-
-
-def is_mixed(accuracies: Tensor, valid_mask: Tensor) -> Tensor:
-    """True [P] for groups with right and wrong responses among the valid ones, by accuracies [P, G] in [0, 1].
-
-    What dynamic sampling keeps (DAPO, arXiv:2503.14476, equation 11). Accuracy decides, not the reward: shaping makes
-    rewards differ where all answers are wrong.
-    """
-    highest = accuracies.masked_fill(~valid_mask, -torch.inf).amax(-1)
-    lowest = accuracies.masked_fill(~valid_mask, torch.inf).amin(-1)
-    return highest > lowest
