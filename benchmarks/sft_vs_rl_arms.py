@@ -7,7 +7,7 @@ a search program wrote costs nothing until it is trained on; forward passes of a
 import random
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,13 +112,18 @@ def cut(traces: Path, model: Path, budget: int) -> int:
     return total
 
 
-def grpo(place: Place, start: Path, prompts: Path, budget: int, num_steps: int, name: str = "grpo") -> Trained:
-    """Reinforcement learning up to the last step within the budget; `num_steps` must reach it."""
+def grpo(
+    place: Place, start: Path, prompts: Path, budget: int, num_steps: int, flags: Sequence[object] = ()
+) -> Trained:
+    """Reinforcement learning up to the last step within the budget; `num_steps` must reach it.
+
+    `flags` override benchmarks/configs/grpo.yaml.
+    """
     seconds = place.command(
-        *("bash", "scripts/grpo.sh", CONFIGS / "grpo.yaml", *_run_flags(place, name)),
-        *("--model.path", start, "--data.train", prompts, "--num_steps", num_steps),
+        *("bash", "scripts/grpo.sh", CONFIGS / "grpo.yaml", *_run_flags(place, "grpo")),
+        *("--model.path", start, "--data.train", prompts, "--num_steps", num_steps, *flags),
     )
-    run = place.folder / name
+    run = place.folder / "grpo"
     steps = _steps(run)
     within = within_budget(steps, budget)
     # Each checkpoint has the optimizer's state: 25 MB a step.
@@ -153,12 +158,16 @@ def _spent(step: dict[str, Any]) -> dict[str, int]:
 
 def _steps(run: Path) -> list[dict[str, Any]]:
     """For each step the tokens until then, and how its responses were."""
-    responses = len((run / "rollouts/step_000001.jsonl").read_text().splitlines())
     generated = trained = 0.0
     steps = []
     for row in read_metrics(run / "metrics.jsonl"):
-        generated += row["rollout/response_length_mean"] * responses
-        trained += row["throughput/tokens_per_second"] * row["time/step_seconds"]
+        sampled = [answer for _, answer in read_objects(run / f"rollouts/step_{row['step']:06d}.jsonl")]
+        # Responses that dynamic sampling dropped were generated, and did not train.
+        train = [answer["num_tokens"] for answer in sampled if answer["advantage"] is not None]
+        new = sum(answer["num_tokens"] for answer in sampled)
+        prompt = (row["throughput/tokens_per_second"] * row["time/step_seconds"] - new) / len(sampled)
+        generated += new
+        trained += sum(train) + prompt * len(train)
         steps.append(
             {
                 "generated": round(generated),

@@ -1,32 +1,18 @@
 """Tables and plots of the comparison of SFT and RL, from the results of its runs."""
 
-import json
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any
 
-import numpy as np
-
-from benchmarks.experiment import result_path
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_arms import SEEDS, arms_of, run_name
 from benchmarks.sft_vs_rl_data import BENCHMARKS, TASKS
+from benchmarks.tables import Runs, accuracy_table, cost_table, fill, pool, read_results
 from eval.plots import draw
-from eval.result import Result
-from eval.runs import EvaluatedRun, Training
-from openr1.errors import ConfigError
 from openr1.files import write_whole
 
 PAGE = ROOT / "docs/experiments/sft_vs_rl.md"
 PLOTS = ("accuracy.png", "accuracy_seconds.png", "length_accuracy.png", "errors.png")
-RESAMPLES = 2000
 RIVAL = "grpo"
 """The arm that differences are to."""
-
-Runs = dict[str, list[dict[str, Any]]]
-"""Results of the seeds, by arm; the arms in the order of the experiment."""
 
 
 def write_page(results: Path, page: Path = PAGE) -> None:
@@ -37,10 +23,10 @@ def write_page(results: Path, page: Path = PAGE) -> None:
     """
     text = page.read_text(encoding="utf-8")
     for task in TASKS:
-        runs = read_results(results, task)
-        text = fill(text, f"{task} accuracy", accuracy_table(runs, task))
+        runs, benchmarks = read_runs(results, task), benchmarks_of(task)
+        text = fill(text, f"{task} accuracy", accuracy_table(runs, benchmarks, RIVAL))
         text = fill(text, f"{task} cost", cost_table(runs, task))
-        for name, image in draw([pool(arm, seeds, task) for arm, seeds in runs.items()]).items():
+        for name, image in draw([pool(arm, seeds, benchmarks) for arm, seeds in runs.items()]).items():
             if name in PLOTS:
                 path = page.with_suffix("") / f"{task}_{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,139 +35,13 @@ def write_page(results: Path, page: Path = PAGE) -> None:
     print(f"{page}: tables and plots of {results}")
 
 
-def read_results(results: Path, task: str) -> Runs:
-    """The results of a task's runs; arms of which none was made yet are left out.
-
-    Raises:
-        ConfigError: Some seeds of an arm are missing, or all of the one that the others are compared with.
-    """
-    runs: Runs = {}
-    for arm in arms_of(task):
-        paths = [result_path(results, run_name(task, arm.name, seed)) for seed in SEEDS]
-        missing = [path.name for path in paths if not path.exists()]
-        if len(missing) == len(SEEDS) and arm.name != RIVAL:
-            continue
-        if missing:
-            raise ConfigError(f"{results}: {missing[0]} is missing; start the experiment again")
-        runs[arm.name] = [json.loads(path.read_text()) for path in paths]
-    return runs
-
-
-def fill(text: str, name: str, table: Sequence[Sequence[str]]) -> str:
-    """Put a table, its header first, between the two marks of its name."""
-    before, start, rest = text.partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
-    if not start or not end:
-        raise ConfigError(f"the page has no marks for `{name}`")
-    lines = [f"| {' | '.join(row)} |" for row in table]
-    lines.insert(1, "|" + "---|" * len(table[0]))
-    return before + start + "\n".join(lines) + "\n" + end + after
-
-
-def accuracy_table(runs: Runs, task: str) -> list[list[str]]:
-    """Accuracies with intervals, and in bold where the difference to GRPO is more than chance explains."""
-    header = ["arm", *(benchmark_title(name) for name in benchmarks_of(task))]
-    return [header, *([arm, *(_cell(runs, arm, name) for name in benchmarks_of(task))] for arm in runs)]
-
-
-def _cell(runs: Runs, arm: str, benchmark: str) -> str:
-    mean, (low, high) = mean_with_interval(shares_of(runs[arm], benchmark))
-    text = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-    if arm == RIVAL:
-        return text
-    _, (worst, best) = mean_with_interval(shares_of(runs[arm], benchmark) - shares_of(runs[RIVAL], benchmark))
-    return f"**{text}**" if worst > 0 or best < 0 else text
-
-
-def cost_table(runs: Runs, task: str) -> list[list[str]]:
-    """What each arm took: means over seeds of tokens, medians of times; and how long its responses are."""
-    header = ["arm", "generated", "trained", "training, s", "run, s", "accuracies of the seeds", "tokens a response"]
-    table = [header]
-    for arm, seeds in runs.items():
-        generated, trained = (fmean(_total(run, kind) for run in seeds) for kind in ("generated", "trained"))
-        measured = [run["benchmarks"][task] for run in seeds]
-        table.append(
-            [
-                arm,
-                f"{generated:,.0f}",
-                f"{trained:,.0f}",
-                f"{median(_total(run, 'seconds') for run in seeds):.0f}",
-                f"{median(run['wall_seconds'] for run in seeds):.0f}",
-                ", ".join(f"{one['accuracy']:.3f}" for one in measured),
-                f"{fmean(one['response_length'] for one in measured):.0f}",
-            ]
-        )
-    return table
+def read_runs(results: Path, task: str) -> Runs:
+    """The results of a task's runs; see `read_results`."""
+    names = {arm.name: [run_name(task, arm.name, seed) for seed in SEEDS] for arm in arms_of(task)}
+    return read_results(results, names, RIVAL)
 
 
 def benchmarks_of(task: str) -> list[str]:
     """What a task's runs are compared on: its own three benchmarks, and the other task's first."""
     own = [name for name in BENCHMARKS if name.startswith(task)]
     return own + [other for other in TASKS if other != task]
-
-
-def benchmark_title(name: str) -> str:
-    """A benchmark as a reader sees it."""
-    task, _, kind = name.partition("_")
-    title = {"countdown": "Countdown", "game24": "24 game"}[task]
-    return title + {"": "", "larger": ", larger numbers", "four": ", four numbers"}[kind]
-
-
-def _total(run: dict[str, Any], kind: str) -> float:
-    return float(sum(stage[kind] for stage in run["stages"]))
-
-
-def shares_of(seeds: Sequence[dict[str, Any]], benchmark: str) -> np.ndarray:
-    """Shares of right samples [S, P]: a row a seed, a column a problem."""
-    return np.array([[shares[key] for key in sorted(shares)] for shares in _all_shares(seeds, benchmark)])
-
-
-def _all_shares(seeds: Sequence[dict[str, Any]], benchmark: str) -> list[dict[str, float]]:
-    return [run["benchmarks"][benchmark]["shares"] for run in seeds]
-
-
-def mean_with_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Mean, and its 95 % interval from a bootstrap at two levels: seeds and problems are drawn again, independently.
-
-    Args:
-        values: [S, P], of seeds and problems.
-    """
-    rng = np.random.default_rng(0)
-    num_seeds, num_problems = values.shape
-    seeds = rng.integers(num_seeds, size=(RESAMPLES, num_seeds))
-    problems = rng.integers(num_problems, size=(RESAMPLES, num_problems))
-    means = [values[np.ix_(rows, columns)].mean() for rows, columns in zip(seeds, problems, strict=True)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(values.mean()), (float(low), float(high))
-
-
-def pool(arm: str, seeds: Sequence[dict[str, Any]], task: str) -> EvaluatedRun:
-    """All seeds of an arm as one evaluation, for the plots."""
-    results = {
-        benchmark_title(name): _pool_benchmark([run["benchmarks"][name] for run in seeds], shares_of(seeds, name))
-        for name in benchmarks_of(task)
-    }
-    training = None
-    if seeds[0]["stages"]:
-        tokens = fmean(_total(run, "generated") + _total(run, "trained") for run in seeds)
-        training = Training(arm, 0, tokens, median(_total(run, "seconds") for run in seeds), [])
-    return EvaluatedRun(arm, arm, {"model": arm}, results, {}, training)
-
-
-def _pool_benchmark(measured: Sequence[dict[str, Any]], shares: np.ndarray) -> Result:
-    accuracy, interval = mean_with_interval(shares)
-    verdicts: Counter[str] = Counter()
-    for one in measured:
-        verdicts.update(one["verdicts"])
-    return Result(
-        num_problems=shares.shape[1],
-        n_samples_per_prompt=len(measured),
-        accuracy=accuracy,
-        ci95=interval,
-        pass_at={},
-        maj={},
-        response_length=fmean(one["response_length"] for one in measured),
-        truncated_fraction=verdicts["truncated"] / verdicts.total(),
-        verdicts=dict(verdicts),
-        num_failed=0,
-    )

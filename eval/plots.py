@@ -61,10 +61,11 @@ def draw(runs: Sequence[EvaluatedRun]) -> dict[str, bytes]:
     figures |= {"length_accuracy.png": lambda: _lengths(runs, styles), "errors.png": lambda: _errors(runs)}
     # Names are shown as they are, not as formulas.
     with matplotlib.rc_context({"text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}):
-        return {name: _to_png(make()) for name, make in figures.items()}
+        return {name: to_png(make()) for name, make in figures.items()}
 
 
-def _to_png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     # Without the name of the software: the same numbers give the same file with every release.
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})

@@ -23,7 +23,8 @@ from benchmarks.sft_vs_rl_arms import (
     within_budget,
 )
 from benchmarks.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_data, write_traces
-from benchmarks.sft_vs_rl_page import PAGE, fill, mean_with_interval, read_results, write_page
+from benchmarks.sft_vs_rl_page import PAGE, read_runs, write_page
+from benchmarks.tables import fill, mean_with_interval
 from eval.samples import Sample
 from openr1.errors import ConfigError, OpenR1Error
 from openr1.files import read_objects, write_objects
@@ -221,12 +222,12 @@ def test_arms_without_results_are_left_out(tmp_path: Path) -> None:
     for name in ("countdown-base", "countdown-grpo"):
         for seed in (1, 2, 3):
             (tmp_path / f"{name}-seed{seed}.json").write_text(json.dumps({"name": name}))
-    assert list(read_results(tmp_path, "countdown")) == ["base", "grpo"]
+    assert list(read_runs(tmp_path, "countdown")) == ["base", "grpo"]
     (tmp_path / "countdown-base-seed2.json").unlink()
     with pytest.raises(ConfigError, match=r"countdown-base-seed2\.json is missing"):
-        read_results(tmp_path, "countdown")
+        read_runs(tmp_path, "countdown")
     with pytest.raises(ConfigError, match=r"game24-grpo-seed1\.json is missing"):
-        read_results(tmp_path, "game24")
+        read_runs(tmp_path, "game24")
 
 
 def test_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:
