@@ -108,12 +108,11 @@ class Checkpoints:
 def find_damage(checkpoint: Path) -> str | None:
     """The first file, but for `model/`, that is missing or not as it was saved; None if there is none.
 
-    Resuming does not read the exported model, which may have been moved away. Checkpoints of before there were
-    checksums count as sound.
+    Resuming does not read the exported model, which may have been moved away.
     """
     path = checkpoint / CHECKSUMS
-    if not path.exists():
-        return None
+    if not path.is_file():
+        return CHECKSUMS
     saved, now = json.loads(path.read_text(encoding="utf-8")), _checksums(checkpoint)
     return next(
         (name for name in sorted(saved) if now.get(name) != saved[name] and not name.startswith("model/")), None

@@ -106,6 +106,10 @@ class RolloutConfig(Section):
     """Of the sampling; log-probs everywhere are those of logits / temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling; below 1 the engine's log-probs are of the cut distribution, the trainer's are not."""
+    max_staleness: NotNegative = 0
+    """Steps that are sampled ahead, by weights that lack as many updates at most; 0: each step by the newest."""
+    in_flight: Literal["keep", "drain"] = "keep"
+    """Responses that new weights find unfinished: keep goes on with them, drain finishes their step first."""
     num_engines: Positive = 1
     """vLLM engines; each takes one GPU where there are GPUs."""
     max_num_seqs: Positive = 256
@@ -185,8 +189,8 @@ class AlgorithmConfig(Section):
 class OffPolicyConfig(Section):
     """Correction for what the engines sampled from, where it is not what is trained."""
 
-    importance: Literal["none", "token", "sequence"] = "none"
-    """Losses are multiplied by the probability ratio of trainer and engine, of the token or of the whole response."""
+    importance: Literal["auto", "none", "token", "sequence"] = "auto"
+    """Losses are multiplied by the ratio of trainer and engine; auto: of the token if rollout.max_staleness > 0."""
     importance_max: Annotated[float, Field(ge=1)] = 2.0
     """Bound on that ratio."""
     rejection: Literal["none", "token", "sequence"] = "none"
@@ -296,6 +300,12 @@ class TrainConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     num_steps: Positive
     """Steps of prompts -> rollout -> rewards -> advantages -> update -> weight sync."""
+
+    @property
+    def importance(self) -> str:
+        """`off_policy.importance`, with what auto stands for."""
+        auto = "token" if self.rollout.max_staleness > 0 else "none"
+        return auto if self.off_policy.importance == "auto" else self.off_policy.importance
 
     @property
     def updates_per_step(self) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,9 +25,16 @@ class Interrupts:
         self._held_back = False
         self._polled = False
         self._pending: int | None = None
+        self._ended: set[threading.Thread] = set()
+
+    def end(self, thread: threading.Thread) -> None:
+        """Have every `check` in the thread raise from now on, so that it ends."""
+        self._ended.add(thread)
 
     def check(self) -> None:
         """Raise what has come, unless it is held back. Every long wait calls this a few times a second."""
+        if threading.current_thread() in self._ended:
+            raise Interrupted(signal.SIGTERM)
         if self._pending is not None and not self._held_back:
             raise Interrupted(self._pending)
 

@@ -49,17 +49,6 @@ class PassRates:
             name, rate = to_rate(row, place)
             self._rates[name] = rate
 
-    def replay(self, rollouts: Path, last_step: int) -> None:
-        """Enter the visits that a run wrote down, up to a step; slow, for checkpoints that have no ledger."""
-        for path in sorted(rollouts.glob("step_*.jsonl")):
-            if int(path.stem.removeprefix("step_")) <= last_step:
-                visits: dict[str, list[float]] = {}
-                for _, row in read_objects(path):
-                    if row["score"] is not None:
-                        visits.setdefault(row["id"].rpartition("/")[0], []).append(row["score"])
-                for prompt_id, scores in visits.items():
-                    self._enter(prompt_id, scores)
-
     def write(self, path: Path) -> None:
         """Write `pass_rates.jsonl`, one row a prompt that was visited."""
         rows = [(name, rate.attempts, rate.mean, rate.newest) for name, rate in self._rates.items()]

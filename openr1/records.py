@@ -29,7 +29,8 @@ class Response:
     """Tokens that the policy produced for a prompt.
 
     `log_probs[i]` is the log-probability (nats) under which the engine sampled `token_ids[i]`, after
-    temperature and truncation of the distribution. `weight_version` made the first token.
+    temperature and truncation of the distribution. `weight_version` made the first token, `newest_weight_version` the
+    last one: the same, unless weights were pushed in between.
     `finish_reason` is "stop" (an end token, which is the last of `token_ids`) or "length" (truncated).
     """
 
@@ -38,6 +39,7 @@ class Response:
     log_probs: tuple[float, ...]
     finish_reason: Literal["stop", "length"]
     weight_version: WeightVersion
+    newest_weight_version: WeightVersion
 
     @property
     def truncated(self) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def run_training(config: TrainConfig, resume: bool) -> None:
                 actors = f"{config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
                 say(f"starting {actors}; logs in {config.run.folder}/logs")
                 stages = Stages(config, on_gpu, shared)
-                Run(config, datasets, stages, rewards, trackers, INTERRUPTS).go(resume)
+                with closing(Run(config, datasets, stages, rewards, trackers, INTERRUPTS)) as run:
+                    run.go(resume)
 
 
 def load_datasets(config: TrainConfig) -> Datasets:
@@ -137,6 +139,10 @@ class Run:
             interrupts,
             self._on_step,
         )
+
+    def close(self) -> None:
+        """End what still samples; the stages can be stopped then."""
+        self._trainer.close()
 
     def go(self, resume: bool) -> None:
         """Train from the start or from the newest checkpoint, and write the summary."""
@@ -242,10 +248,7 @@ class Run:
             )
         say(f"resuming after step {state.step} from {folder}")
         self._stages.policy.load(folder / "policy")
-        if (folder / LEDGER).exists():
-            self._pass_rates.read(folder / LEDGER)
-        else:
-            self._pass_rates.replay(self._folder / "rollouts", state.step)
+        self._pass_rates.read(folder / LEDGER)
         return state
 
     def _evaluation_path(self, step: int) -> Path:
@@ -337,12 +340,14 @@ def summarize(
     """The numbers of summary.json, but for the wall time; without held-out prompts those of accuracy are left out."""
     step_seconds = sum(row["time/step_seconds"] for row in metrics)
     tokens = sum(row["throughput/tokens_per_second"] * row["time/step_seconds"] for row in metrics)
+    # Of older weights log-probs are others; the first step is always fresh.
+    fresh = [row for row in metrics if row["rollout/staleness_max"] == 0]
     summary: dict[str, Any] = {
         "steps": int(metrics[-1]["step"]),
         "weight_version": int(metrics[-1]["sync/version"]),
         "tokens_per_second": tokens / step_seconds,
-        "mismatch_kl_max": max(row["rollout/mismatch_kl"] for row in metrics),
-        "mismatch_abs_mean_max": max(row["rollout/mismatch_abs_mean"] for row in metrics),
+        "mismatch_kl_max": max(row["rollout/mismatch_kl"] for row in fresh),
+        "mismatch_abs_mean_max": max(row["rollout/mismatch_abs_mean"] for row in fresh),
     }
     for name, measurements in (("before", before), ("after", after)):
         if measurements:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from openr1.algorithms.advantages import has_signal
-from openr1.records import Group, Score
+from openr1.records import Group, Score, WeightVersion
 
 Graded = list[tuple[Group, list[Score]]]
 """Groups with the scores of their responses."""
@@ -35,6 +35,24 @@ def dropped_metrics(dropped: Graded) -> dict[str, float]:
         "rollout/dropped_all_right": float(sum(r and not u for r, u in zip(right, useful, strict=True))),
         "rollout/dropped_all_wrong": float(sum(not r and not u for r, u in zip(right, useful, strict=True))),
     }
+
+
+def staleness_metrics(groups: Sequence[Group], version: WeightVersion) -> dict[str, float]:
+    """How many updates the weights that made a response's first token lack, against those that it trains."""
+    staleness = [version - response.weight_version for group in groups for response in group.responses]
+    return {
+        "rollout/staleness_mean": sum(staleness) / len(staleness),
+        "rollout/staleness_max": float(max(staleness)),
+    }
+
+
+def time_metrics(sampled: Graded, seconds: dict[str, float], version: WeightVersion) -> dict[str, float]:
+    """What took how long; `seconds` of each phase, `step` of the whole."""
+    return {
+        "sync/seconds": seconds["sync"],
+        "sync/version": version,
+        "throughput/tokens_per_second": sum(group.num_tokens for group, _ in sampled) / seconds["step"],
+    } | {f"time/{phase}_seconds": seconds[phase] for phase in seconds}
 
 
 def step_metrics(sampled: Graded, updates: list[dict[str, float]]) -> dict[str, float]:

@@ -50,6 +50,7 @@ def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:
                 "finish_reason": response.finish_reason,
                 "num_tokens": len(response.token_ids),
                 "weight_version": response.weight_version,
+                "newest_weight_version": response.newest_weight_version,
                 "score": scores[index].accuracy,
                 "reward": scores[index].reward,
                 "components": scores[index].components,

@@ -4,11 +4,8 @@ A single controller. It is given its stages and imports neither ray, vllm, deeps
 test can drive it with small fakes.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,46 +20,16 @@ from openr1.config import TrainConfig
 from openr1.errors import TrainingError
 from openr1.interrupt import Interrupts
 from openr1.policy.update import LossSettings, OffPolicySettings
-from openr1.records import Group, Prompt, Score, WeightVersion
-from openr1.rollout.sampling import Sampling
-from openr1.step_metrics import Graded, dropped_metrics, failed_fraction, has_both, step_metrics
-
-
-class PromptSource(Protocol):
-    """Where prompts come from (`prompts.PromptStream`)."""
-
-    def take(self, count: int) -> list[Prompt]:
-        """The next prompts, all different."""
-
-    def state(self) -> dict[str, int]:
-        """The place in the stream."""
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Go to a place in the stream."""
-
-
-class Rollout(Protocol):
-    """Generation (`rollout.pool.RolloutPool`)."""
-
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
-        """Yield each prompt's group as soon as it is finished."""
-
-
-class Rewards(Protocol):
-    """Scoring (`rewards.RewardClient`)."""
-
-    def submit(self, group: Group) -> "Future[list[Score]]":
-        """Ask for a group's scores; returns at once."""
-
-
-class Reference(Protocol):
-    """Reference log-probs (`policy.group.ReferenceLine`)."""
-
-    def submit(self, group: Group) -> None:
-        """Ask for a group's log-probs; returns at once."""
-
-    def collect(self, groups: Sequence[Group]) -> torch.Tensor:
-        """Log-probs of all response tokens of the groups, all submitted, in one row and in their order."""
+from openr1.records import Group, Score, WeightVersion
+from openr1.sampler import PromptSource, Reference, Rewards, Rollout, Sampler, timed
+from openr1.step_metrics import (
+    Graded,
+    dropped_metrics,
+    failed_fraction,
+    staleness_metrics,
+    step_metrics,
+    time_metrics,
+)
 
 
 class Policy(Protocol):
@@ -131,15 +98,11 @@ class Trainer:
         `on_step` is called at the end of every step, with interrupts held back: tracking and checkpoints.
         """
         self._config = config
-        self._prompts = prompts
-        self._rollout = rollout
-        self._rewards = rewards
-        self._reference = reference
+        self._sampler = Sampler(config, prompts, rollout, rewards, reference, interrupts)
         self._policy = policy
         self._interrupts = interrupts
         self._on_step = on_step
         self._state = TrainerState(step=0, version=0, prompts=prompts.state())
-        self._seconds: dict[str, float] = {}
 
     @property
     def state(self) -> TrainerState:
@@ -149,7 +112,12 @@ class Trainer:
     def restore(self, state: TrainerState) -> None:
         """Continue after a complete step; the policy must hold that step's weights. Pushes them."""
         self._state = state
+        self._sampler.restore(state.step, state.prompts)
         self._policy.push_weights(state.version)
+
+    def close(self) -> None:
+        """End what samples ahead; no step can be made after it."""
+        self._sampler.close()
 
     def step(self) -> StepRecord:
         """Make one step; returns what `on_step` was given.
@@ -157,99 +125,38 @@ class Trainer:
         An interrupt before the update abandons the step: nothing has changed, and its prompts come again. From the
         update on it waits until the step is complete, `on_step` included.
         """
-        self._seconds = {}
         start = time.monotonic()
-        self._prompts.restore(self._state.prompts)
-        chosen, dropped = self._sample()
-        groups, scores = [group for group, _ in chosen], [scores for _, scores in chosen]
-        self._check_graded(chosen + dropped)
+        seconds: dict[str, float] = {}
+        with timed(seconds, "wait"):
+            sampled = self._sampler.take(self._state.step + 1)
+        everything = sampled.chosen + sampled.dropped
+        groups, scores = [group for group, _ in sampled.chosen], [scores for _, scores in sampled.chosen]
+        self._check_graded(everything)
         rewards, valid = to_tensors(scores)
-        batch = self._batch(groups)
-        shaped = self._shape(rewards, batch)
+        shaped = self._shape(rewards, sampled.batch)
         advantages, running = self._advantages(shaped, valid)
-        batch = batch.with_advantages(advantages.flatten()).without(~(valid & self._may_train(groups)).flatten())
+        batch = sampled.batch.with_advantages(advantages.flatten())
+        batch = batch.without(~(valid & self._may_train(groups)).flatten())
         with self._interrupts.held_back():
             version = self._state.version + 1
-            with self._timed("update"):
+            with timed(seconds, "update"):
                 updates = self._update(batch)
-            with self._timed("sync"):
+            with timed(seconds, "sync"), self._sampler.between_steps():
                 self._policy.push_weights(version)
-            metrics = step_metrics(chosen + dropped, updates) | dropped_metrics(dropped)
+            metrics = step_metrics(everything, updates) | dropped_metrics(sampled.dropped)
+            metrics |= staleness_metrics(groups, self._state.version)
             metrics["policy/kl_coef"] = self._kl_coef
             kl_coef = self._next_kl_coef(metrics["policy/kl"], len(batch))
-            self._state = TrainerState(self._state.step + 1, version, self._prompts.state(), running, kl_coef)
-            self._seconds["step"] = time.monotonic() - start
-            metrics |= self._own_metrics(chosen + dropped, shaped, valid)
-            record = StepRecord(self._state.step, groups, scores, shaped, advantages, dropped, metrics)
+            self._state = TrainerState(self._state.step + 1, version, sampled.prompts, running, kl_coef)
+            metrics |= {
+                "reward/shaped_mean": float(shaped[valid].mean()) if valid.any() else 0.0,
+                "reward/signal_fraction": float(has_signal(shaped, valid).float().mean()),
+            }
+            seconds["step"] = time.monotonic() - start
+            metrics |= time_metrics(everything, sampled.seconds | seconds, version)
+            record = StepRecord(self._state.step, groups, scores, shaped, advantages, sampled.dropped, metrics)
             self._on_step(record)
         return record
-
-    def _sample(self) -> tuple[Graded, Graded]:
-        """Groups to train on, in the order in which they were asked for, and those that were sampled in vain.
-
-        With dynamic sampling, groups whose answers are all right or all wrong are replaced by others, as many rounds as
-        are allowed; what is then still missing is filled up with them.
-        """
-        wanted, rounds = self._config.rollout.rollout_batch_size, self._config.algorithm.dynamic_sampling_rounds
-        sampled: Graded = []
-        useful: list[int] = []
-        count = wanted
-        for _ in range(rounds):
-            asked = {group.prompt.id for group, _ in sampled}
-            prompts = [prompt for prompt in self._prompts.take(count) if prompt.id not in asked]
-            if not prompts:
-                break  # The dataset has no others.
-            for graded in self._roll_out(prompts):
-                if rounds == 1 or has_both(graded[1]):
-                    useful.append(len(sampled))
-                sampled.append(graded)
-            if len(useful) >= wanted:
-                break
-            # As many as will do, if they are useful as often as those before.
-            count = min(wanted, math.ceil((wanted - len(useful)) * len(sampled) / max(len(useful), 1)))
-        others = [index for index in range(len(sampled)) if index not in useful]
-        chosen = set((useful + others)[:wanted])
-        parts = {
-            taken: [graded for index, graded in enumerate(sampled) if (index in chosen) == taken]
-            for taken in (True, False)
-        }
-        return parts[True], parts[False]
-
-    def _roll_out(self, prompts: list[Prompt]) -> Graded:
-        """Generate; each finished group is scored, and read by the reference, while others still generate."""
-        finished: dict[str, tuple[Group, Future[list[Score]]]] = {}
-        with self._timed("generate"):
-            for group in self._rollout.generate(prompts, self._sampling()):
-                if self._reference is not None and self._config.algorithm.dynamic_sampling_rounds == 1:
-                    self._reference.submit(group)
-                finished[group.prompt.id] = (group, self._rewards.submit(group))
-        with self._timed("reward"):
-            # In the order of the prompts, so that the batch does not depend on which group finished first.
-            return [(group, future.result()) for group, future in (finished[prompt.id] for prompt in prompts)]
-
-    def _batch(self, groups: list[Group]) -> TrainBatch:
-        """The groups' tokens, with log-probs of engine and reference."""
-        batch = TrainBatch.from_groups(groups)
-        with self._timed("reference"):
-            if self._reference is None:
-                return batch
-            if self._config.algorithm.dynamic_sampling_rounds > 1:
-                for group in groups:
-                    self._reference.submit(group)
-            ref_log_probs = torch.zeros_like(batch.rollout_log_probs)
-            ref_log_probs[batch.response_mask] = self._reference.collect(groups)
-            return replace(batch, ref_log_probs=ref_log_probs)
-
-    def _sampling(self) -> Sampling:
-        rollout = self._config.rollout
-        return Sampling(
-            n_samples_per_prompt=rollout.n_samples_per_prompt,
-            generate_max_len=rollout.generate_max_len,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            seed=self._config.run.seed,
-            seed_stream=f"train/{self._state.step}",
-        )
 
     def _check_graded(self, sampled: Graded) -> None:
         """Refuse a step of which too much is not known; groups that were dropped for it count, too.
@@ -316,7 +223,9 @@ class Trainer:
             kl_coef=self._kl_coef if algorithm.kl_in == "loss" else 0.0,
             kl_estimator=algorithm.kl_estimator,
             entropy_coef=algorithm.entropy_coef,
-            off_policy=OffPolicySettings(**self._config.off_policy.model_dump()),
+            off_policy=OffPolicySettings(
+                **self._config.off_policy.model_dump() | {"importance": self._config.importance}
+            ),
         )
 
     def _update(self, batch: TrainBatch) -> list[dict[str, float]]:
@@ -331,26 +240,9 @@ class Trainer:
         size, longest = self._config.policy.train_batch_size, self._config.rollout.generate_max_len
         parts = [batch.select(range(start, start + size)) for start in range(0, len(batch), size)]
         weighed = [part.with_loss_weights(algorithm.loss_aggregation, longest) for part in parts]
-        if self._reference is None and loss.entropy_coef == 0:
+        if batch.ref_log_probs is None and loss.entropy_coef == 0:
             weighed = [part.with_signal() for part in weighed]
         return [self._policy.update(part, loss) for _ in range(algorithm.max_epochs) for part in weighed]
-
-    def _own_metrics(self, sampled: Graded, shaped: torch.Tensor, valid: torch.Tensor) -> dict[str, float]:
-        seconds = self._seconds
-        return {
-            "reward/shaped_mean": float(shaped[valid].mean()) if valid.any() else 0.0,
-            "reward/signal_fraction": float(has_signal(shaped, valid).float().mean()),
-            "sync/seconds": seconds["sync"],
-            "sync/version": self._state.version,
-            "throughput/tokens_per_second": sum(group.num_tokens for group, _ in sampled) / seconds["step"],
-        } | {f"time/{phase}_seconds": seconds[phase] for phase in seconds}
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        """Add the block's wall time to the phase."""
-        start = time.monotonic()
-        yield
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - start
 
 
 def to_tensors(scores: list[list[Score]]) -> tuple[torch.Tensor, torch.Tensor]:

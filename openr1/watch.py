@@ -44,7 +44,9 @@ class Watch:
                 f"{kl_bound:g}: they were not loaded from the same weights"
             )
         mismatch, bound = record.metrics["rollout/mismatch_abs_mean"], MISMATCH_BOUNDS[self._dtype]
-        if not self._same_distribution or mismatch <= bound:
+        # Of older weights, too, they are others.
+        fresh = record.metrics["rollout/staleness_max"] == 0
+        if not self._same_distribution or not fresh or mismatch <= bound:
             return
         what = (
             f"step {record.step}: engine and trainer differ by {mismatch:.2g} nats a token, more than {bound:g} "

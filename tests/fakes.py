@@ -58,7 +58,7 @@ def make_prompt(number: int = 0, **fields: Any) -> Prompt:
 def make_response(*token_ids: int, log_prob: float = -1.0, truncated: bool = False) -> Response:
     """A response of weight version 0 with the same log-prob for every token."""
     text = " ".join(map(str, token_ids))
-    return Response(text, token_ids, (log_prob,) * len(token_ids), "length" if truncated else "stop", 0)
+    return Response(text, token_ids, (log_prob,) * len(token_ids), "length" if truncated else "stop", 0, 0)
 
 
 def make_group(prompt: Prompt, lengths: Sequence[int] = (2, 1)) -> Group:

@@ -10,7 +10,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tests.running import read_jsonl, run_grpo, write_config
+from openr1.prompts import PromptStream, Wording, load_prompts, load_tokenizer
+from tests.running import ROOT, read_jsonl, run_grpo, write_config
 
 METRICS = [
     "step",
@@ -117,3 +118,37 @@ def test_two_steps_of_the_whole_system(
     }  # fmt: skip
     for chatter in ("WARNING", "DeepSpeed", "vllm", "Ray"):
         assert chatter not in output, output
+
+
+@pytest.mark.timeout(300)
+def test_steps_sampled_ahead(countdown_files: Path, tmp_path: Path) -> None:
+    """Catches a pipelined run that mixes up prompts, trains on older weights than it may, or evaluates another step.
+
+    Held-out prompts are sampled after every step, while the engine samples the next one.
+    """
+    model = ROOT / "data/tiny_base"
+    config = write_config(
+        tmp_path / "config.yaml",
+        model,
+        countdown_files,
+        rollout={"max_staleness": 1, "generate_max_len": 96},
+        evaluation={"n_samples_per_prompt": 2, "eval_steps": 1},
+        num_steps=4,
+    )
+    run_grpo(config)
+    folder = tmp_path / "runs/small"
+    rows = read_jsonl(folder / "metrics.jsonl")
+    assert [row["sync/version"] for row in rows] == [1, 2, 3, 4]
+    # The first step is by the newest weights: engine and trainer agree.
+    assert rows[0]["rollout/staleness_max"] == 0
+    assert rows[0]["rollout/mismatch_abs_mean"] < 1e-5
+    assert all(0 <= row["rollout/staleness_mean"] <= row["rollout/staleness_max"] <= 1 for row in rows)
+    train = load_prompts(countdown_files / "train.jsonl", load_tokenizer(model), 64, Wording())
+    stream = PromptStream(train, 3)
+    for step in range(1, 5):
+        rollouts = read_jsonl(folder / f"rollouts/step_{step:06d}.jsonl")
+        asked = [f"{prompt.id}/{index}" for prompt in stream.take(8) for index in range(4)]
+        assert [row["id"] for row in rollouts] == asked
+        for row in rollouts:
+            assert max(0, step - 2) <= row["weight_version"] <= row["newest_weight_version"] <= step - 1
+    assert len(list((folder / "eval").iterdir())) == 5

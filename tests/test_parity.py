@@ -37,6 +37,7 @@ class ChangeablePolicyActor(PolicyActor):
     def change(self, pattern: str) -> int:
         """Add noise of a tenth of its size, at least 0.05, to every parameter that matches; returns how many."""
         generator = torch.Generator().manual_seed(0)
+        self._before = {name: parameter.data.clone() for name, parameter in self._learner._lm.named_parameters()}
         changed = 0
         for name, parameter in self._learner._lm.named_parameters():
             if re.search(pattern, name):
@@ -44,6 +45,11 @@ class ChangeablePolicyActor(PolicyActor):
                 parameter.data += scale * torch.randn(parameter.shape, generator=generator)
                 changed += 1
         return changed
+
+    def undo(self) -> None:
+        """Take the last change back."""
+        for name, parameter in self._learner._lm.named_parameters():
+            parameter.data.copy_(self._before[name])
 
 
 @dataclass
@@ -128,3 +134,38 @@ def test_micro_batching_does_not_change_log_probs(pair: Pair) -> None:
     assert len(plan_micro_batches(batch.lengths, 1, 512)[0]) > 2
     whole = torch.cat([pair.policy.log_probs(batch.select([row])).sum(-1) for row in range(len(batch))])
     torch.testing.assert_close(pair.policy.log_probs(batch).sum(-1), whole, atol=1e-4, rtol=1e-5)
+
+
+def test_responses_in_flight_go_on_under_new_weights(pair: Pair) -> None:
+    """Catches a push that leaves keys and values of the old weights in service, mixes responses, or loses any.
+
+    A fourth of the responses fit into the engine at a time; new weights come when the first group is finished. Of a
+    response that saw both, tokens before some place have the log-probs of the old weights, and from there on the new.
+    """
+    pair.push()
+    stream = pair.rollout.generate(pair.prompts, Sampling(16, 24, pair.temperature, 1.0, 0, "in flight"))
+    groups = [next(stream)]
+    (beside,) = pair.rollout.generate(pair.prompts[:1], Sampling(1, 2, pair.temperature, 1.0, 1, "beside"))
+    assert len(beside.responses) == 1
+    assert ray.get(pair.rank.change.remote(r"embed_tokens|lm_head|norm|proj")) > 0
+    pair.push()
+    groups += list(stream)
+    assert sorted(group.prompt.id for group in groups) == sorted(prompt.id for prompt in pair.prompts)
+    assert [len(group.responses) for group in groups] == [16] * 8
+    batch = TrainBatch.from_groups(groups)
+    new = (pair.policy.log_probs(batch) - batch.rollout_log_probs).abs() < BOUND
+    ray.get(pair.rank.undo.remote())
+    old = (pair.policy.log_probs(batch) - batch.rollout_log_probs).abs() < BOUND
+    kinds = set()
+    for row, response in enumerate(response for group in groups for response in group.responses):
+        of_old, of_new = (matches[row][batch.response_mask[row]] for matches in (old, new))
+        versions = (response.weight_version, response.newest_weight_version)
+        # The first and the last place at which the weights may have changed.
+        first, last = {
+            (pair.version - 1, pair.version - 1): (len(of_old), len(of_old)),
+            (pair.version - 1, pair.version): (1, len(of_old) - 1),
+            (pair.version, pair.version): (0, 0),
+        }[versions]
+        assert any(of_old[:place].all() and of_new[place:].all() for place in range(first, last + 1)), versions
+        kinds.add(versions)
+    assert len(kinds) == 3

@@ -58,13 +58,18 @@ def wait_for(path: Path, job_alive: Callable[[], bool], seconds: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code", "ahead"), [(signal.SIGINT, 130, 0), (signal.SIGTERM, 143, 1)])
 def test_signal_leaves_a_checkpoint_and_nothing_else(
-    countdown_files: Path, tmp_path: Path, number: signal.Signals, code: int
+    countdown_files: Path, tmp_path: Path, number: signal.Signals, code: int, ahead: int
 ) -> None:
     """Catches orphans of Ray, vLLM or the reward server, a lost run, and a checkpoint that cannot be resumed from."""
     config = write_config(
-        tmp_path / "config.yaml", BASE_MODEL, countdown_files, **SETTINGS, checkpoint={"save_steps": 0}, num_steps=1000
+        tmp_path / "config.yaml",
+        BASE_MODEL,
+        countdown_files,
+        **SETTINGS | {"rollout": {"generate_max_len": 96, "max_staleness": ahead}},
+        checkpoint={"save_steps": 0},
+        num_steps=1000,
     )
     folder = tmp_path / "runs/small"
     job = start_grpo(config)

@@ -152,7 +152,7 @@ def client(server: ScriptedServer) -> Iterator[RewardClient]:
 def make_group(size: int = 2, prompt_id: str = "p") -> Group:
     """A group whose responses are r0, r1, ..."""
     prompt = Prompt(prompt_id, "What?", (1, 2), "gold", "countdown", "<think>", {"level": 3})
-    return Group(prompt, tuple(Response(f"r{index}", (7,), (-0.5,), "stop", 4) for index in range(size)))
+    return Group(prompt, tuple(Response(f"r{index}", (7,), (-0.5,), "stop", 4, 4) for index in range(size)))
 
 
 def make_result(item_id: str, **changes: Any) -> dict[str, Any]:
@@ -696,7 +696,7 @@ def gradable_group(number: int, size: int = 3) -> Group:
         prompt = Prompt(f"countdown-{number}", "What?", (1,), label, "countdown")
         tagged = "<think>so</think>\n<answer>{}</answer>"
         texts = [tagged.format(f"2*{number + 1}+3"), tagged.format("3+2"), "no idea"]
-    return Group(prompt, tuple(Response(texts[index % 3], (7,), (-0.5,), "stop", 4) for index in range(size)))
+    return Group(prompt, tuple(Response(texts[index % 3], (7,), (-0.5,), "stop", 4, 4) for index in range(size)))
 
 
 def results_of(futures: list[Future[list[Score]]]) -> list[list[Score]]:

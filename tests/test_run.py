@@ -141,16 +141,6 @@ def test_ledger_of_a_resumed_run(tmp_path: Path) -> None:
     assert sum(row["attempts"] for row in ledgers[0]) == 3 * 4
 
 
-def test_ledger_of_a_checkpoint_without_one(tmp_path: Path) -> None:
-    """Catches pass rates that begin anew where the checkpoint is of a time when it did not hold them."""
-    config = make_config(tmp_path)
-    stop_in_update(config, 2)
-    for name in ("pass_rates.jsonl", "checksums.json"):
-        (config.run.folder / "checkpoints/step_000002" / name).unlink()
-    make_run(config, FakeStages()).go(resume=True)
-    assert sum(row["attempts"] for row in read_jsonl(config.run.folder / "pass_rates.jsonl")) == 3 * 4
-
-
 # Held-out prompts
 
 

@@ -51,6 +51,7 @@ def make_trainer(
     rewards: FakeRewards | None = None,
     policy: FakePolicy | None = None,
     with_reference: bool = True,
+    reference: FakeReference | None = None,
     interrupts: Interrupts | None = None,
     on_step: Callable[[StepRecord], None] = lambda record: None,
 ) -> Trainer:
@@ -60,7 +61,7 @@ def make_trainer(
         PromptStream(PROMPTS, config.run.seed),
         rollout or FakeRollout(),
         rewards or FakeRewards(),
-        FakeReference() if with_reference else None,
+        (reference or FakeReference()) if with_reference else None,
         policy or FakePolicy(),
         interrupts or Interrupts(),
         on_step,

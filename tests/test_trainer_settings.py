@@ -51,8 +51,7 @@ def test_groups_without_a_difference_are_replaced(tmp_path: Path) -> None:
     rollout, policy, reference = FakeRollout(), FakePolicy(), FakeReference()
     rewards = FakeRewards(graded({**answers}))
     records: list[Any] = []
-    trainer = make_trainer(config, rollout, rewards, policy, on_step=records.append)
-    trainer._reference = reference
+    trainer = make_trainer(config, rollout, rewards, policy, reference=reference, on_step=records.append)
     trainer.step()
     (record,) = records
     # One of two was useful: for the one that is missing, two more are asked for.

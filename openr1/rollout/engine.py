@@ -52,6 +52,7 @@ class EngineActor:
         self._end_token_ids = end_token_ids(self._llm.get_tokenizer())
         self._between_steps = asyncio.Lock()
         self._requests = 0
+        self._finished: dict[str, RequestOutput] = {}
 
     async def ready(self) -> bool:
         """Answers once the engine has started."""
@@ -60,14 +61,16 @@ class EngineActor:
     async def generate(self, prompts: list[Prompt], sampling: Sampling) -> AsyncIterator[Group]:
         """Sample every prompt and yield each group as soon as its last response is finished.
 
-        One call at a time: the responses of two would mix.
+        Several calls may run side by side: each makes steps, for all, until its own prompts are finished.
         """
         waiting = await self._call(self._add_requests, prompts, sampling)
         while waiting:
             async with self._between_steps:
-                outputs = await self._call(self._llm.llm_engine.step)
-            for output in outputs:
-                yield to_group(waiting.pop(output.request_id), output)
+                if waiting.keys().isdisjoint(self._finished):
+                    outputs = await self._call(self._llm.llm_engine.step)
+                    self._finished |= {output.request_id: output for output in outputs}
+            for request_id in [name for name in self._finished if name in waiting]:
+                yield to_group(waiting.pop(request_id), self._finished.pop(request_id))
 
     def _add_requests(self, prompts: list[Prompt], sampling: Sampling) -> dict[str, Prompt]:
         """Queue the prompts; returns them by request id."""
@@ -163,6 +166,8 @@ def to_group(prompt: Prompt, output: "RequestOutput") -> Group:
             raise EngineError(
                 f"prompt {prompt.id}: an answer of {len(token_ids)} tokens has {len(log_probs)} log-probs"
             )
-        version = int(completion.weight_versions[0].version)
-        responses.append(Response(completion.text, token_ids, log_probs, completion.finish_reason, version))
+        versions = [int(span.version) for span in completion.weight_versions]
+        responses.append(
+            Response(completion.text, token_ids, log_probs, completion.finish_reason, versions[0], versions[-1])
+        )
     return Group(prompt, tuple(responses))
