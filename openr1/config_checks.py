@@ -1,6 +1,7 @@
 """What must fit together in a configuration; every check names its numbers."""
 
-from openr1.config import DpoConfig, ModelConfig, OptimizerConfig, PolicyConfig, SftConfig, TrainConfig
+from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig, TrainConfig
+from openr1.config_offline import DpoConfig, SftConfig
 from openr1.errors import ConfigError
 
 

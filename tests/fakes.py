@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from openr1.batch import TrainBatch
-from openr1.config import SftConfig, TrainConfig
+from openr1.config import TrainConfig
 from openr1.config_file import validate
+from openr1.config_offline import SftConfig
 from openr1.errors import OpenR1Error
 from openr1.interrupt import Interrupted
 from openr1.policy.update import LossSettings

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from openr1.config import DpoConfig, SftConfig, TrainConfig
+from openr1.config import TrainConfig
 from openr1.config_file import describe_fields
+from openr1.config_offline import DpoConfig, SftConfig
 from openr1.interrupt import Interrupts
 from openr1.prompts import PromptStream
 from openr1.trainer import StepRecord, Trainer
