@@ -99,7 +99,7 @@ class RolloutConfig(Section):
     rollout_batch_size: Positive = 64
     """Prompts a step."""
     n_samples_per_prompt: Positive = 8
-    """Responses a prompt; advantages compare them, so at least 2."""
+    """Responses a prompt; at least 2 for advantages that compare them."""
     generate_max_len: Positive = 1024
     """Tokens of a response at most."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
@@ -148,8 +148,14 @@ class RewardConfig(Section):
 class AlgorithmConfig(Section):
     """How rewards become a loss."""
 
-    advantage_estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce", "reinforce++", "reinforce++-baseline"] = "grpo"
-    """How rewards become advantages; docs/algorithms.md has the formulas."""
+    advantage_estimator: Literal[
+        "grpo", "dr_grpo", "rloo", "reinforce", "reinforce++", "reinforce++-baseline", "gae"
+    ] = "grpo"
+    """How rewards become advantages; docs/algorithms.md has the formulas. gae trains a critic, too."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Discount of a token's reward for each token before it (gae only)."""
+    lambd: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Lambda of gae; 1: return minus value, 0: the error of one value; between: less variance, more bias."""
     policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
     """ppo: clipped ratios of tokens; gspo: of whole responses; cispo: clipped weights, which keep their gradient."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"
@@ -165,7 +171,7 @@ class AlgorithmConfig(Section):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """How KL is estimated from a token's log-probs; k1 only with `kl_in: reward`."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """loss: a term for each token; reward: the sum over a response is taken off its reward."""
+    """loss: a term for each token; reward: the sum over a response is taken off its reward (gae: each token's own)."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Mean KL of a token, in nats, that the weight is adapted to from init_kl_coef on."""
     kl_horizon: Positive = 10000
@@ -214,6 +220,19 @@ class OptimizerConfig(Section):
     """Decoupled weight decay."""
     max_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradient norm above which gradients are scaled down; 0 = no clipping."""
+
+
+class CriticConfig(Section):
+    """The value model, with `advantage_estimator: gae` alone; the rest is as `model`, `optimizer` and `policy` say."""
+
+    path: Path | None = None
+    """Folder of the model that it starts from, with the policy's tokenizer; null: model.path."""
+    learning_rate: Annotated[float, Field(gt=0)] = 9e-6
+    """Highest learning rate."""
+    value_clip: Annotated[float, Field(gt=0)] | None = 0.5
+    """Farthest that values move from those before the step's updates and still learn; null: unbounded."""
+    warmup_steps: NotNegative = 0
+    """First steps, in which the critic alone trains."""
 
 
 class PolicyConfig(Section):
@@ -283,6 +302,7 @@ class TrainConfig(Section):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     off_policy: OffPolicyConfig = OffPolicyConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    critic: CriticConfig = CriticConfig()
     policy: PolicyConfig = PolicyConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -295,3 +315,18 @@ class TrainConfig(Section):
         """Optimizer steps made of one step's responses."""
         responses = self.rollout.rollout_batch_size * self.rollout.n_samples_per_prompt
         return self.algorithm.max_epochs * responses // self.policy.train_batch_size
+
+    @property
+    def policy_updates(self) -> int:
+        """Optimizer steps of the policy in the whole run; a critic makes more by those of its warm-up."""
+        return (self.num_steps - self.critic.warmup_steps) * self.updates_per_step
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned."""
+        return self.algorithm.advantage_estimator == "gae"
+
+    @property
+    def critic_model(self) -> ModelConfig:
+        """The model that the critic starts from."""
+        return self.model.model_copy(update={"path": self.critic.path or self.model.path})
