@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from openr1.config import LoraConfig, ModelConfig
+from openr1.config import LoraConfig, ModelConfig, ModelConfig, ModelConfig, ModelConfig, ModelConfig, ModelConfig
 from openr1.errors import ConfigError
 from openr1.policy.lora import add_adapters, full_weights
 from openr1.policy.model import load_causal_lm
