@@ -16,8 +16,8 @@ from benchmarks.experiment import run_command
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_data import write_traces
 from eval.samples import Sample, SampleFile
-from openr1.config import DpoConfig, DpoDataConfig, SftDataConfig
 from openr1.config_file import load_config
+from openr1.config_offline import DpoConfig, DpoDataConfig, SftDataConfig
 from openr1.errors import OpenR1Error
 from openr1.files import read_objects, write_objects
 from openr1.preferences import load_pairs

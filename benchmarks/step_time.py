@@ -133,6 +133,9 @@ class TimedPolicy:
         self._clock.add("update", start)
         return result
 
+    def measure(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+        return self._policy.measure(batch, loss)
+
     def push_weights(self, version: int) -> None:
         start = time.monotonic()
         self._policy.push_weights(version)

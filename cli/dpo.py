@@ -1,8 +1,8 @@
 """`python -m cli dpo`: preference optimization from a config."""
 
 from cli.options import config_parser, run_offline
-from openr1.config import DpoConfig
 from openr1.config_checks import check_dpo
+from openr1.config_offline import DpoConfig
 
 
 def run(argv: list[str]) -> int:

@@ -1,8 +1,8 @@
 """`python -m cli sft`: supervised fine-tuning from a config."""
 
 from cli.options import config_parser, run_offline
-from openr1.config import SftConfig
 from openr1.config_checks import check_sft
+from openr1.config_offline import SftConfig
 
 
 def run(argv: list[str]) -> int:

@@ -16,8 +16,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from openr1.config import DpoConfig, SftConfig, TrainConfig
+from openr1.config import TrainConfig
 from openr1.config_file import section_of
+from openr1.config_offline import DpoConfig, SftConfig
 
 PAGE = Path(__file__).resolve().parent / "config.md"
 BEGIN = "<!-- keys: written by docs/make_config_reference.py -->"

@@ -26,6 +26,8 @@ class TrainBatch:
     ref_log_probs: Tensor | None = None  # [B, T] float32, nats; None without a reference
     old_log_probs: Tensor | None = None  # [B, T] float32, nats; None where one update is made of the batch
     loss_weights: Tensor | None = None  # [B, T] float32; see algorithms.aggregation
+    values: Tensor | None = None  # [B, T] float32, in rewards, of the critic before this step; None without one
+    returns: Tensor | None = None  # [B, T] float32, what values are to become; None without a critic
 
     @classmethod
     def from_tokens(cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "TrainBatch":
@@ -67,9 +69,21 @@ class TrainBatch:
         """Spread one advantage a response [B] over its tokens [B, T]."""
         return replace(self, advantages=advantages[:, None] * self.response_mask)
 
+    @property
+    def mean_advantages(self) -> Tensor:
+        """Means [B] over the tokens that train; 0 for rows without one."""
+        assert self.advantages is not None
+        mask = self.response_mask
+        return torch.where(mask, self.advantages, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+
     def with_loss_weights(self, aggregation: str, generate_max_len: int) -> "TrainBatch":
         """Weigh the tokens' losses by counts over these rows: the whole of what one update is made of."""
         return replace(self, loss_weights=loss_weights(self.response_mask, aggregation, generate_max_len))
+
+    def weighed_parts(self, size: int, aggregation: str, generate_max_len: int) -> list["TrainBatch"]:
+        """Cut into parts of `size` rows, in order, each with its own loss weights: one for each optimizer step."""
+        parts = [self.select(range(start, start + size)) for start in range(0, len(self), size)]
+        return [part.with_loss_weights(aggregation, generate_max_len) for part in parts]
 
     def with_signal(self) -> "TrainBatch":
         """Only rows that train and whose advantage is not 0: the others have no gradient of the policy loss.

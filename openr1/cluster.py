@@ -19,8 +19,8 @@ from ray.actor import ActorHandle
 from openr1.config import PolicyConfig, TrainConfig
 from openr1.errors import ConfigError, MissingError
 from openr1.interrupt import INTERRUPTS
-from openr1.policy.actor import PolicyActor
-from openr1.policy.group import PolicyGroup, ReferenceLine
+from openr1.policy.actor import CriticActor, PolicyActor, RankActor
+from openr1.policy.group import CriticGroup, PolicyGroup, ReferenceLine
 from openr1.policy.reference import ReferenceActor
 from openr1.policy.settings import LearnerSettings, RankSettings, ReferenceSettings
 from openr1.positions import position_overrides
@@ -45,15 +45,17 @@ def check_machine(num_gpus_needed: int) -> bool:
         return False
     if found < num_gpus_needed:
         raise ConfigError(
-            f"this config needs {num_gpus_needed} GPUs (policy.num_ranks + rollout.num_engines + 1 for the reference), "
-            f"this machine has {found}; lower them, or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
+            f"this config needs {num_gpus_needed} GPUs (policy.num_ranks, as many for the critic of gae, "
+            f"rollout.num_engines, 1 for the reference), this machine has {found}; lower them, or hide the GPUs with "
+            "CUDA_VISIBLE_DEVICES= to run on the CPU"
         )
     return True
 
 
 def gpus_needed(config: TrainConfig) -> int:
     """GPUs that a run takes where there are any: one an actor."""
-    return config.policy.num_ranks + config.rollout.num_engines + int(config.algorithm.init_kl_coef > 0)
+    models = 1 + int(config.has_critic)
+    return models * config.policy.num_ranks + config.rollout.num_engines + int(config.algorithm.init_kl_coef > 0)
 
 
 def check_build_locks(extensions: Path) -> None:
@@ -141,19 +143,19 @@ def start_policy(
     policy: PolicyConfig,
     on_gpu: bool,
     logs: Path,
-    kind: type[PolicyActor] = PolicyActor,
+    kind: type[RankActor] = PolicyActor,
 ) -> list[ActorHandle]:
-    """Start the policy's ranks and have them load the model."""
+    """Start the ranks of the policy, or of what else learns, and have them load the model."""
     check_build_locks(extensions_folder())
     actors = []
     for rank in range(policy.num_ranks):
-        log_path = (logs / f"policy_{rank}.log").resolve()
+        log_path = (logs / f"{learner.role}_{rank}.log").resolve()
         settings = RankSettings(rank, policy.num_ranks, policy.threads, on_gpu, policy.timeout_seconds, log_path)
         actors.append(start_actor(kind, policy.threads, on_gpu, settings))
-    starting = "the run waits for policy rank 0 to start"
+    starting = f"the run waits for {learner.role} rank 0 to start"
     port = gather([actors[0].open_store.remote()], policy.timeout_seconds, starting)[0]
     calls = [actor.load_model.remote(port, learner) for actor in actors]
-    gather(calls, policy.timeout_seconds, f"the run waits for {len(actors)} policy rank(s) to load the model")
+    gather(calls, policy.timeout_seconds, f"the run waits for {len(actors)} {learner.role} rank(s) to load the model")
     return actors
 
 
@@ -191,7 +193,7 @@ class Stages:
             config.optimizer,
             config.policy.zero_stage,
             config.rollout.temperature,
-            config.num_steps * config.updates_per_step,
+            config.policy_updates,
             config.algorithm.entropy_coef > 0,
         )
         ranks = start_policy(learner, config.policy, on_gpu, logs, policy_kind)
@@ -203,6 +205,21 @@ class Stages:
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
         self.reference = ReferenceLine(reference, config.policy.micro_batch_tokens, timeout) if reference else None
         self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, config.model.packing)
+        self.critic = self._start_critic(config, on_gpu, logs) if config.has_critic else None
+
+    @staticmethod
+    def _start_critic(config: TrainConfig, on_gpu: bool, logs: Path) -> CriticGroup:
+        policy = config.policy
+        learner = LearnerSettings(
+            config.critic_model,
+            config.optimizer.model_copy(update={"learning_rate": config.critic.learning_rate}),
+            policy.zero_stage,
+            config.rollout.temperature,
+            config.num_steps * config.updates_per_step,
+            role="critic",
+        )
+        ranks = start_policy(learner, policy, on_gpu, logs, CriticActor)
+        return CriticGroup(ranks, policy.micro_batch_tokens, policy.timeout_seconds, config.model.packing)
 
     @staticmethod
     def _start_engine(config: TrainConfig, index: int, on_gpu: bool, model_path: Path, logs: Path) -> ActorHandle:

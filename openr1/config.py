@@ -99,7 +99,7 @@ class RolloutConfig(Section):
     rollout_batch_size: Positive = 64
     """Prompts a step."""
     n_samples_per_prompt: Positive = 8
-    """Responses a prompt; advantages compare them, so at least 2."""
+    """Responses a prompt; at least 2 for advantages that compare them."""
     generate_max_len: Positive = 1024
     """Tokens of a response at most."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
@@ -152,8 +152,14 @@ class RewardConfig(Section):
 class AlgorithmConfig(Section):
     """How rewards become a loss."""
 
-    advantage_estimator: Literal["grpo", "dr_grpo", "rloo", "reinforce", "reinforce++", "reinforce++-baseline"] = "grpo"
-    """How rewards become advantages; docs/algorithms.md has the formulas."""
+    advantage_estimator: Literal[
+        "grpo", "dr_grpo", "rloo", "reinforce", "reinforce++", "reinforce++-baseline", "gae"
+    ] = "grpo"
+    """How rewards become advantages; docs/algorithms.md has the formulas. gae trains a critic, too."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Discount of a token's reward for each token before it (gae only)."""
+    lambd: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Lambda of gae; 1: return minus value, 0: the error of one value; between: less variance, more bias."""
     policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
     """ppo: clipped ratios of tokens; gspo: of whole responses; cispo: clipped weights, which keep their gradient."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"
@@ -169,7 +175,7 @@ class AlgorithmConfig(Section):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """How KL is estimated from a token's log-probs; k1 only with `kl_in: reward`."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """loss: a term for each token; reward: the sum over a response is taken off its reward."""
+    """loss: a term for each token; reward: the sum over a response is taken off its reward (gae: each token's own)."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Mean KL of a token, in nats, that the weight is adapted to from init_kl_coef on."""
     kl_horizon: Positive = 10000
@@ -220,6 +226,19 @@ class OptimizerConfig(Section):
     """Gradient norm above which gradients are scaled down; 0 = no clipping."""
 
 
+class CriticConfig(Section):
+    """The value model, with `advantage_estimator: gae` alone; the rest is as `model`, `optimizer` and `policy` say."""
+
+    path: Path | None = None
+    """Folder of the model that it starts from, with the policy's tokenizer; null: model.path."""
+    learning_rate: Annotated[float, Field(gt=0)] = 9e-6
+    """Highest learning rate."""
+    value_clip: Annotated[float, Field(gt=0)] | None = 0.5
+    """Farthest that values move from those before the step's updates and still learn; null: unbounded."""
+    warmup_steps: NotNegative = 0
+    """First steps, in which the critic alone trains."""
+
+
 class PolicyConfig(Section):
     """The DeepSpeed policy actors."""
 
@@ -244,13 +263,6 @@ class CheckpointConfig(Section):
     """Save every so many steps, and at the end; 0 = only at the end and when interrupted."""
     keep: Positive = 2
     """Newest checkpoints that are kept."""
-
-
-class OfflineCheckpointConfig(CheckpointConfig):
-    """Saving and resuming of runs that are short."""
-
-    save_steps: NotNegative = 0
-    """Save every so many steps, and at the end; 0 = only at the end and when interrupted."""
 
 
 class EvaluationConfig(Section):
@@ -294,6 +306,7 @@ class TrainConfig(Section):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     off_policy: OffPolicyConfig = OffPolicyConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    critic: CriticConfig = CriticConfig()
     policy: PolicyConfig = PolicyConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -313,79 +326,17 @@ class TrainConfig(Section):
         responses = self.rollout.rollout_batch_size * self.rollout.n_samples_per_prompt
         return self.algorithm.max_epochs * responses // self.policy.train_batch_size
 
+    @property
+    def policy_updates(self) -> int:
+        """Optimizer steps of the policy in the whole run; a critic makes more by those of its warm-up."""
+        return (self.num_steps - self.critic.warmup_steps) * self.updates_per_step
 
-class SftDataConfig(Section):
-    """Supervised rows: the prompt schema plus `response`."""
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learned."""
+        return self.algorithm.advantage_estimator == "gae"
 
-    train: Path
-    """JSONL of prompts with responses."""
-    held_out: Path | None = None
-    """JSONL of the same form; the loss on it is measured before and after, and every `eval_steps`."""
-    shuffle: bool = True
-    """Shuffle each epoch; False trains in the order of the file (a curriculum)."""
-    max_len: Positive = 2048
-    """Tokens of prompt + response; a row is never cut."""
-    overlong: Literal["refuse", "drop"] = "refuse"
-    """What becomes of longer rows: the first ends the command, or all are left out and counted."""
-    system_prompt: str | None = None
-    """Put before prompts that are given as text."""
-    assistant_prefix: str = ""
-    """Text that every response goes on from, such as `<think>`; graded as its beginning."""
-
-
-class SftConfig(Section):
-    """Everything about one supervised run."""
-
-    run: RunConfig
-    model: ModelConfig
-    data: SftDataConfig
-    optimizer: OptimizerConfig = OptimizerConfig()
-    policy: PolicyConfig = PolicyConfig()
-    checkpoint: OfflineCheckpointConfig = OfflineCheckpointConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    max_epochs: Positive = 1
-    """Passes over the data."""
-    max_steps: NotNegative = 0
-    """Optimizer steps at most; 0 = as many as the epochs have."""
-    eval_steps: NotNegative = 0
-    """Measure the held-out loss every so many steps; 0 = before and after only."""
-    z_loss_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the squared log-normalizer of the softmax; it keeps logits near 0, where bfloat16 is fine-grained."""
-
-
-class DpoDataConfig(Section):
-    """Pairs of responses, one better than the other."""
-
-    train: Path
-    """JSONL with `chosen` and `rejected`, or the folder of a run, whose rollouts give the pairs."""
-    max_len: Positive = 2048
-    """Tokens of prompt + response; longer pairs are left out and counted."""
-    system_prompt: str | None = None
-    """Put before prompts that are given as text; not for the rollouts of a run."""
-    assistant_prefix: str = ""
-    """Text that both responses go on from; not for the rollouts of a run."""
-
-
-class DpoOptimizerConfig(OptimizerConfig):
-    """AdamW and its schedule."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
-    """Highest learning rate."""
-
-
-class DpoConfig(Section):
-    """Everything about one run of preference optimization."""
-
-    run: RunConfig
-    model: ModelConfig
-    data: DpoDataConfig
-    optimizer: DpoOptimizerConfig = DpoOptimizerConfig()
-    policy: PolicyConfig = PolicyConfig()
-    checkpoint: OfflineCheckpointConfig = OfflineCheckpointConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    """How much the policy is held to where it started."""
-    max_epochs: Positive = 1
-    """Passes over the pairs."""
-    max_steps: NotNegative = 0
-    """Optimizer steps at most; 0 = as many as the epochs have."""
+    @property
+    def critic_model(self) -> ModelConfig:
+        """The model that the critic starts from."""
+        return self.model.model_copy(update={"path": self.critic.path or self.model.path})

@@ -1,6 +1,7 @@
 """What must fit together in a configuration; every check names its numbers."""
 
-from openr1.config import DpoConfig, ModelConfig, OptimizerConfig, PolicyConfig, SftConfig, TrainConfig
+from openr1.config import CriticConfig, ModelConfig, OptimizerConfig, PolicyConfig, TrainConfig
+from openr1.config_offline import DpoConfig, SftConfig
 from openr1.errors import ConfigError
 
 
@@ -26,12 +27,11 @@ def check_train(config: TrainConfig) -> list[str]:
     if config.evaluation.eval_steps and config.data.held_out is None:
         raise ConfigError("evaluation.eval_steps needs data.held_out, the prompts to measure on")
     _check_algorithm(config)
-    updates = config.num_steps * config.updates_per_step
     longest = config.data.prompt_max_len + rollout.generate_max_len
     return [
         f"train_batch_size {policy.train_batch_size} divides {product} = {responses}: "
         f"{config.updates_per_step} update(s) a step",
-        *_check_updates(config.model, policy, config.optimizer, updates),
+        *_check_updates(config.model, policy, config.optimizer, config.policy_updates),
         f"prompt_max_len {config.data.prompt_max_len} + generate_max_len {rollout.generate_max_len} "
         f"= {longest} tokens at most",
     ]
@@ -45,7 +45,12 @@ def _check_algorithm(config: TrainConfig) -> None:
     by_reward = algorithm.kl_in == "reward"
     wrong = {
         f"rollout.n_samples_per_prompt is 1, and {estimator} compares the responses to a prompt: give 2 or more, or "
-        "advantage_estimator reinforce++": samples == 1 and estimator not in ("reinforce", "reinforce++"),
+        "advantage_estimator reinforce++": samples == 1 and estimator not in ("reinforce", "reinforce++", "gae"),
+        f"critic, algorithm.gamma and algorithm.lambd are for gae; with {estimator} leave them out": (
+            not config.has_critic and (config.critic != CriticConfig() or algorithm.gamma * algorithm.lambd != 1)
+        ),
+        f"critic.warmup_steps {config.critic.warmup_steps} is not below num_steps {config.num_steps}: the policy would "
+        "never train": config.critic.warmup_steps >= config.num_steps,
         f"algorithm.reward_momentum is for grpo; with {estimator} set it to 0": (
             algorithm.reward_momentum > 0 and estimator != "grpo"
         ),

@@ -87,9 +87,10 @@ def _describe(kind: type[BaseModel], error: ValidationError) -> str:
     for finding in error.errors():
         key = ".".join(str(part) for part in finding["loc"])
         if finding["type"] == "extra_forbidden":
-            last = {name.rsplit(".", 1)[-1]: name for name in known}
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-            near = near or [last[name] for name in difflib.get_close_matches(key.rsplit(".", 1)[-1], last, n=1)]
+            # Of keys with one name in several sections, the first is meant most often.
+            last, name = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}, key.rsplit(".", 1)[-1]
+            near = [last[name]] if name in last else difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            near = near or [last[name] for name in difflib.get_close_matches(name, last, n=1)]
             findings.append(f"unknown key {key}" + (f", did you mean {near[0]}?" if near else ""))
         elif finding["type"] == "missing":
             findings.append(f"{key} is missing")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from openr1.checkpoint import Checkpoints
 from openr1.cluster import check_machine, running_ray, start_policy
-from openr1.config import DpoConfig, SftConfig
+from openr1.config_offline import DpoConfig, SftConfig
 from openr1.console import progress, say
 from openr1.errors import ConfigError
 from openr1.files import to_line, write_objects

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from openr1.batch import TrainBatch
-from openr1.config import DpoConfig, DpoDataConfig
+from openr1.config_offline import DpoConfig, DpoDataConfig
 from openr1.errors import ConfigError, MissingError
 from openr1.files import read_objects
 from openr1.prompts import Wording, check_prompt, end_token_ids, render

@@ -2,8 +2,8 @@
 
 import torch
 
-from openr1.config import DpoConfig
 from openr1.config_checks import check_dpo
+from openr1.config_offline import DpoConfig
 from openr1.errors import ConfigError
 from openr1.files import read_objects, write_objects
 from openr1.interrupt import INTERRUPTS

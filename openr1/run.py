@@ -61,6 +61,7 @@ def run_training(config: TrainConfig, resume: bool) -> None:
                 Trackers(config.tracking, config.run, flat_settings(config)) as trackers,
             ):
                 actors = f"{config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
+                actors += ", as many of a critic" if config.has_critic else ""
                 say(f"starting {actors}; logs in {config.run.folder}/logs")
                 stages = Stages(config, on_gpu, shared)
                 with closing(Run(config, datasets, stages, rewards, trackers, INTERRUPTS)) as run:
@@ -71,7 +72,10 @@ def load_datasets(config: TrainConfig) -> Datasets:
     """Load prompts and check that there are enough, and that no held-out prompt is trained on."""
     tokenizer = load_tokenizer(config.model.path)
     data = config.data
-    check_positions(config.model, data.prompt_max_len + config.rollout.generate_max_len)
+    for model in (config.model, config.critic_model):
+        check_positions(model, data.prompt_max_len + config.rollout.generate_max_len)
+    if load_tokenizer(config.critic_model.path).get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(f"critic.path {config.critic.path} has other tokens than model.path {config.model.path}")
     wording = Wording(data.system_prompt, data.assistant_prefix)
     train = load_prompts(data.train, tokenizer, data.prompt_max_len, wording)
     if len(train) < config.rollout.rollout_batch_size:
@@ -138,6 +142,7 @@ class Run:
             stages.policy,
             interrupts,
             self._on_step,
+            stages.critic,
         )
 
     def close(self) -> None:
@@ -215,11 +220,15 @@ class Run:
         state = self._trainer.state
         policy = self._stages.policy
         self._pass_rates.write(self._folder / LEDGER)
-        # Once more, since a resumed run needs the one of just this step.
-        self._checkpoints.save(
-            state, policy.save, policy.export, lambda folder: self._pass_rates.write(folder / LEDGER)
-        )
+        self._checkpoints.save(state, policy.save, policy.export, self._save_more)
         self._saved = state.step
+
+    def _save_more(self, folder: Path) -> None:
+        """Add to a checkpoint what else resuming needs."""
+        if self._stages.critic is not None:
+            self._stages.critic.save(folder / "critic")
+        # Once more, since a resumed run needs the one of just this step.
+        self._pass_rates.write(folder / LEDGER)
 
     def _is_solved(self, prompt_id: str) -> bool:
         """Whether a prompt is passed over."""
@@ -248,6 +257,8 @@ class Run:
             )
         say(f"resuming after step {state.step} from {folder}")
         self._stages.policy.load(folder / "policy")
+        if self._stages.critic is not None:
+            self._stages.critic.load(folder / "critic")
         self._pass_rates.read(folder / LEDGER)
         return state
 

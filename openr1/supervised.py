@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from openr1.batch import TrainBatch
-from openr1.config import SftConfig, SftDataConfig
+from openr1.config_offline import SftConfig, SftDataConfig
 from openr1.errors import ConfigError
 from openr1.prompts import Wording, end_token_ids, read_rows, render
 

@@ -1,8 +1,8 @@
 """One supervised run from start to exported model."""
 
 from openr1.batch import TrainBatch
-from openr1.config import SftConfig
 from openr1.config_checks import check_sft
+from openr1.config_offline import SftConfig
 from openr1.interrupt import INTERRUPTS
 from openr1.offline_run import Metrics, num_updates, started, told
 from openr1.positions import check_positions

@@ -17,6 +17,7 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.shaping import adapt_kl_coef, clip_rewards, overlong_penalties
 from openr1.batch import TrainBatch
 from openr1.config import TrainConfig
+from openr1.critic import Critic, begin_updates, with_values
 from openr1.errors import TrainingError
 from openr1.interrupt import Interrupts
 from openr1.policy.update import LossSettings, OffPolicySettings
@@ -40,6 +41,9 @@ class Policy(Protocol):
 
     def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
         """One optimizer step; sums over response tokens."""
+
+    def measure(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+        """What an update would tell, without one."""
 
     def push_weights(self, version: WeightVersion) -> None:
         """Bring the current weights to every engine."""
@@ -92,8 +96,9 @@ class Trainer:
         policy: Policy,
         interrupts: Interrupts,
         on_step: Callable[[StepRecord], None],
+        critic: Critic | None = None,
     ) -> None:
-        """Take the stages. `reference` is None exactly where `algorithm.init_kl_coef` is 0.
+        """Take the stages. `reference` is None exactly where `algorithm.init_kl_coef` is 0, `critic` where none learns.
 
         `on_step` is called at the end of every step, with interrupts held back: tracking and checkpoints.
         """
@@ -102,6 +107,7 @@ class Trainer:
         self._policy = policy
         self._interrupts = interrupts
         self._on_step = on_step
+        self._critic = critic
         self._state = TrainerState(step=0, version=0, prompts=prompts.state())
 
     @property
@@ -133,17 +139,25 @@ class Trainer:
         groups, scores = [group for group, _ in sampled.chosen], [scores for _, scores in sampled.chosen]
         self._check_graded(everything)
         rewards, valid = to_tensors(scores)
-        shaped = self._shape(rewards, sampled.batch)
-        advantages, running = self._advantages(shaped, valid)
-        batch = sampled.batch.with_advantages(advantages.flatten())
-        batch = batch.without(~(valid & self._may_train(groups)).flatten())
+        rewards, kl_costs = self._shape(rewards, sampled.batch), self._kl_costs(sampled.batch)
+        shaped = rewards - kl_costs.sum(-1).view_as(rewards)
+        batch = sampled.batch.without(~(valid & self._may_train(groups)).flatten())
+        if self._critic is None:
+            advantages, running = self._advantages(shaped, valid)
+            batch = batch.with_advantages(advantages.flatten())
+        else:
+            with timed(seconds, "values"):
+                batch = with_values(self._critic, batch, rewards.flatten(), kl_costs, self._config.algorithm)
+            advantages, running = batch.mean_advantages.view_as(shaped), None
         with self._interrupts.held_back():
             version = self._state.version + 1
             with timed(seconds, "update"):
+                finish_critic = begin_updates(self._critic, batch, self._config)
                 updates = self._update(batch)
+                values = finish_critic()
             with timed(seconds, "sync"), self._sampler.between_steps():
                 self._policy.push_weights(version)
-            metrics = step_metrics(everything, updates) | dropped_metrics(sampled.dropped)
+            metrics = step_metrics(everything, updates) | dropped_metrics(sampled.dropped) | values
             metrics |= staleness_metrics(groups, self._state.version)
             metrics["policy/kl_coef"] = self._kl_coef
             kl_coef = self._next_kl_coef(metrics["policy/kl"], len(batch))
@@ -174,8 +188,8 @@ class Trainer:
             )
 
     def _shape(self, rewards: torch.Tensor, batch: TrainBatch) -> torch.Tensor:
-        """Rewards [P, G] as advantages are made of them: clipped, then less what length and distance cost."""
-        settings, algorithm = self._config.reward, self._config.algorithm
+        """Rewards [P, G], clipped, then less what length costs."""
+        settings = self._config.reward
         if settings.clip is not None:
             rewards = clip_rewards(rewards, *settings.clip)
         if settings.overlong_buffer_len > 0:
@@ -183,10 +197,15 @@ class Trainer:
             longest = self._config.rollout.generate_max_len
             penalties = overlong_penalties(lengths, longest, settings.overlong_buffer_len)
             rewards = rewards + settings.overlong_penalty * penalties
-        if batch.ref_log_probs is not None and algorithm.kl_in == "reward":
-            kl = KL_ESTIMATORS[algorithm.kl_estimator](batch.rollout_log_probs, batch.ref_log_probs)
-            rewards = rewards - self._kl_coef * (kl * batch.response_mask).sum(-1).view_as(rewards)
         return rewards
+
+    def _kl_costs(self, batch: TrainBatch) -> torch.Tensor:
+        """What distance from the reference takes off the reward, by token [B, T]; 0 where KL is not in the reward."""
+        algorithm = self._config.algorithm
+        if batch.ref_log_probs is None or algorithm.kl_in == "loss":
+            return torch.zeros_like(batch.rollout_log_probs)
+        kl = KL_ESTIMATORS[algorithm.kl_estimator](batch.rollout_log_probs, batch.ref_log_probs)
+        return self._kl_coef * kl * batch.response_mask
 
     def _advantages(self, rewards: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, RunningReward | None]:
         """Advantages [P, G], and the running reward with this step's."""
@@ -232,16 +251,17 @@ class Trainer:
         """One optimizer step for each `train_batch_size` responses, in order, as many times as there are epochs.
 
         With one, the ratio to the old policy is 1 by construction; with more, the log-probs from before the first
-        are needed.
+        are needed. In the warm-up of a critic the policy stays as it is.
         """
         algorithm, loss = self._config.algorithm, self._loss_settings()
         if self._config.updates_per_step > 1:
             batch = replace(batch, old_log_probs=self._policy.log_probs(batch))
         size, longest = self._config.policy.train_batch_size, self._config.rollout.generate_max_len
-        parts = [batch.select(range(start, start + size)) for start in range(0, len(batch), size)]
-        weighed = [part.with_loss_weights(algorithm.loss_aggregation, longest) for part in parts]
+        weighed = batch.weighed_parts(size, algorithm.loss_aggregation, longest)
         if batch.ref_log_probs is None and loss.entropy_coef == 0:
             weighed = [part.with_signal() for part in weighed]
+        if self._state.step < self._config.critic.warmup_steps:
+            return [self._policy.measure(part, loss) for part in weighed]
         return [self._policy.update(part, loss) for _ in range(algorithm.max_epochs) for part in weighed]
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from openr1.batch import TrainBatch
-from openr1.config import SftConfig, TrainConfig
+from openr1.config import TrainConfig
 from openr1.config_file import validate
+from openr1.config_offline import SftConfig
 from openr1.errors import OpenR1Error
 from openr1.interrupt import Interrupted
 from openr1.policy.update import LossSettings
@@ -176,6 +177,13 @@ class FakePolicy:
         sums = {name: value * tokens for name, value in TOKEN_SUMS.items()}
         return sums | {"loss": 2.0, "tokens": tokens, "grad_norm": number, "learning_rate": number / 10}
 
+    def measure(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+        """As `update`, but not counted as one; no gradient norm."""
+        self.calls.append(("measure", batch))
+        tokens = batch.num_response_tokens
+        sums = {name: value * tokens for name, value in TOKEN_SUMS.items()}
+        return sums | {"loss": 2.0, "tokens": tokens, "grad_norm": 0.0, "learning_rate": 0.0}
+
     def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
         """A loss of 6 nats in all."""
         self.calls.append(("supervised_update", batch))
@@ -199,12 +207,47 @@ class FakePolicy:
 
 
 @dataclass
+class FakeCritic:
+    """Values every state at 1/4; writes its calls into the policy's list too, if it shares one."""
+
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    clips: list[float | None] = field(default_factory=list)
+
+    def values(self, batch: TrainBatch) -> torch.Tensor:
+        """1/4 on response tokens."""
+        self.calls.append(("values", batch))
+        return batch.response_mask * 0.25
+
+    def update(self, batch: TrainBatch, clip: float | None) -> Callable[[], dict[str, float]]:
+        """The n-th update has loss n and gradient norm 10 n; ("collected", n) when its numbers are asked for."""
+        self.calls.append(("update_critic", batch))
+        self.clips.append(clip)
+        number = len(self.clips)
+
+        def finish() -> dict[str, float]:
+            self.calls.append(("collected", number))
+            return {"loss": number, "grad_norm": 10 * number, "learning_rate": 0.5}
+
+        return finish
+
+    def save(self, folder: Path) -> None:
+        """An empty folder."""
+        self.calls.append(("save", folder))
+        folder.mkdir()
+
+    def load(self, folder: Path) -> None:
+        """Only recorded."""
+        self.calls.append(("load", folder))
+
+
+@dataclass
 class FakeStages:
     """The stages of a whole run."""
 
     rollout: FakeRollout = field(default_factory=FakeRollout)
     reference: FakeReference = field(default_factory=FakeReference)
     policy: FakePolicy = field(default_factory=FakePolicy)
+    critic: FakeCritic | None = None
 
 
 class FakeTrackers(Trackers):

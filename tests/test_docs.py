@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from openr1.config import DpoConfig, SftConfig, TrainConfig
+from openr1.config import TrainConfig
 from openr1.config_file import describe_fields
+from openr1.config_offline import DpoConfig, SftConfig
 from openr1.interrupt import Interrupts
 from openr1.prompts import PromptStream
 from openr1.trainer import StepRecord, Trainer
-from tests.fakes import FakePolicy, FakeReference, FakeRewards, FakeRollout, make_config, make_prompt
+from tests.fakes import FakeCritic, FakePolicy, FakeReference, FakeRewards, FakeRollout, make_config, make_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -83,7 +84,7 @@ def test_metrics_page_has_every_metric(tmp_path: Path) -> None:
     stream = PromptStream([make_prompt(number) for number in range(4)], seed=0)
     records: list[StepRecord] = []
     stages = (stream, FakeRollout(), FakeRewards(), FakeReference(), FakePolicy(), Interrupts(), records.append)
-    Trainer(make_config(tmp_path), *stages).step()
+    Trainer(make_config(tmp_path, algorithm={"advantage_estimator": "gae"}), *stages, FakeCritic()).step()
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     missing = [name for name in records[0].metrics if f"`{name}`" not in text]
     assert missing == []

@@ -13,8 +13,9 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.batch import TrainBatch
 from openr1.cluster import start_policy
 from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.policy.actor import PolicyActor
-from openr1.policy.group import PolicyGroup
+from openr1.policy.actor import CriticActor, PolicyActor
+from openr1.policy.group import CriticGroup, PolicyGroup
+from openr1.policy.learner import Learner
 from openr1.policy.settings import LearnerSettings
 from openr1.policy.update import LossSettings
 
@@ -27,15 +28,29 @@ class ReadablePolicyActor(PolicyActor):
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Full gradients by name: after one AdamW step from zero state, the first moment is (1 - beta1) * gradient."""
-        read = deepspeed.utils.safe_get_full_optimizer_state
-        result = {}
-        for name, parameter in self._learner._lm.named_parameters():
-            if self._learner._settings.zero_stage == 0:
-                moment = self._learner._engine.optimizer.state[parameter]["exp_avg"]
-            else:
-                moment = read(parameter, "exp_avg")
-            result[name] = moment.float() / (1 - BETA1)
-        return result
+        moments = first_moments(self._learner, self._learner._lm)
+        return {name: moment / (1 - BETA1) for name, moment in moments.items()}
+
+
+class ReadableCriticActor(CriticActor):
+    """A critic's rank that tells the gradient of its newest update, where Adam's beta1 is 0."""
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Full gradients by name."""
+        return first_moments(self._learner, self._learner._engine.module)
+
+
+def first_moments(learner: Learner, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """AdamW's first moments, whole, by the names of the module's parameters."""
+    read = deepspeed.utils.safe_get_full_optimizer_state
+    result = {}
+    for name, parameter in module.named_parameters():
+        if learner._settings.zero_stage == 0:
+            moment = learner._engine.optimizer.state[parameter]["exp_avg"]
+        else:
+            moment = read(parameter, "exp_avg")
+        result[name] = moment.float()
+    return result
 
 
 def make_batch() -> TrainBatch:
@@ -130,3 +145,63 @@ def test_supervised_loss_is_that_of_transformers(
     with torch.no_grad():
         expected = lm(batch.input_ids, attention_mask=batch.attention_mask.long(), labels=labels).loss
     assert loss / batch.num_response_tokens == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("zero_stage", "micro_batch_tokens", "packing"), [(1, 40, False), (3, 30, True)])
+def test_second_update_of_a_critic_equals_plain_torch(
+    ray_cluster: None,
+    tiny_model: Callable[[bool], Path],
+    tmp_path: Path,
+    zero_stage: int,
+    micro_batch_tokens: int,
+    packing: bool,
+) -> None:
+    """Catches a mean per micro-batch or rank, a head that does not train, and values read at another token.
+
+    Two ranks with two or more micro-batches each. At the first update the head is 0, and nothing else has a gradient;
+    the values and the gradient of the second are those of plain torch. A saved critic is loaded as it was.
+    """
+    model, generator = tiny_model(False), torch.Generator().manual_seed(4)
+    batch = make_batch()
+    values, returns = (0.3 * torch.randn(batch.input_ids.shape, generator=generator) for _ in range(2))
+    batch = TrainBatch(**{**vars(batch), "values": values, "returns": 1 + returns}).with_loss_weights("token", 100)
+    optimizer = OptimizerConfig(learning_rate=0.01, adam_betas=(0.0, 0.95), max_norm=0.0)
+    settings = ModelConfig(path=model, dtype="float32", packing=packing)
+    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, role="critic")
+    config = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
+    ranks = start_policy(learner, config, False, tmp_path / "logs", ReadableCriticActor)
+    group = CriticGroup(ranks, micro_batch_tokens, 120.0, packing)
+    assert min(len(share) for _, share in group._shares(batch)) >= 2
+    assert not group.values(batch).any()
+    group.update(batch, 0.5)()
+    group.save(tmp_path / "critic")
+    after_one = group.values(batch)
+    answer = group.update(batch, 0.5)()
+    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
+    assert not torch.equal(group.values(batch), after_one)
+    group.load(tmp_path / "critic")
+    torch.testing.assert_close(group.values(batch), after_one)
+    for rank in ranks:
+        ray.kill(rank)
+
+    backbone = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).model
+    head = torch.nn.Parameter(torch.zeros(backbone.config.hidden_size))
+    named = {f"backbone.{name}": parameter for name, parameter in backbone.named_parameters()} | {"head.weight": head}
+    adamw = torch.optim.AdamW(named.values(), lr=0.01, betas=(0.0, 0.95), weight_decay=0.0)
+    mask = batch.response_mask[:, 1:]
+    for _ in range(2):
+        if head.grad is not None:
+            adamw.step()
+        adamw.zero_grad()
+        now = (backbone(batch.input_ids, attention_mask=batch.attention_mask.long()).last_hidden_state @ head)[:, :-1]
+        bounded = values[:, 1:] + torch.clip(now - values[:, 1:], -0.5, 0.5)
+        errors = torch.stack([now - returns[:, 1:] - 1, bounded - returns[:, 1:] - 1])
+        loss = 0.5 * errors.square().amax(0)[mask].mean()
+        loss.backward()
+    torch.testing.assert_close(after_one[:, 1:][mask], now.detach()[mask], atol=1e-4, rtol=1e-4)
+    assert answer["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert gradients.keys() == named.keys()
+    for name, parameter in named.items():
+        torch.testing.assert_close(gradients[name].flatten(), parameter.grad.flatten(), atol=2e-5, rtol=1e-3)
+    norm = torch.cat([parameter.grad.flatten() for parameter in named.values()]).norm()
+    assert answer["grad_norm"] == pytest.approx(float(norm), rel=1e-3)

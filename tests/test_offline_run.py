@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from openr1.config import SftConfig
+from openr1.config_offline import SftConfig
 from openr1.interrupt import Interrupted, Interrupts
 from openr1.offline_run import Metrics, OfflineRun
 from openr1.trackers.client import Trackers

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from openr1.algorithms.losses import preference_loss
 from openr1.batch import TrainBatch
 from openr1.cluster import start_policy
-from openr1.config import DpoDataConfig, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.config_offline import DpoDataConfig
 from openr1.errors import ConfigError, MissingError
 from openr1.policy.group import PolicyGroup
 from openr1.policy.settings import LearnerSettings

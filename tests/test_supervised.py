@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from openr1 import supervised_run
 from openr1.batch import TrainBatch
-from openr1.config import SftConfig, SftDataConfig
 from openr1.config_file import validate
+from openr1.config_offline import SftConfig, SftDataConfig
 from openr1.errors import ConfigError
 from openr1.offline_run import num_updates
 from openr1.prompts import load_tokenizer

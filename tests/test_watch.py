@@ -16,8 +16,8 @@ def watch_of(folder: Path, dtype: str = "float32", **sections: Any) -> Watch:
     return Watch(make_config(folder, model={"path": "m", "dtype": dtype}, **sections))
 
 
-def record_of(step: int, mismatch: float = 0.0, kl: float = 0.0) -> StepRecord:
-    metrics = {"rollout/mismatch_abs_mean": mismatch, "policy/kl": kl}
+def record_of(step: int, mismatch: float = 0.0, kl: float = 0.0, staleness: float = 0.0) -> StepRecord:
+    metrics = {"rollout/mismatch_abs_mean": mismatch, "policy/kl": kl, "rollout/staleness_max": staleness}
     return StepRecord(step, [], [], torch.zeros(0, 0), torch.zeros(0, 0), [], metrics)
 
 
@@ -43,6 +43,16 @@ def test_a_later_mismatch_is_told_once(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_cut_distribution_differs_rightly(tmp_path: Path) -> None:
     """Catches a recipe with top_p below 1 that cannot start."""
     watch_of(tmp_path, rollout={"top_p": 0.9}).check(record_of(1, mismatch=0.5))
+
+
+def test_older_weights_differ_rightly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a warning about a pipelined run for being one, and one that is no longer watched at all."""
+    watch = watch_of(tmp_path)
+    watch.check(record_of(1))
+    watch.check(record_of(2, mismatch=0.5, staleness=1))
+    assert capsys.readouterr().out == ""
+    watch.check(record_of(3, mismatch=0.5))
+    assert "warning: step 3" in capsys.readouterr().out
 
 
 def test_the_reference_is_the_policy_at_first(tmp_path: Path) -> None:

@@ -106,3 +106,26 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> tuple[Tens
     """
     margin = beta * (chosen - rejected)
     return -functional.logsigmoid(margin), margin
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """0.5 x squared error of each value; with `clip`, that of the clipped value where it is the larger one.
+
+    The clipped value lies within `clip` of the old one. A value that has gone further towards its return has no
+    gradient; one that has gone further away from it has.
+
+    Args:
+        values: [B, T], in units of the reward, with gradient.
+        old_values: [B, T], before this batch's updates.
+        returns: [B, T], what values are to become.
+        clip: > 0, in units of the reward; None: no bound.
+
+    Reference:
+        As in PPO of OpenAI's baselines; Engstrom et al., Implementation Matters in Deep RL, arXiv:2005.12729, name it
+        as one of the optimizations that the paper of PPO leaves out.
+    """
+    loss = (values - returns).square()
+    if clip is not None:
+        bounded = old_values + (values - old_values).clamp(-clip, clip)
+        loss = torch.maximum(loss, (bounded - returns).square())
+    return 0.5 * loss

@@ -1,4 +1,4 @@
-"""One data-parallel rank of the policy in a Ray actor: a process, a process group, a `PolicyLearner`."""
+"""One data-parallel rank of policy or critic in a Ray actor: a process, a process group, a learner."""
 
 import os
 from pathlib import Path
@@ -18,13 +18,17 @@ from openr1.records import WeightVersion
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine
 
+    from openr1.policy.learner import CriticLearner, PolicyLearner
+
 
 LOOPBACK = "127.0.0.1"
 """All ranks run on one machine."""
 
 
-class PolicyActor:
-    """Policy rank `settings.rank`. Methods named as the learner's are collectives: call them on all ranks."""
+class RankActor:
+    """Rank `settings.rank`. Methods named as the learner's are collectives: call them on all ranks."""
+
+    _learner: "PolicyLearner | CriticLearner"
 
     def __init__(self, settings: RankSettings) -> None:
         """Prepare the process; `load_model` and `connect_engines` follow."""
@@ -47,15 +51,58 @@ class PolicyActor:
 
     def load_model(self, port: int, learner: LearnerSettings) -> None:
         """Join the other ranks and build the learner; every rank calls this at the same time."""
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """See `Learner.save`."""
+        self._learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """See `Learner.load`."""
+        self._learner.load(folder)
+
+    def _join(self, port: int) -> None:
+        """Meet the other ranks, in a process group that DeepSpeed uses, too."""
         settings = self._settings
         store = self._store or dist.TCPStore(LOOPBACK, port, settings.num_ranks, is_master=False)
         backend = "nccl" if settings.on_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=settings.rank, world_size=settings.num_ranks)
         import deepspeed
 
+        deepspeed.init_distributed(dist_backend=backend)
+
+
+class CriticActor(RankActor):
+    """A rank of the critic."""
+
+    _learner: "CriticLearner"
+
+    def load_model(self, port: int, learner: LearnerSettings) -> None:
+        """Join the other ranks and build the learner; every rank calls this at the same time."""
+        self._join(port)
+        from openr1.policy.learner import CriticLearner
+
+        self._learner = CriticLearner(learner)
+
+    def values(self, micro_batches: list[TrainBatch]) -> list[Tensor]:
+        """See `CriticLearner.values`."""
+        return self._learner.values(micro_batches)
+
+    def update(self, micro_batches: list[TrainBatch], clip: float | None) -> dict[str, float]:
+        """See `CriticLearner.update`."""
+        return self._learner.update(micro_batches, clip)
+
+
+class PolicyActor(RankActor):
+    """A rank of the policy."""
+
+    _learner: "PolicyLearner"
+
+    def load_model(self, port: int, learner: LearnerSettings) -> None:
+        """Join the other ranks and build the learner; every rank calls this at the same time."""
+        self._join(port)
         from openr1.policy.learner import PolicyLearner
 
-        deepspeed.init_distributed(dist_backend=backend)
         self._learner = PolicyLearner(learner)
 
     def connect_engines(self, engines: list[ActorHandle], folder: str) -> None:
@@ -87,6 +134,10 @@ class PolicyActor:
         """See `PolicyLearner.update`."""
         return self._learner.update(micro_batches, loss)
 
+    def measure(self, micro_batches: list[TrainBatch], loss: LossSettings) -> dict[str, float]:
+        """See `PolicyLearner.measure`."""
+        return self._learner.measure(micro_batches, loss)
+
     def supervised_update(
         self, micro_batches: list[TrainBatch], z_loss_coef: float, num_tokens: int
     ) -> dict[str, float]:
@@ -96,14 +147,6 @@ class PolicyActor:
     def preference_update(self, micro_batches: list[PairBatch], beta: float, num_pairs: int) -> dict[str, float]:
         """See `PolicyLearner.preference_update`."""
         return self._learner.preference_update(micro_batches, beta, num_pairs)
-
-    def save(self, folder: Path) -> None:
-        """See `PolicyLearner.save`."""
-        self._learner.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """See `PolicyLearner.load`."""
-        self._learner.load(folder)
 
     def export(self, folder: Path) -> None:
         """See `PolicyLearner.export`."""

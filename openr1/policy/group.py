@@ -1,8 +1,8 @@
-"""The policy's ranks and the reference as the trainer sees them: typed calls, fanned out, each with a deadline."""
+"""Policy, critic and reference as the trainer sees them: typed calls, fanned out over ranks, each with a deadline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ray.actor import ActorHandle
@@ -13,8 +13,10 @@ from openr1.ray_calls import gather
 from openr1.records import Group, WeightVersion
 
 
-class PolicyGroup:
-    """All ranks of the policy; a batch given here is shared out over them."""
+class RankGroup:
+    """All ranks of a model that learns; a batch given here is shared out over them."""
+
+    ROLE: ClassVar[str]
 
     def __init__(
         self, actors: list[ActorHandle], micro_batch_tokens: int, timeout_seconds: float, packing: bool = False
@@ -28,16 +30,65 @@ class PolicyGroup:
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout_seconds = timeout_seconds
 
-    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        """Log-probs [B, T] under the current weights."""
-        plan = self._plan(batch)
-        calls = [actor.log_probs.remote(share) for actor, share in self._shares(batch)]
-        log_probs = torch.zeros(batch.input_ids.shape)
-        for rank_plan, parts in zip(plan, self._wait(calls, "log-probs"), strict=True):
+    def save(self, folder: Path) -> None:
+        """Write what resuming needs."""
+        self._wait([actor.save.remote(folder) for actor in self._actors], "saving")
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        self._wait([actor.load.remote(folder) for actor in self._actors], "loading a checkpoint")
+
+    def _plan(self, batch: TrainBatch) -> list[list[list[int]]]:
+        return plan_micro_batches(batch.lengths, len(self._actors), self._micro_batch_tokens, self._packing)
+
+    def _shares(self, batch: TrainBatch) -> list[tuple[ActorHandle, list[TrainBatch]]]:
+        """Each rank with its micro-batches."""
+        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
+        return list(zip(self._actors, shares, strict=True))
+
+    def _per_token(self, batch: TrainBatch, calls: list[Any], purpose: str) -> torch.Tensor:
+        """The ranks' answers for their shares, put together: [B, T]."""
+        together = torch.zeros(batch.input_ids.shape)
+        for rank_plan, parts in zip(self._plan(batch), self._wait(calls, purpose), strict=True):
             for rows, part in zip(rank_plan, parts, strict=True):
                 if rows:
-                    log_probs[torch.tensor(rows), : part.shape[1]] = part
-        return log_probs
+                    together[torch.tensor(rows), : part.shape[1]] = part
+        return together
+
+    def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
+        waiting = f"the trainer waits for {len(calls)} {self.ROLE} rank(s): {purpose}"
+        return gather(calls, self._timeout_seconds, f"{waiting} (policy.timeout_seconds)")
+
+
+class CriticGroup(RankGroup):
+    """The critic."""
+
+    ROLE = "critic"
+
+    def values(self, batch: TrainBatch) -> torch.Tensor:
+        """Values [B, T] under the current weights; see `model.ValueModel`."""
+        calls = [actor.values.remote(share) for actor, share in self._shares(batch)]
+        return self._per_token(batch, calls, "values")
+
+    def update(self, batch: TrainBatch, clip: float | None) -> Callable[[], dict[str, float]]:
+        """Begin an optimizer step on the whole batch, which has its `loss_weights`, and return at once.
+
+        Returns:
+            What waits for the step's end, and gives the loss, `grad_norm` and `learning_rate`.
+        """
+        calls = [actor.update.remote(share, clip) for actor, share in self._shares(batch)]
+        return lambda: _add_up(self._wait(calls, "an update"))
+
+
+class PolicyGroup(RankGroup):
+    """The policy."""
+
+    ROLE = "policy"
+
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        """Log-probs [B, T] under the current weights."""
+        calls = [actor.log_probs.remote(share) for actor, share in self._shares(batch)]
+        return self._per_token(batch, calls, "log-probs")
 
     def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
         """One optimizer step on the whole batch, which has its `loss_weights`.
@@ -47,6 +98,11 @@ class PolicyGroup:
         """
         calls = [actor.update.remote(share, loss) for actor, share in self._shares(batch)]
         return _add_up(self._wait(calls, "an update"))
+
+    def measure(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+        """What `update` tells, without an update; gradient norm and learning rate are 0."""
+        calls = [actor.measure.remote(share, loss) for actor, share in self._shares(batch)]
+        return _add_up(self._wait(calls, "metrics"))
 
     def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
         """One optimizer step of the likelihood; `loss` in the answer is summed over response tokens."""
@@ -71,29 +127,9 @@ class PolicyGroup:
         """Push the current weights to all engines."""
         self._wait([actor.push_weights.remote(version) for actor in self._actors], "a push of weights")
 
-    def save(self, folder: Path) -> None:
-        """Write what resuming needs."""
-        self._wait([actor.save.remote(folder) for actor in self._actors], "saving")
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        self._wait([actor.load.remote(folder) for actor in self._actors], "loading a checkpoint")
-
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format."""
         self._wait([actor.export.remote(folder) for actor in self._actors], "exporting the model")
-
-    def _plan(self, batch: TrainBatch) -> list[list[list[int]]]:
-        return plan_micro_batches(batch.lengths, len(self._actors), self._micro_batch_tokens, self._packing)
-
-    def _shares(self, batch: TrainBatch) -> list[tuple[ActorHandle, list[TrainBatch]]]:
-        """Each rank with its micro-batches."""
-        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
-        return list(zip(self._actors, shares, strict=True))
-
-    def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
-        waiting = f"the trainer waits for {len(calls)} policy rank(s): {purpose}"
-        return gather(calls, self._timeout_seconds, f"{waiting} (policy.timeout_seconds)")
 
 
 def _add_up(ranks: list[dict[str, float]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The policy's weights, optimizer and schedule under DeepSpeed: one of these on every rank.
+"""Weights, optimizer and schedule of policy or critic under DeepSpeed: one learner on every rank.
 
 Called directly: no strategy layer lies between a method here and `deepspeed`. Needs an initialised process group.
 """
@@ -23,22 +23,17 @@ from openr1.config import OptimizerConfig
 from openr1.errors import PolicyError
 from openr1.policy.deepspeed_config import deepspeed_config
 from openr1.policy.lora import add_adapters, full_weights
-from openr1.policy.model import TokenModel, load_causal_lm
+from openr1.policy.model import TokenModel, ValueModel, load_causal_lm
 from openr1.policy.settings import LearnerSettings
-from openr1.policy.update import LossSettings, policy_update
-
-STATE_TAG = "policy"
+from openr1.policy.update import FrozenEngine, LossSettings, policy_update, value_update
 
 
-class PolicyLearner:
-    """A DeepSpeed engine around `TokenModel`, and everything that is done with it."""
+class Learner:
+    """A DeepSpeed engine around a model, and what policy and critic do alike with it."""
 
-    def __init__(self, settings: LearnerSettings) -> None:
-        """Load the model and shard it; every rank calls this at the same time."""
+    def __init__(self, module: nn.Module, settings: LearnerSettings) -> None:
+        """Shard the model; every rank calls this at the same time."""
         self._settings = settings
-        lm = load_causal_lm(settings.model)
-        self._adapters = None if settings.model.lora is None else add_adapters(lm, settings.model.lora)
-        module = TokenModel(lm, settings.temperature, settings.model.packing, settings.entropy_gradient)
         optimizer = settings.optimizer
         adamw = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -47,7 +42,6 @@ class PolicyLearner:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
-        self._lm = lm
         self._unsharded_norm = float("nan")
         if settings.zero_stage == 0:
             # Without ZeRO, DeepSpeed would clip but not tell the norm.
@@ -59,6 +53,70 @@ class PolicyLearner:
             config=deepspeed_config(settings.zero_stage, settings.model.dtype, optimizer.max_norm),
         )
         self._engine.train()
+
+    def save(self, folder: Path) -> None:
+        """Write optimizer, schedule and weights for resuming; every rank calls this."""
+        self._engine.save_checkpoint(str(folder), tag=self._settings.role, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, by as many ranks and at the same ZeRO stage; every rank calls this."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=self._settings.role)
+        if path is None:
+            raise PolicyError(f"{folder}: DeepSpeed found no training state to load")
+        follow_schedule(self._engine.lr_scheduler)
+
+    def _to_device(self, batch: TrainBatch) -> TrainBatch:
+        tensors = {name: value.to(self._engine.device) for name, value in vars(batch).items() if value is not None}
+        return replace(batch, **tensors)
+
+    def _clip_unsharded(self, module: nn.Module) -> None:
+        max_norm = self._settings.optimizer.max_norm or float("inf")
+        self._unsharded_norm = float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
+
+    def _checked_grad_norm(self) -> float:
+        norm = self._unsharded_norm if self._settings.zero_stage == 0 else float(self._engine.get_global_grad_norm())
+        if not norm < float("inf"):
+            section = "critic" if self._settings.role == "critic" else "optimizer"
+            raise PolicyError(
+                f"the {self._settings.role}'s gradient norm is {norm}; lower {section}.learning_rate, or resume from a "
+                "checkpoint"
+            )
+        return norm
+
+
+class CriticLearner(Learner):
+    """A learner of values."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        """Load the model and shard it; every rank calls this at the same time."""
+        lm = load_causal_lm(settings.model)
+        if settings.model.lora is not None:
+            add_adapters(lm, settings.model.lora)
+        super().__init__(ValueModel(lm, settings.model.packing), settings)
+
+    @torch.no_grad()
+    def values(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
+        """Values [B, T] of each micro-batch under the current weights; see `ValueModel`."""
+        batches = [self._to_device(micro) for micro in micro_batches]
+        return [self._engine(batch.input_ids, batch.attention_mask, batch.response_mask).cpu() for batch in batches]
+
+    def update(self, micro_batches: Sequence[TrainBatch], clip: float | None) -> dict[str, float]:
+        """One optimizer step of the value loss; returns as `PolicyLearner.update` does, with `loss` alone as a sum."""
+        learning_rate = float(self._engine.get_lr()[0])
+        batches = [self._to_device(micro) for micro in micro_batches]
+        loss = value_update(self._engine, batches, clip, dist.get_world_size())
+        return {"loss": loss, "grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
+
+
+class PolicyLearner(Learner):
+    """A learner of what to write."""
+
+    def __init__(self, settings: LearnerSettings) -> None:
+        """Load the model and shard it; every rank calls this at the same time."""
+        self._lm = load_causal_lm(settings.model)
+        self._adapters = None if settings.model.lora is None else add_adapters(self._lm, settings.model.lora)
+        module = TokenModel(self._lm, settings.temperature, settings.model.packing, settings.entropy_gradient)
+        super().__init__(module, settings)
 
     @torch.no_grad()
     def log_probs(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
@@ -82,6 +140,13 @@ class PolicyLearner:
         batches = [self._to_device(micro) for micro in micro_batches]
         sums = policy_update(self._engine, batches, loss, dist.get_world_size())
         return sums | {"grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
+
+    @torch.no_grad()
+    def measure(self, micro_batches: Sequence[TrainBatch], loss: LossSettings) -> dict[str, float]:
+        """The sums of `update`, without one: nothing is learned; gradient norm and learning rate are 0."""
+        batches = [self._to_device(micro) for micro in micro_batches]
+        sums = policy_update(FrozenEngine(self._engine), batches, loss, dist.get_world_size())
+        return sums | {"grad_norm": 0.0, "learning_rate": 0.0}
 
     def supervised_update(
         self, micro_batches: Sequence[TrainBatch], z_loss_coef: float, num_tokens: int
@@ -124,17 +189,6 @@ class PolicyLearner:
             sums.update({name: micro.weight * float(value.detach().sum()) for name, value in values.items()})
         self._engine.step()
         return {**sums, "grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
-
-    def save(self, folder: Path) -> None:
-        """Write optimizer, schedule and weights for resuming; every rank calls this."""
-        self._engine.save_checkpoint(str(folder), tag=STATE_TAG, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote, by as many ranks and at the same ZeRO stage; every rank calls this."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=STATE_TAG)
-        if path is None:
-            raise PolicyError(f"{folder}: DeepSpeed found no training state to load")
-        follow_schedule(self._engine.lr_scheduler)
 
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format; every rank calls this, rank 0 writes.
@@ -182,22 +236,6 @@ class PolicyLearner:
     def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
         """For the block, parameters that are whole on every rank."""
         return deepspeed.zero.GatheredParameters(parameters) if self._sharded else nullcontext()
-
-    def _to_device(self, batch: TrainBatch) -> TrainBatch:
-        tensors = {name: value.to(self._engine.device) for name, value in vars(batch).items() if value is not None}
-        return replace(batch, **tensors)
-
-    def _clip_unsharded(self, module: nn.Module) -> None:
-        max_norm = self._settings.optimizer.max_norm or float("inf")
-        self._unsharded_norm = float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
-
-    def _checked_grad_norm(self) -> float:
-        norm = self._unsharded_norm if self._settings.zero_stage == 0 else float(self._engine.get_global_grad_norm())
-        if not norm < float("inf"):
-            raise PolicyError(
-                f"the gradient norm is {norm}; lower optimizer.learning_rate, or resume from a checkpoint"
-            )
-        return norm
 
 
 def build_scheduler(optimizer: Any, settings: OptimizerConfig, total_updates: int) -> Any:

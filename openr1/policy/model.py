@@ -35,27 +35,63 @@ class TokenModel(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
         """Log-probs and more of response tokens; see `response_outputs`."""
-        if self.packing:
-            hidden = self._hidden_of_packed(input_ids, attention_mask)
-        else:
-            hidden = self.lm.base_model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        hidden = hidden_states(self.lm.base_model, input_ids, attention_mask, self.packing)
         head = self.lm.get_output_embeddings()
         return response_outputs(
             head, hidden, input_ids, response_mask, self.temperature, self.entropy_gradient, self.chunk_tokens
         )
 
-    def _hidden_of_packed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Hidden states [B, T, H] of all rows, computed in one row without padding; 0 at padding.
 
-        Positions begin at 0 with each row, by which transformers tells the rows apart: none sees another.
+class ValueHead(nn.Linear):
+    """Hidden states [N, H] -> values [N, 1], 0 before training; computed in float32, whatever the weights' type."""
+
+    def __init__(self, hidden_size: int) -> None:
+        """`hidden_size` is the H of above."""
+        super().__init__(hidden_size, 1, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values."""
+        return functional.linear(hidden.float(), self.weight.float())
+
+
+class ValueModel(nn.Module):
+    """What lies below a language model's head, and a head for values."""
+
+    def __init__(self, lm: PreTrainedModel, packing: bool = False) -> None:
+        """Wrap the inside of `lm`, whose own head is left out; `packing` as with `TokenModel`."""
+        super().__init__()
+        self.backbone = lm.base_model
+        self.head = ValueHead(lm.config.hidden_size)
+        self.packing = packing
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+        """Values [B, T] float32 of the states before response tokens, read at the token before; 0 elsewhere.
+
+        An all-False mask gives zeros that still depend on the weights.
         """
-        positions = attention_mask.cumsum(-1) - 1
-        packed = self.lm.base_model(
-            input_ids[attention_mask][None], position_ids=positions[attention_mask][None], use_cache=False
-        ).last_hidden_state[0]
-        hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
-        hidden[attention_mask] = packed
-        return hidden
+        hidden = hidden_states(self.backbone, input_ids, attention_mask, self.packing)
+        values: Tensor = self.head(hidden[:, :-1][response_mask[:, 1:]])
+        # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
+        zero = hidden[..., 0].float() * 0.0 + values.sum() * 0.0
+        return zero.masked_scatter(response_mask, values.squeeze(-1))
+
+
+def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, packing: bool) -> Tensor:
+    """Last hidden states [B, T, H]; with packing computed in one row without padding, and 0 at padding.
+
+    Positions begin at 0 with each row, by which transformers tells packed rows apart: none sees another.
+    """
+    if not packing:
+        output: Tensor = backbone(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return output
+    positions = attention_mask.cumsum(-1) - 1
+    packed = backbone(
+        input_ids[attention_mask][None], position_ids=positions[attention_mask][None], use_cache=False
+    ).last_hidden_state[0]
+    hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
+    hidden[attention_mask] = packed
+    return hidden
 
 
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:

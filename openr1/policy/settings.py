@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from openr1.config import ModelConfig, OptimizerConfig
 
 
 @dataclass(frozen=True)
 class RankSettings:
-    """Which policy rank of how many a process is, and what it may use."""
+    """Which rank of how many a process is, and what it may use."""
 
     rank: int
     num_ranks: int
@@ -28,6 +29,7 @@ class LearnerSettings:
     temperature: float
     total_updates: int
     entropy_gradient: bool = False
+    role: Literal["policy", "critic"] = "policy"
 
 
 @dataclass(frozen=True)

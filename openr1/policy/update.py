@@ -1,31 +1,50 @@
-"""One update of the policy: a plain loop over micro-batches. Knows torch only; DeepSpeed comes in as `TrainEngine`."""
+"""One update of policy or critic: a loop over micro-batches. Knows torch only; DeepSpeed comes in as `TrainEngine`."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from openr1.algorithms.kl import KL_ESTIMATORS, k3
-from openr1.algorithms.losses import LOSSES, ClipBounds
+from openr1.algorithms.losses import LOSSES, ClipBounds, value_loss
 from openr1.algorithms.off_policy import importance_weights, kept_tokens
 from openr1.algorithms.token_ops import TokenOutputs, masked_sum
 from openr1.batch import TrainBatch
 
+Outputs = TypeVar("Outputs", covariant=True)
 
-class TrainEngine(Protocol):
+
+class TrainEngine(Protocol[Outputs]):
     """What an update needs of DeepSpeed's engine (and of the plain one that tests use)."""
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
-        """Log-probs and more of response tokens."""
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Outputs:
+        """What the model computes of response tokens."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`, averaged over ranks."""
 
     def step(self) -> None:
         """Clip, apply and clear the gradient."""
+
+
+@dataclass(frozen=True)
+class FrozenEngine:
+    """Computes what an engine does, and learns nothing."""
+
+    engine: TrainEngine[TokenOutputs]
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
+        """What the engine computes."""
+        return self.engine(input_ids, attention_mask, response_mask)
+
+    def backward(self, loss: Tensor) -> None:
+        """Nothing."""
+
+    def step(self) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ class LossSettings:
 
 
 def policy_update(
-    engine: TrainEngine, micro_batches: Sequence[TrainBatch], settings: LossSettings, num_ranks: int
+    engine: TrainEngine[TokenOutputs], micro_batches: Sequence[TrainBatch], settings: LossSettings, num_ranks: int
 ) -> dict[str, float]:
     """Make one optimizer step from this rank's micro-batches.
 
@@ -99,6 +118,27 @@ def policy_update(
         )
     engine.step()
     return dict(sums)
+
+
+def value_update(
+    engine: TrainEngine[Tensor], micro_batches: Sequence[TrainBatch], clip: float | None, num_ranks: int
+) -> float:
+    """Make one optimizer step of the critic: the sum over all ranks' tokens of `loss_weights` x `value_loss`.
+
+    Arguments as for `policy_update`. Returns this rank's share of the loss; add up over ranks.
+    """
+    total = 0.0
+    for micro in micro_batches:
+        assert micro.values is not None
+        assert micro.returns is not None
+        assert micro.loss_weights is not None
+        values = engine(micro.input_ids, micro.attention_mask, micro.response_mask)
+        loss = value_loss(values, micro.values, micro.returns, clip)
+        loss_sum = masked_sum(loss * micro.loss_weights, micro.response_mask)
+        engine.backward(loss_sum * num_ranks)
+        total += float(loss_sum.detach())
+    engine.step()
+    return total
 
 
 def _corrections(log_probs: Tensor, micro: TrainBatch, settings: OffPolicySettings) -> tuple[Tensor, Tensor]:
