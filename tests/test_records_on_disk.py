@@ -64,6 +64,7 @@ def test_rows_of_a_step(tmp_path: Path) -> None:
         "finish_reason": "stop",
         "num_tokens": 2,
         "weight_version": 0,
+        "newest_weight_version": 0,
         "score": 1.0,
         "reward": 1.0,
         "components": {"equation": 1.0},
@@ -228,14 +229,15 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path, damage: str, capsys
             assert "is passed over: policy/nested/weights.bin is not as it was saved" in shown
 
 
-def test_checkpoints_without_checksums_or_model_are_taken(tmp_path: Path) -> None:
-    """Catches runs of before that cannot be resumed, and those whose exported model was moved away."""
+def test_checkpoints_without_a_model_are_taken(tmp_path: Path) -> None:
+    """Catches a run that cannot be resumed because its exported model was moved away, and one without checksums."""
     checkpoints = Checkpoints(tmp_path, keep=3)
     path = save(checkpoints, 5)
     (path / "model").rename(tmp_path / "model")
     assert newest_step(checkpoints) == 5
     (path / "checksums.json").unlink()
-    assert newest_step(checkpoints) == 5
+    with pytest.raises(MissingError, match="damaged"):
+        checkpoints.newest()
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
