@@ -78,7 +78,7 @@ def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -
     """Pairs of updates in turns; the first pair warms up and gives the gradients."""
     batch = make_batch(lengths_of(mix, responses))
     shares, actors = {}, {}
-    with tempfile.TemporaryDirectory() as logs, running_ray():
+    with tempfile.TemporaryDirectory() as logs:
         for name, packing in (("padding", False), ("packing", True)):
             plan = plan_micro_batches(batch.lengths, 1, MICRO_BATCH_TOKENS, packing)[0]
             shares[name] = [batch.select(rows) for rows in plan]
@@ -89,6 +89,8 @@ def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -
                 seconds[name].append(ray.get(actors[name].timed_update.remote(shares[name])))
             if number == 0:
                 padded, packed = ray.get([actors[name].gradient.remote() for name in ("padding", "packing")])
+        for actor in actors.values():
+            ray.kill(actor)
     counted = {name: values[1:] for name, values in seconds.items()}
     tokens, computed = sum(batch.lengths), sum(micro.input_ids.numel() for micro in shares["padding"])
     return {
@@ -114,11 +116,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/packing.json")
     args = parser.parse_args(argv)
     dtypes: tuple[Dtype, ...] = ("bfloat16", "float32")
-    mixes = {
-        mix: {"lengths": describe(lengths_of(mix, args.responses))}
-        | {dtype: measure(dtype, mix, args.responses, args.rounds, args.threads) for dtype in dtypes}
-        for mix in ("equal", "skewed")
-    }
+    mixes: dict[str, dict[str, Any]] = {}
+    with running_ray():
+        for mix in ("equal", "skewed"):
+            mixes[mix] = {"lengths": describe(lengths_of(mix, args.responses))}
+            for dtype in dtypes:
+                mixes[mix][dtype] = measure(dtype, mix, args.responses, args.rounds, args.threads)
+                print(f"{mix}, {dtype}: {mixes[mix][dtype]['speedup']}", flush=True)
     settings = {"prompt_tokens": PROMPT_TOKENS, "micro_batch_tokens": MICRO_BATCH_TOKENS, "threads": args.threads}
     write_result(args.output, settings | {"rounds": args.rounds, "mixes": mixes})
     return 0
