@@ -3,10 +3,11 @@
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def reward_server(core: int | None = None) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

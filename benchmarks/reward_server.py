@@ -22,7 +22,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.machine import ROOT, reward_server, write_result
+from benchmarks.machine import ROOT, reward_server, spread, write_result
 
 ITEMS, IN_FLIGHT, BOMB_EVERY = 64, 8, 100
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -170,11 +170,6 @@ def summarize(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
         "ratios": {name: spread([read(b) / read(a) for a, b in pairs]) for name, read in readers.items()},
         "without": {name: spread([read(run) for run, _ in pairs]) for name, read in readers.items()},
     }
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and largest."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main() -> int:

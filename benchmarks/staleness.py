@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.experiment import run_command
-from benchmarks.machine import ROOT, write_result
+from benchmarks.machine import ROOT, spread, write_result
 
 WARM_UP = 2
 """Steps that are not counted."""
@@ -55,20 +55,16 @@ def main() -> None:
             rounds.append({arm: step_seconds(arm, args.steps, Path(folder) / str(number)) for arm in ARMS})
         print(f"round {number + 1}: " + ", ".join(f"{arm} {statistics.median(rounds[-1][arm]):.2f} s" for arm in ARMS))
     medians = [{arm: statistics.median(seconds) for arm, seconds in one.items()} for one in rounds]
-    ratios = {
-        f"{arm}_over_staleness_1": [round(one[arm] / one["staleness_1"], 3) for one in medians]
-        for arm in ARMS
-        if arm != "staleness_1"
-    }
+    rivals = [arm for arm in ARMS if arm != "staleness_1"]
     result = {
         "steps": args.steps,
         "median_step_seconds": {arm: round(statistics.median(one[arm] for one in medians), 3) for arm in ARMS},
+        "ratios": {
+            f"{arm}_over_staleness_1": spread([one[arm] / one["staleness_1"] for one in medians]) for arm in rivals
+        },
         "step_seconds": [{arm: [round(s, 3) for s in seconds] for arm, seconds in one.items()} for one in rounds],
-        "ratios": ratios,
-        "median_ratio": {name: statistics.median(values) for name, values in ratios.items()},
     }
     write_result(args.output, result)
-    print({name: statistics.median(values) for name, values in ratios.items()})
 
 
 if __name__ == "__main__":

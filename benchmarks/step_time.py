@@ -14,7 +14,6 @@ Then as many steps run with overlap, and the share of the wall time that the uni
 
 import argparse
 import os
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -24,7 +23,7 @@ from typing import Any
 import ray
 import torch
 
-from benchmarks.machine import ROOT, reward_server, write_result
+from benchmarks.machine import ROOT, reward_server, spread, write_result
 from openr1.batch import TrainBatch, plan_micro_batches
 from openr1.cluster import Stages, running_ray, shared_memory_folder, start_actor
 from openr1.config import TrainConfig
@@ -284,9 +283,6 @@ def summarize(
     serial: list[tuple[float, dict[str, float], dict[str, float]]], overlapped: list[tuple[float, float]]
 ) -> dict[str, Any]:
     """Medians and spread over the counted steps."""
-
-    def spread(values: list[float]) -> dict[str, float]:
-        return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
     return {
         "steps": len(serial),

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from benchmarks import all as performance
 from benchmarks import sft_vs_rl_arms
+from benchmarks.against_trl import lengths_of
 from benchmarks.experiment import Job, run_command, run_jobs
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_arms import (
@@ -236,6 +238,39 @@ def test_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     write_page(ROOT / "benchmarks/results/sft_vs_rl", page)
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+
+
+def test_performance_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:
+    """Catches figures that were edited by hand, and results that changed after the page was written."""
+    page = tmp_path / "performance.md"
+    page.write_text(performance.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    performance.write_page(performance.RESULTS, page)
+    assert page.read_text(encoding="utf-8") == performance.PAGE.read_text(encoding="utf-8"), "run: make bench"
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    """Catches a benchmark that vanishes from the page where it failed, and a figure under another's name."""
+    kept = {"machine": {"cores": 2, "cpu": "X", "commit": "0123456789", "date": "2026-01-02"}, "tokens": 4096}
+    kept |= {"vocabulary": 1000, "chunked": {"gib": 1.5}, "naive": {"gib": 6.0}}
+    (tmp_path / "log_prob_memory.json").write_text(json.dumps(kept))
+    rows = {row[1]: row[2:4] for row in performance.table(tmp_path)[1:]}
+    assert rows.pop("`python -m benchmarks.log_prob_memory`") == [
+        "4,096 tokens of a vocabulary of 1,000: 1.5 GiB, against 6.0 GiB for all logits at once",
+        "2 cores, X; 0123456, 2026-01-02",
+    ]
+    assert len(rows) == 5
+    assert set(map(tuple, rows.values())) == {("not measured", "")}
+
+
+def test_lengths_of_the_comparison_with_trl() -> None:
+    """Catches a mix that is drawn anew each time, and one without the long tail that it is named for."""
+    assert lengths_of("equal", 3) == [90, 90, 90]
+    skewed = lengths_of("skewed", 256)
+    assert skewed == lengths_of("skewed", 256)
+    assert np.median(skewed) == pytest.approx(60, abs=1)
+    assert skewed != sorted(skewed)
+    assert max(skewed) == 600
+    assert min(skewed) >= 1
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from openr1.algorithms.token_ops import TokenOutputs, chunk_size, response_outputs
 from openr1.config import ModelConfig
+from openr1.policy.attention import attention_of
 from openr1.positions import position_overrides
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -80,14 +81,17 @@ class ValueModel(nn.Module):
 def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, packing: bool) -> Tensor:
     """Last hidden states [B, T, H]; with packing computed in one row without padding, and 0 at padding.
 
-    Positions begin at 0 with each row, by which transformers tells packed rows apart: none sees another.
+    None sees another: attention gets their lengths, or tells them apart by positions, which begin at 0 with each.
     """
     if not packing:
         output: Tensor = backbone(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         return output
     positions = attention_mask.cumsum(-1) - 1
     packed = backbone(
-        input_ids[attention_mask][None], position_ids=positions[attention_mask][None], use_cache=False
+        input_ids[attention_mask][None],
+        position_ids=positions[attention_mask][None],
+        row_lengths=attention_mask.sum(-1).tolist(),
+        use_cache=False,
     ).last_hidden_state[0]
     hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
     hidden[attention_mask] = packed
@@ -95,13 +99,13 @@ def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor
 
 
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
-    """Load a Hugging Face causal model with SDPA attention; code that ships with a model is never run."""
+    """Load a Hugging Face causal model with PyTorch's SDPA; code that ships with a model is never run."""
     config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **position_overrides(settings))
     lm = AutoModelForCausalLM.from_pretrained(
         settings.path,
         config=config,
         dtype=DTYPES[settings.dtype],
-        attn_implementation="sdpa",
+        attn_implementation=attention_of(config, settings.packing),
         trust_remote_code=False,
     )
     _compute_head_in_float32(lm)
