@@ -21,6 +21,7 @@ from openr1.errors import ConfigError, MissingError
 from openr1.interrupt import INTERRUPTS
 from openr1.policy.actor import PolicyActor
 from openr1.policy.group import PolicyGroup, ReferenceLine
+from openr1.policy.model import hidden_size
 from openr1.policy.reference import ReferenceActor
 from openr1.policy.settings import LearnerSettings, RankSettings, ReferenceSettings
 from openr1.positions import position_overrides
@@ -202,7 +203,8 @@ class Stages:
         self.engines, self.ranks = engines, ranks
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
         self.reference = ReferenceLine(reference, config.policy.micro_batch_tokens, timeout) if reference else None
-        self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, config.model.packing)
+        size = hidden_size(config.model)
+        self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, size, config.model.packing)
 
     @staticmethod
     def _start_engine(config: TrainConfig, index: int, on_gpu: bool, model_path: Path, logs: Path) -> ActorHandle:

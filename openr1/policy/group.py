@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from ray.actor import ActorHandle
 
+from openr1.balance import row_cost
 from openr1.batch import PairBatch, TrainBatch, plan_micro_batches
 from openr1.policy.update import LossSettings
 from openr1.ray_calls import gather
@@ -17,20 +18,26 @@ class PolicyGroup:
     """All ranks of the policy; a batch given here is shared out over them."""
 
     def __init__(
-        self, actors: list[ActorHandle], micro_batch_tokens: int, timeout_seconds: float, packing: bool = False
+        self,
+        actors: list[ActorHandle],
+        micro_batch_tokens: int,
+        timeout_seconds: float,
+        hidden_size: int,
+        packing: bool = False,
     ) -> None:
         """`micro_batch_tokens` is the budget of one pass on one rank, without padding where there is `packing`.
 
-        `timeout_seconds` bounds every call.
+        `timeout_seconds` bounds every call; `hidden_size` is the model's, by which rows are balanced over the ranks.
         """
         self._actors = actors
+        self._hidden_size = hidden_size
         self._packing = packing
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout_seconds = timeout_seconds
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
         """Log-probs [B, T] under the current weights."""
-        plan = self._plan(batch)
+        plan = self._plan(batch.lengths)
         calls = [actor.log_probs.remote(share) for actor, share in self._shares(batch)]
         log_probs = torch.zeros(batch.input_ids.shape)
         for rank_plan, parts in zip(plan, self._wait(calls, "log-probs"), strict=True):
@@ -59,12 +66,12 @@ class PolicyGroup:
 
         `reference` [B] has the log-prob of each response under the reference. The two rows of a pair stay together.
         """
-        lengths = [2 * max(pair) for pair in zip(batch.lengths[::2], batch.lengths[1::2], strict=True)]
-        plan = plan_micro_batches(lengths, len(self._actors), self._micro_batch_tokens, self._packing)
+        longer = [max(pair) for pair in zip(batch.lengths[::2], batch.lengths[1::2], strict=True)]
+        plan = self._plan(longer, rows=2)
         calls = []
         for actor, share in zip(self._actors, plan, strict=True):
             micro_batches = [PairBatch.select(batch, reference, pairs) for pairs in share]
-            calls.append(actor.preference_update.remote(micro_batches, beta, len(lengths)))
+            calls.append(actor.preference_update.remote(micro_batches, beta, len(longer)))
         return _add_up(self._wait(calls, "a preference update"))
 
     def push_weights(self, version: WeightVersion) -> None:
@@ -83,12 +90,15 @@ class PolicyGroup:
         """Write model and tokenizer in Hugging Face format."""
         self._wait([actor.export.remote(folder) for actor in self._actors], "exporting the model")
 
-    def _plan(self, batch: TrainBatch) -> list[list[list[int]]]:
-        return plan_micro_batches(batch.lengths, len(self._actors), self._micro_batch_tokens, self._packing)
+    def _plan(self, lengths: list[int], rows: int = 1) -> list[list[list[int]]]:
+        """`plan_micro_batches` of what has so many rows of each length."""
+        tokens = [rows * length for length in lengths]
+        costs = [rows * row_cost(length, self._hidden_size) for length in lengths]
+        return plan_micro_batches(tokens, len(self._actors), self._micro_batch_tokens, self._packing, costs)
 
     def _shares(self, batch: TrainBatch) -> list[tuple[ActorHandle, list[TrainBatch]]]:
         """Each rank with its micro-batches."""
-        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
+        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch.lengths)]
         return list(zip(self._actors, shares, strict=True))
 
     def _wait(self, calls: list[Any], purpose: str) -> list[Any]:

@@ -58,6 +58,11 @@ class TokenModel(nn.Module):
         return hidden
 
 
+def hidden_size(settings: ModelConfig) -> int:
+    """Size of the model's hidden states, by its config.json."""
+    return int(AutoConfig.from_pretrained(settings.path, trust_remote_code=False).hidden_size)
+
+
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
     """Load a Hugging Face causal model with SDPA attention; code that ships with a model is never run."""
     config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **position_overrides(settings))
