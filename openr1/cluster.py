@@ -202,6 +202,7 @@ class Stages:
         gather(calls, timeout, "the run waits for the policy to connect to the engines")
         self.engines, self.ranks = engines, ranks
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
+        self.single_engines = [RolloutPool([engine], config.rollout.timeout_seconds) for engine in engines]
         self.reference = ReferenceLine(reference, config.policy.micro_batch_tokens, timeout) if reference else None
         size = hidden_size(config.model)
         self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, size, config.model.packing)

@@ -205,6 +205,7 @@ class FakeStages:
     rollout: FakeRollout = field(default_factory=FakeRollout)
     reference: FakeReference = field(default_factory=FakeReference)
     policy: FakePolicy = field(default_factory=FakePolicy)
+    single_engines: list[FakeRollout] = field(default_factory=list)
 
 
 class FakeTrackers(Trackers):

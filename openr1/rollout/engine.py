@@ -52,6 +52,7 @@ class EngineActor:
         self._end_token_ids = end_token_ids(self._llm.get_tokenizer())
         self._between_steps = asyncio.Lock()
         self._requests = 0
+        self._finished: dict[str, RequestOutput] = {}
 
     async def ready(self) -> bool:
         """Answers once the engine has started."""
@@ -60,14 +61,15 @@ class EngineActor:
     async def generate(self, prompts: list[Prompt], sampling: Sampling) -> AsyncIterator[Group]:
         """Sample every prompt and yield each group as soon as its last response is finished.
 
-        One call at a time: the responses of two would mix.
+        Where two calls run at a time, a step of either may finish requests of the other.
         """
         waiting = await self._call(self._add_requests, prompts, sampling)
         while waiting:
             async with self._between_steps:
                 outputs = await self._call(self._llm.llm_engine.step)
-            for output in outputs:
-                yield to_group(waiting.pop(output.request_id), output)
+            self._finished |= {output.request_id: output for output in outputs}
+            for request_id in [request_id for request_id in waiting if request_id in self._finished]:
+                yield to_group(waiting.pop(request_id), self._finished.pop(request_id))
 
     def _add_requests(self, prompts: list[Prompt], sampling: Sampling) -> dict[str, Prompt]:
         """Queue the prompts; returns them by request id."""
