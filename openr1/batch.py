@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from openr1.algorithms.aggregation import loss_weights
+from openr1.balance import balanced_shares
 from openr1.records import Group
 
 
@@ -129,11 +130,15 @@ class PairBatch:
 
 
 def plan_micro_batches(
-    lengths: Sequence[int], num_ranks: int, micro_batch_tokens: int, packing: bool = False
+    lengths: Sequence[int],
+    num_ranks: int,
+    micro_batch_tokens: int,
+    packing: bool = False,
+    costs: Sequence[int] | None = None,
 ) -> list[list[list[int]]]:
     """Share rows over ranks and cut each share into micro-batches within a token budget.
 
-    Rows go, longest first, to the rank with the fewest tokens so far. A micro-batch of n rows counts n times its
+    Shares cost about the same (`balanced_shares`). A micro-batch of n rows, cut longest first, counts n times its
     longest row, since it is padded to that. Every rank gets the same number of micro-batches (empty ones where it
     has fewer): the ranks meet in a collective for each.
 
@@ -141,18 +146,15 @@ def plan_micro_batches(
         lengths: Tokens of each row.
         num_ranks: Policy ranks.
         micro_batch_tokens: Budget; a single row above it gets a micro-batch of its own.
-        packing: A micro-batch costs its real tokens, since it is not padded.
+        packing: A micro-batch counts its real tokens, since it is not padded.
+        costs: What a pass over each row costs; None: its tokens.
 
     Returns:
         [rank][micro_batch] -> row indices. Each row stands exactly once.
     """
-    shares: list[list[int]] = [[] for _ in range(num_ranks)]
-    loads = [0] * num_ranks
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        rank = loads.index(min(loads))
-        shares[rank].append(row)
-        loads[rank] += lengths[row]
-    plan = [_cut_by_budget(share, lengths, micro_batch_tokens, packing) for share in shares]
+    shares = balanced_shares(lengths if costs is None else costs, num_ranks)
+    by_length = [sorted(share, key=lambda row: (-lengths[row], row)) for share in shares]
+    plan = [_cut_by_budget(share, lengths, micro_batch_tokens, packing) for share in by_length]
     most = max(len(micro_batches) for micro_batches in plan)
     return [micro_batches + [[] for _ in range(most - len(micro_batches))] for micro_batches in plan]
 

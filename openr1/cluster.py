@@ -21,6 +21,7 @@ from openr1.errors import ConfigError, MissingError
 from openr1.interrupt import INTERRUPTS
 from openr1.policy.actor import CriticActor, PolicyActor, RankActor
 from openr1.policy.group import CriticGroup, PolicyGroup, ReferenceLine
+from openr1.policy.model import hidden_size
 from openr1.policy.reference import ReferenceActor
 from openr1.policy.settings import LearnerSettings, RankSettings, ReferenceSettings
 from openr1.positions import position_overrides
@@ -203,8 +204,10 @@ class Stages:
         gather(calls, timeout, "the run waits for the policy to connect to the engines")
         self.engines, self.ranks = engines, ranks
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
+        self.single_engines = [RolloutPool([engine], config.rollout.timeout_seconds) for engine in engines]
         self.reference = ReferenceLine(reference, config.policy.micro_batch_tokens, timeout) if reference else None
-        self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, config.model.packing)
+        size = hidden_size(config.model)
+        self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, size, config.model.packing)
         self.critic = self._start_critic(config, on_gpu, logs) if config.has_critic else None
 
     @staticmethod
@@ -219,7 +222,8 @@ class Stages:
             role="critic",
         )
         ranks = start_policy(learner, policy, on_gpu, logs, CriticActor)
-        return CriticGroup(ranks, policy.micro_batch_tokens, policy.timeout_seconds, config.model.packing)
+        size = hidden_size(config.critic_model)
+        return CriticGroup(ranks, policy.micro_batch_tokens, policy.timeout_seconds, size, config.model.packing)
 
     @staticmethod
     def _start_engine(config: TrainConfig, index: int, on_gpu: bool, model_path: Path, logs: Path) -> ActorHandle:

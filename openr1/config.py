@@ -118,6 +118,8 @@ class RolloutConfig(Section):
     """Memory of one engine's KV cache, GiB."""
     threads: Positive = 1
     """CPU threads of one engine."""
+    verify_steps: NotNegative = 50
+    """Compare each engine's log-probs with the policy's after every so many steps and the first push; 0: that alone."""
     timeout_seconds: Seconds = 600.0
     """Longest wait for the next finished group, and for an engine to start."""
 

@@ -13,6 +13,7 @@ from openr1.errors import ConfigError
 from openr1.files import to_line, write_objects
 from openr1.interrupt import INTERRUPTS, Interrupted, Interrupts
 from openr1.policy.group import PolicyGroup
+from openr1.policy.model import hidden_size
 from openr1.policy.settings import LearnerSettings
 from openr1.run_folder import opened
 from openr1.trackers.client import Trackers, flat_settings
@@ -36,9 +37,8 @@ def started(config: SftConfig | DpoConfig, updates: int, resume: bool, data: str
         say(f"{data}; starting {config.policy.num_ranks} policy rank(s); logs in {folder}/logs")
         learner = LearnerSettings(config.model, config.optimizer, config.policy.zero_stage, 1.0, updates)
         actors = start_policy(learner, config.policy, on_gpu, folder / "logs")
-        policy = PolicyGroup(
-            actors, config.policy.micro_batch_tokens, config.policy.timeout_seconds, config.model.packing
-        )
+        size, packing = hidden_size(config.model), config.model.packing
+        policy = PolicyGroup(actors, config.policy.micro_batch_tokens, config.policy.timeout_seconds, size, packing)
         yield OfflineRun(config, updates, policy, trackers, INTERRUPTS)
 
 

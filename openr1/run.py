@@ -27,6 +27,7 @@ from openr1.trackers.client import Trackers, check_tracking, flat_settings
 from openr1.tracking import Tracker, read_metrics, rollout_rows
 from openr1.trainer import StepRecord, Trainer, TrainerState
 from openr1.watch import Watch
+from openr1.weight_sync.verify import WeightCheck
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Run:
         self._interrupts = interrupts
         self._tracker = Tracker(self._folder)
         self._watch = Watch(config)
+        self._weights = WeightCheck(config, stages.single_engines, stages.policy, datasets.train)
         self._advance: Advance = ignore
         self._record: StepRecord | None = None  # of a step that the trackers do not have yet
         self._saved = 0
@@ -154,6 +156,7 @@ class Run:
         state = (self._load_newest() if resume else None) or self._trainer.state
         # The first push comes before the first rollout: a broken path for weights shows within the first minute.
         self._trainer.restore(state)
+        self._weights.check(state.step)
         self._tracker.forget_after(state.step)
         self._trackers.start(state.step)
         self._saved = state.step
@@ -210,6 +213,9 @@ class Run:
         self._record = record
         # Before a checkpoint keeps what is wrong.
         self._watch.check(record)
+        verify = self._config.rollout.verify_steps
+        if verify > 0 and record.step % verify == 0:
+            self._weights.check(record.step)
         every = self._config.checkpoint.save_steps
         if record.step == self._config.num_steps or (every > 0 and record.step % every == 0):
             self._save()

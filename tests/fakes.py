@@ -248,6 +248,7 @@ class FakeStages:
     reference: FakeReference = field(default_factory=FakeReference)
     policy: FakePolicy = field(default_factory=FakePolicy)
     critic: FakeCritic | None = None
+    single_engines: list[FakeRollout] = field(default_factory=list)
 
 
 class FakeTrackers(Trackers):

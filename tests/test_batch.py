@@ -81,8 +81,8 @@ def test_select_nothing_trains_nothing() -> None:
 
 
 def test_plan_by_hand() -> None:
-    """Catches rows dealt out in turn instead of to the emptier rank, and a budget that counts no padding."""
-    # Longest first: row 1 (9) to rank 0, rows 3 (5) and 0 (4) to rank 1; then 9 against 9: row 2 (2) to rank 0.
+    """Catches rows dealt out in turn instead of balanced, and a budget that counts no padding."""
+    # 9 stands against 5, which leaves 4; that against row 0 (4) leaves nothing: [9] and [5, 4]. Row 2 (2) to either.
     # Budget 10: 9 alone (2 rows of 9 are 18), 2 alone; 5 and 4 together are 2 x 5 = 10.
     assert plan_micro_batches([4, 9, 2, 5], num_ranks=2, micro_batch_tokens=10) == [[[1], [2]], [[3, 0], []]]
 
@@ -92,6 +92,13 @@ def test_packed_plan_by_hand() -> None:
     # 5, 3 and 2 are 10 real tokens; padded to 5 they would be 15.
     assert plan_micro_batches([2, 5, 3], num_ranks=1, micro_batch_tokens=10, packing=True) == [[[1, 2, 0]]]
     assert plan_micro_batches([2, 5, 3], num_ranks=1, micro_batch_tokens=9, packing=True) == [[[1, 2], [0]]]
+
+
+def test_plan_by_cost() -> None:
+    """Catches shares of as many tokens where the long row costs more than the short ones together, and lost order."""
+    # 6 tokens cost as much as 2, 2, 2 and 2 together: by tokens, the long row would get one of them.
+    plan = plan_micro_batches([2, 6, 2, 2, 2], num_ranks=2, micro_batch_tokens=8, costs=[9, 36, 9, 9, 9])
+    assert plan == [[[1]], [[0, 2, 3, 4]]]
 
 
 lengths_and_cuts = {
@@ -134,7 +141,6 @@ def test_ranks_have_about_the_same_work(lengths: list[int], num_ranks: int, budg
         sum(lengths[row] for micro_batch in rank for row in micro_batch)
         for rank in plan_micro_batches(lengths, num_ranks, budget)
     ]
-    # A row goes to the emptiest rank, so no rank is ahead of another by more than the last row that it got.
     assert max(loads) - min(loads) <= max(lengths)
 
 

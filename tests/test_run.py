@@ -18,7 +18,16 @@ from openr1.records import Group, Prompt, Score
 from openr1.run import Datasets, Run
 from openr1.trackers.client import Trackers
 from openr1.tracking import read_metrics
-from tests.fakes import FakeRewards, FakeRollout, FakeStages, FakeTrackers, graded, make_config, make_prompt
+from tests.fakes import (
+    FakeRewards,
+    FakeRollout,
+    FakeStages,
+    FakeTrackers,
+    graded,
+    make_config,
+    make_prompt,
+    make_response,
+)
 from tests.running import read_jsonl
 
 PROMPTS = [make_prompt(number) for number in range(6)]
@@ -259,3 +268,14 @@ class StopsAtSecondCall:
         if self._calls == 2:
             raise Interrupted(signal.SIGINT)
         return prompts
+
+
+def test_weights_are_verified_after_the_first_push_and_every_so_many_steps(tmp_path: Path) -> None:
+    """Catches engines that are never asked, or asked before the push, and a check that changes what is trained on."""
+    config = make_config(tmp_path, rollout={"verify_steps": 2}, num_steps=5)
+    stages = FakeStages(single_engines=[FakeRollout(lambda prompt: Group(prompt, (make_response(1, log_prob=-1.0),)))])
+    with pytest.raises(TrainingError, match="after the push of step 2, engine 0 and the policy differ by 2 nats"):
+        make_run(config, stages).go(resume=False)
+    # The fake policy's log-probs are -1 before the first update, and -3 after the second.
+    assert stages.policy.names == ["push_weights", "log_probs", *["update", "push_weights"] * 2, "log_probs"]
+    assert len(stages.single_engines[0].requests) == 2

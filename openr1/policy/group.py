@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from ray.actor import ActorHandle
 
+from openr1.balance import row_cost
 from openr1.batch import PairBatch, TrainBatch, plan_micro_batches
 from openr1.policy.update import LossSettings
 from openr1.ray_calls import gather
@@ -19,13 +20,19 @@ class RankGroup:
     ROLE: ClassVar[str]
 
     def __init__(
-        self, actors: list[ActorHandle], micro_batch_tokens: int, timeout_seconds: float, packing: bool = False
+        self,
+        actors: list[ActorHandle],
+        micro_batch_tokens: int,
+        timeout_seconds: float,
+        hidden_size: int,
+        packing: bool = False,
     ) -> None:
         """`micro_batch_tokens` is the budget of one pass on one rank, without padding where there is `packing`.
 
-        `timeout_seconds` bounds every call.
+        `timeout_seconds` bounds every call; `hidden_size` is the model's, by which rows are balanced over the ranks.
         """
         self._actors = actors
+        self._hidden_size = hidden_size
         self._packing = packing
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout_seconds = timeout_seconds
@@ -38,18 +45,21 @@ class RankGroup:
         """Read what `save` wrote."""
         self._wait([actor.load.remote(folder) for actor in self._actors], "loading a checkpoint")
 
-    def _plan(self, batch: TrainBatch) -> list[list[list[int]]]:
-        return plan_micro_batches(batch.lengths, len(self._actors), self._micro_batch_tokens, self._packing)
+    def _plan(self, lengths: list[int], rows: int = 1) -> list[list[list[int]]]:
+        """`plan_micro_batches` of what has so many rows of each length."""
+        tokens = [rows * length for length in lengths]
+        costs = [rows * row_cost(length, self._hidden_size) for length in lengths]
+        return plan_micro_batches(tokens, len(self._actors), self._micro_batch_tokens, self._packing, costs)
 
     def _shares(self, batch: TrainBatch) -> list[tuple[ActorHandle, list[TrainBatch]]]:
         """Each rank with its micro-batches."""
-        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch)]
+        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch.lengths)]
         return list(zip(self._actors, shares, strict=True))
 
     def _per_token(self, batch: TrainBatch, calls: list[Any], purpose: str) -> torch.Tensor:
         """The ranks' answers for their shares, put together: [B, T]."""
         together = torch.zeros(batch.input_ids.shape)
-        for rank_plan, parts in zip(self._plan(batch), self._wait(calls, purpose), strict=True):
+        for rank_plan, parts in zip(self._plan(batch.lengths), self._wait(calls, purpose), strict=True):
             for rows, part in zip(rank_plan, parts, strict=True):
                 if rows:
                     together[torch.tensor(rows), : part.shape[1]] = part
@@ -115,12 +125,12 @@ class PolicyGroup(RankGroup):
 
         `reference` [B] has the log-prob of each response under the reference. The two rows of a pair stay together.
         """
-        lengths = [2 * max(pair) for pair in zip(batch.lengths[::2], batch.lengths[1::2], strict=True)]
-        plan = plan_micro_batches(lengths, len(self._actors), self._micro_batch_tokens, self._packing)
+        longer = [max(pair) for pair in zip(batch.lengths[::2], batch.lengths[1::2], strict=True)]
+        plan = self._plan(longer, rows=2)
         calls = []
         for actor, share in zip(self._actors, plan, strict=True):
             micro_batches = [PairBatch.select(batch, reference, pairs) for pairs in share]
-            calls.append(actor.preference_update.remote(micro_batches, beta, len(lengths)))
+            calls.append(actor.preference_update.remote(micro_batches, beta, len(longer)))
         return _add_up(self._wait(calls, "a preference update"))
 
     def push_weights(self, version: WeightVersion) -> None:

@@ -98,6 +98,11 @@ def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor
     return hidden
 
 
+def hidden_size(settings: ModelConfig) -> int:
+    """Size of the model's hidden states, by its config.json."""
+    return int(AutoConfig.from_pretrained(settings.path, trust_remote_code=False).hidden_size)
+
+
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
     """Load a Hugging Face causal model with PyTorch's SDPA; code that ships with a model is never run."""
     config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **position_overrides(settings))
