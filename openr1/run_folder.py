@@ -51,9 +51,9 @@ def opened(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
         lock.release()
 
 
-FREE = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate")
+FREE = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks")
 """What may change on resuming, beside who watches (`tracking`): where the reward server is, how long to train, which
-prompts are passed over."""
+prompts are passed over, over how many ranks."""
 
 
 def _flatten(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from ray.actor import ActorHandle
 
 from openr1.balance import row_cost
 from openr1.batch import PairBatch, TrainBatch, plan_micro_batches
+from openr1.console import say
+from openr1.policy.universal import saved_ranks
 from openr1.policy.update import LossSettings
 from openr1.ray_calls import gather
 from openr1.records import Group, WeightVersion
@@ -42,7 +44,10 @@ class RankGroup:
         self._wait([actor.save.remote(folder) for actor in self._actors], "saving")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read what `save` wrote, with as many ranks or others."""
+        saved, ranks = saved_ranks(folder / self.ROLE), len(self._actors)
+        if saved not in (0, ranks):
+            say(f"{folder}: saved by {saved} {self.ROLE} rank(s), and now there are {ranks}: it is converted first")
         self._wait([actor.load.remote(folder) for actor in self._actors], "loading a checkpoint")
 
     def _plan(self, lengths: list[int], rows: int = 1) -> list[list[list[int]]]:

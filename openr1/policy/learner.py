@@ -3,6 +3,7 @@
 Called directly: no strategy layer lies between a method here and `deepspeed`. Needs an initialised process group.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,7 @@ from openr1.policy.deepspeed_config import deepspeed_config
 from openr1.policy.lora import add_adapters, full_weights
 from openr1.policy.model import TokenModel, ValueModel, load_causal_lm
 from openr1.policy.settings import LearnerSettings
+from openr1.policy.universal import saved_ranks, write_universal
 from openr1.policy.update import FrozenEngine, LossSettings, policy_update, value_update
 
 
@@ -59,7 +61,25 @@ class Learner:
         self._engine.save_checkpoint(str(folder), tag=self._settings.role, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, by as many ranks and at the same ZeRO stage; every rank calls this."""
+        """Read what `save` wrote, by any number of ranks but at the same ZeRO stage; every rank calls this."""
+        role = self._settings.role
+        if saved_ranks(folder / role) in (0, dist.get_world_size()):
+            self._load(folder)
+            return
+        universal = folder.with_name(f"tmp_universal_{role}")
+        if dist.get_rank() == 0:
+            shutil.rmtree(universal, ignore_errors=True)
+            write_universal(folder / role, universal / role)
+        dist.barrier()
+        # DeepSpeed has no argument for it, and reads this again at every load.
+        self._engine._config.load_universal_checkpoint = True
+        self._load(universal)
+        self._engine._config.load_universal_checkpoint = False
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(universal)
+
+    def _load(self, folder: Path) -> None:
         path, _ = self._engine.load_checkpoint(str(folder), tag=self._settings.role)
         if path is None:
             raise PolicyError(f"{folder}: DeepSpeed found no training state to load")
