@@ -104,7 +104,7 @@ def write_config(path: Path, model: Path, data: Path, /, **sections: Any) -> Pat
         "num_steps": 2,
     }
     for section, values in sections.items():
-        config[section] = {**config[section], **values} if isinstance(values, dict) else values
+        config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     return path
 
