@@ -8,12 +8,13 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from filelock import FileLock, Timeout
 from ray.actor import ActorHandle
 
 from openr1.config import PolicyConfig, TrainConfig
@@ -81,13 +82,32 @@ def extensions_folder() -> Path:
 
 
 @contextmanager
+def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder for the block, removed after it, and before it those of this prefix whose processes were killed.
+
+    Whose process lives is told by a lock, which the system takes back from a dead one; a process number would say
+    little where containers share the folder.
+    """
+    for held in parent.glob(f"{prefix}*/.lock"):
+        with suppress(Timeout, OSError), FileLock(held, timeout=0):
+            shutil.rmtree(held.parent, ignore_errors=True)
+    # Short, since Ray keeps sockets in it, whose paths may have 107 bytes.
+    folder = parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:4]}"
+    folder.mkdir(mode=0o700)
+    with FileLock(folder / ".lock"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
 def running_ray() -> Iterator[None]:
     """A Ray of this run's own, with its files in a temporary folder; gone, processes and files, after the block."""
-    files = Path(tempfile.mkdtemp(prefix="openr1-ray-"))
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Ray would run actors at niceness 15; here they are the program.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
-    with INTERRUPTS.polled():
+    with own_folder(Path(tempfile.gettempdir()), "openr1-ray-") as files, INTERRUPTS.polled():
         try:
             ray.init(
                 _temp_dir=str(files),
@@ -103,18 +123,11 @@ def running_ray() -> Iterator[None]:
                 yield
         finally:
             ray.shutdown()
-            shutil.rmtree(files, ignore_errors=True)
 
 
-@contextmanager
-def shared_memory_folder() -> Iterator[Path]:
+def shared_memory_folder() -> AbstractContextManager[Path]:
     """A folder in shared memory for pushes of weights, removed after the block."""
-    folder = SHARED_MEMORY / f"openr1-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return own_folder(SHARED_MEMORY, "openr1-")
 
 
 def start_actor(kind: type, threads: int, on_gpu: bool, settings: Any) -> ActorHandle:

@@ -1,13 +1,17 @@
 """What is checked before actors are started."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from openr1.cluster import STALE_LOCK_SECONDS, check_build_locks
+from openr1.cluster import STALE_LOCK_SECONDS, check_build_locks, own_folder
 from openr1.errors import MissingError
+from tests.running import ROOT
 
 
 def test_stale_build_lock_is_named(tmp_path: Path) -> None:
@@ -21,3 +25,27 @@ def test_stale_build_lock_is_named(tmp_path: Path) -> None:
     os.utime(lock, (long_ago, long_ago))
     with pytest.raises(MissingError, match=r"cpu_adam/lock.*make setup"):
         check_build_locks(tmp_path)
+
+
+def test_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    """Catches shared memory that fills up with the weights of killed runs, and a living run that loses its folder."""
+    code = "import sys, time; from pathlib import Path; from openr1.cluster import own_folder\n"
+    code += "with own_folder(Path(sys.argv[1]), 'run-') as folder: print(folder, flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    killed, living = (subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    assert killed.stdout is not None
+    assert living.stdout is not None
+    left, held = Path(killed.stdout.readline().strip()), Path(living.stdout.readline().strip())
+    (left / "push.safetensors").write_bytes(b"weights")
+    other = tmp_path / "run-of-someone-else"
+    other.mkdir()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert left.exists()
+    with own_folder(tmp_path, "run-") as own:
+        assert sorted(tmp_path.iterdir()) == sorted([own, held, other])
+    living.kill()
+    living.wait()
+    with own_folder(tmp_path, "run-"):
+        pass
+    assert list(tmp_path.iterdir()) == [other]
