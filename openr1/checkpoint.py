@@ -48,10 +48,7 @@ class Checkpoints:
         export_model(aside / "model")
         save_more(aside)
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-        (aside / CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=2) + "\n", encoding="utf-8")
-        _flush(aside)
-        self._remove(final)
-        aside.rename(final)
+        publish(aside, final)
         write_whole(self._folder / "latest", final.name + "\n")
         _flush_folder(self._folder)
         self._prune()
@@ -73,14 +70,7 @@ class Checkpoints:
         best = self.best()
         for old in self.complete()[: -self._keep]:
             if best is None or old.name != f"step_{best:06d}":
-                self._remove(old)
-
-    def _remove(self, checkpoint: Path) -> None:
-        """Remove a checkpoint if it is there; a crash on the way must not leave half of it under its name."""
-        if checkpoint.exists():
-            doomed = checkpoint.with_name(f"tmp_old_{checkpoint.name}")
-            checkpoint.rename(doomed)
-            shutil.rmtree(doomed)
+                _remove(old)
 
     def complete(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -105,6 +95,22 @@ class Checkpoints:
         return None
 
 
+def publish(aside: Path, final: Path) -> None:
+    """Give a folder that is written its checksums and its name; what had the name before is gone."""
+    (aside / CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=2) + "\n", encoding="utf-8")
+    _flush(aside)
+    _remove(final)
+    aside.rename(final)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder if it is there; a crash on the way must not leave half of it under its name."""
+    if folder.exists():
+        doomed = folder.with_name(f"tmp_old_{folder.name}")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def find_damage(checkpoint: Path) -> str | None:
     """The first file, but for `model/`, that is missing or not as it was saved; None if there is none.
 
@@ -113,7 +119,11 @@ def find_damage(checkpoint: Path) -> str | None:
     path = checkpoint / CHECKSUMS
     if not path.is_file():
         return CHECKSUMS
-    saved, now = json.loads(path.read_text(encoding="utf-8")), _checksums(checkpoint)
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return CHECKSUMS
+    now = _checksums(checkpoint)
     return next(
         (name for name in sorted(saved) if now.get(name) != saved[name] and not name.startswith("model/")), None
     )

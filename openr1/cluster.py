@@ -57,7 +57,7 @@ def check_machine(num_gpus_needed: int) -> bool:
 def gpus_needed(config: TrainConfig) -> int:
     """GPUs that a run takes where there are any: one an actor."""
     models = 1 + int(config.has_critic)
-    return models * config.policy.num_ranks + config.rollout.num_engines + int(config.algorithm.init_kl_coef > 0)
+    return models * config.policy.num_ranks + config.num_engines + int(config.has_reference)
 
 
 def check_build_locks(extensions: Path) -> None:
@@ -192,16 +192,14 @@ class Stages:
     def __init__(
         self, config: TrainConfig, on_gpu: bool, shared_memory: Path, policy_kind: type[PolicyActor] = PolicyActor
     ) -> None:
-        """Start engines, reference and policy side by side, and connect the policy to the engines.
+        """Start engines, reference and policy side by side, and connect the policy to the engines, if there are any.
 
         `policy_kind` lets a test give the ranks more methods.
         """
         logs = config.run.folder / "logs"
         model_path = config.model.path.resolve()
-        engines = [
-            self._start_engine(config, index, on_gpu, model_path, logs) for index in range(config.rollout.num_engines)
-        ]
-        reference = self._start_reference(config, on_gpu, logs) if config.algorithm.init_kl_coef > 0 else None
+        engines = [self._start_engine(config, index, on_gpu, model_path, logs) for index in range(config.num_engines)]
+        reference = self._start_reference(config, on_gpu, logs) if config.has_reference else None
         learner = LearnerSettings(
             config.model,
             config.optimizer,
@@ -211,10 +209,11 @@ class Stages:
             config.algorithm.entropy_coef > 0,
         )
         ranks = start_policy(learner, config.policy, on_gpu, logs, policy_kind)
-        wait_for_engines(engines, config.rollout.timeout_seconds)
         timeout = config.policy.timeout_seconds
-        calls = [rank.connect_engines.remote(engines, str(shared_memory)) for rank in ranks]
-        gather(calls, timeout, "the run waits for the policy to connect to the engines")
+        if engines:
+            wait_for_engines(engines, config.rollout.timeout_seconds)
+            calls = [rank.connect_engines.remote(engines, str(shared_memory)) for rank in ranks]
+            gather(calls, timeout, "the run waits for the policy to connect to the engines")
         self.engines, self.ranks = engines, ranks
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
         self.single_engines = [RolloutPool([engine], config.rollout.timeout_seconds) for engine in engines]

@@ -297,6 +297,24 @@ class TrackingConfig(Section):
     """Responses in a table at most: the first ones of the step."""
 
 
+class DebugConfig(Section):
+    """One half of a step without the other; docs/reproducibility.md."""
+
+    record: Path | None = None
+    """Folder that every step is written to just before its update."""
+    replay: Path | None = None
+    """Folder of such records: what stands there is read instead of made, and no engine is started."""
+    replay_from: Literal["rollout", "reward", "advantage"] = "rollout"
+    """What is read: rollout: responses; reward: their scores, too; advantage: all that the update reads."""
+    rollout_only: bool = False
+    """Updates are measured, not made: the weights stay as they are."""
+
+    def reads(self, boundary: str) -> bool:
+        """Whether what a stage would make, up to this boundary, is read."""
+        boundaries = ("rollout", "reward", "advantage")
+        return self.replay is not None and boundaries.index(boundary) <= boundaries.index(self.replay_from)
+
+
 class TrainConfig(Section):
     """Everything about one run of reinforcement learning."""
 
@@ -313,6 +331,7 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
+    debug: DebugConfig = DebugConfig()
     num_steps: Positive
     """Steps of prompts -> rollout -> rewards -> advantages -> update -> weight sync."""
 
@@ -332,6 +351,16 @@ class TrainConfig(Section):
     def policy_updates(self) -> int:
         """Optimizer steps of the policy in the whole run; a critic makes more by those of its warm-up."""
         return (self.num_steps - self.critic.warmup_steps) * self.updates_per_step
+
+    @property
+    def num_engines(self) -> int:
+        """Engines that are started."""
+        return 0 if self.debug.reads("rollout") else self.rollout.num_engines
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a reference is started."""
+        return self.algorithm.init_kl_coef > 0 and not self.debug.reads("advantage")
 
     @property
     def has_critic(self) -> bool:

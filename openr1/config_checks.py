@@ -27,6 +27,7 @@ def check_train(config: TrainConfig) -> list[str]:
     if config.evaluation.eval_steps and config.data.held_out is None:
         raise ConfigError("evaluation.eval_steps needs data.held_out, the prompts to measure on")
     _check_algorithm(config)
+    _check_debug(config)
     longest = config.data.prompt_max_len + rollout.generate_max_len
     return [
         f"train_batch_size {policy.train_batch_size} divides {product} = {responses}: "
@@ -74,6 +75,32 @@ def _check_algorithm(config: TrainConfig) -> None:
             reward.overlong_buffer_len >= longest
         ),
     }
+    _refuse(wrong)
+
+
+def _check_debug(config: TrainConfig) -> None:
+    """Refuse records and replays that cannot be what they say."""
+    debug, ahead = config.debug, config.rollout.max_staleness
+    also = "debug.record" if debug.record is not None else "debug.rollout_only"
+    wrong = {
+        "debug.replay_from needs debug.replay, the folder of records": (
+            debug.replay is None and debug.replay_from != "rollout"
+        ),
+        f"debug.replay and {also} exclude each other": (
+            debug.replay is not None and (debug.record is not None or debug.rollout_only)
+        ),
+        f"debug.record and debug.replay need rollout.max_staleness 0, and it is {ahead}": (
+            ahead > 0 and (debug.record is not None or debug.replay is not None)
+        ),
+        "evaluation.eval_steps needs engines, and debug.replay starts none: set it to 0": (
+            debug.replay is not None and config.evaluation.eval_steps > 0
+        ),
+    }
+    _refuse(wrong)
+
+
+def _refuse(wrong: dict[str, bool]) -> None:
+    """Raise the first message that applies."""
     for message, found in wrong.items():
         if found:
             raise ConfigError(message)

@@ -38,9 +38,9 @@ def with_values(
 def begin_updates(critic: Critic | None, batch: TrainBatch, config: TrainConfig) -> Callable[[], dict[str, float]]:
     """Have the critic learn from the batch, in as many optimizer steps as the policy, and meanwhile.
 
-    Returns at once, with what waits for its metrics; without a critic there are none.
+    Returns at once, with what waits for its metrics; without a critic, or updates, there are none.
     """
-    if critic is None:
+    if critic is None or config.debug.rollout_only:
         return dict
     parts = batch.weighed_parts(config.policy.train_batch_size, "token", config.rollout.generate_max_len)
     epochs, clip = config.algorithm.max_epochs, config.critic.value_clip

@@ -2,7 +2,8 @@
 
 import json
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from openr1.pass_rates import LEDGER, PassRates
 from openr1.positions import check_positions
 from openr1.prompts import PromptStream, Wording, load_prompts, load_tokenizer
 from openr1.records import Prompt
+from openr1.replay import Recording, Replay
 from openr1.rewards import RewardClient
 from openr1.rollout.sampling import Sampling
 from openr1.run_folder import check_unused, opened
+from openr1.sampler import Rewards
 from openr1.trackers.client import Trackers, check_tracking, flat_settings
 from openr1.tracking import Tracker, read_metrics, rollout_rows
 from openr1.trainer import StepRecord, Trainer, TrainerState
@@ -53,20 +56,32 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         datasets = load_datasets(config)
         on_gpu = check_machine(gpus_needed(config))
         check_unused(config.run.folder, resume)
-        with reward_client(config) as rewards:
-            rewards.wait_until_ready()
-            with (
-                opened(config.run.folder, config, resume),
-                shared_memory_folder() as shared,
-                running_ray(),
-                Trackers(config.tracking, config.run, flat_settings(config)) as trackers,
-            ):
-                actors = f"{config.rollout.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
-                actors += ", as many of a critic" if config.has_critic else ""
-                say(f"starting {actors}; logs in {config.run.folder}/logs")
-                stages = Stages(config, on_gpu, shared)
-                with closing(Run(config, datasets, stages, rewards, trackers, INTERRUPTS)) as run:
-                    run.go(resume)
+        replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
+        recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
+        with (
+            ready_rewards(config, replay) as rewards,
+            opened(config.run.folder, config, resume),
+            shared_memory_folder() as shared,
+            running_ray(),
+            Trackers(config.tracking, config.run, flat_settings(config)) as trackers,
+        ):
+            actors = f"{config.num_engines} engine(s), {config.policy.num_ranks} policy rank(s)"
+            actors += ", as many of a critic" if config.has_critic else ""
+            say(f"starting {actors}; logs in {config.run.folder}/logs")
+            stages = Stages(config, on_gpu, shared)
+            with closing(Run(config, datasets, stages, rewards, trackers, INTERRUPTS, replay or recording)) as run:
+                run.go(resume)
+
+
+@contextmanager
+def ready_rewards(config: TrainConfig, replay: Replay | None) -> Iterator[Rewards]:
+    """What scores: a client whose servers are ready, or the records."""
+    if replay is not None and config.debug.reads("reward"):
+        yield replay
+        return
+    with reward_client(config) as client:
+        client.wait_until_ready()
+        yield client
 
 
 def load_datasets(config: TrainConfig) -> Datasets:
@@ -84,7 +99,9 @@ def load_datasets(config: TrainConfig) -> Datasets:
             f"dataset {data.train}: {len(train)} prompts, fewer than "
             f"rollout.rollout_batch_size {config.rollout.rollout_batch_size}"
         )
-    if data.held_out is None:
+    if data.held_out is not None and config.debug.replay is not None:
+        say("debug.replay starts no engines: held-out prompts are not measured")
+    if data.held_out is None or config.debug.replay is not None:
         return Datasets(train, [])
     held_out = load_prompts(data.held_out, tokenizer, data.prompt_max_len, wording)
     shared = {prompt.text for prompt in train} & {prompt.text for prompt in held_out}
@@ -112,9 +129,10 @@ class Run:
         config: TrainConfig,
         datasets: Datasets,
         stages: Stages,
-        rewards: RewardClient,
+        rewards: Rewards,
         trackers: Trackers,
         interrupts: Interrupts,
+        debug: Replay | Recording | None = None,
     ) -> None:
         """Take the parts; nothing runs yet."""
         self._config = config
@@ -138,13 +156,14 @@ class Run:
         self._trainer = Trainer(
             config,
             PromptStream(datasets.train, config.run.seed, self._is_solved),
-            stages.rollout,
+            debug if isinstance(debug, Replay) else stages.rollout,
             rewards,
             stages.reference,
             stages.policy,
             interrupts,
             self._on_step,
             stages.critic,
+            None if debug is None else debug.estimated,
         )
 
     def close(self) -> None:

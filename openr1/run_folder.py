@@ -52,8 +52,9 @@ def opened(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
 
 
 FREE = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks")
-"""What may change on resuming, beside who watches (`tracking`): where the reward server is, how long to train, which
-prompts are passed over, over how many ranks."""
+"""What may change on resuming, beside who watches (`tracking`, `debug`): where the reward server is, how long to train,
+which prompts are passed over, over how many ranks."""
+WATCHING = ("tracking.", "debug.")
 
 
 def _flatten(config: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def _check_same(kept: Path, config: AnyConfig) -> None:
     """A resumed run must go on as it began, but for `FREE`; keys that were not there then have their defaults."""
     began = validate(type(config), yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept))
     before, now = _flatten(began.model_dump()), _flatten(config.model_dump())
-    fixed = [key for key in sorted(before.keys() | now.keys()) if key not in FREE and not key.startswith("tracking.")]
+    fixed = [key for key in sorted(before.keys() | now.keys()) if key not in FREE and not key.startswith(WATCHING)]
     different = [key for key in fixed if before.get(key) != now.get(key)]
     if different:
         raise ConfigError(f"{kept}: the run began with other values of {', '.join(different)}; resume with the same")

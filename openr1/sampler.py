@@ -253,9 +253,13 @@ class Sampler:
             temperature=rollout.temperature,
             top_p=rollout.top_p,
             seed=self._config.run.seed,
-            # The number of steps that come before, in the order of the data.
-            seed_stream=f"train/{step - 1}",
+            seed_stream=train_stream(step),
         )
+
+
+def train_stream(step: int) -> str:
+    """The seed stream of a step: the number of steps that come before, in the order of the data."""
+    return f"train/{step - 1}"
 
 
 @contextmanager

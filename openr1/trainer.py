@@ -22,7 +22,7 @@ from openr1.errors import TrainingError
 from openr1.interrupt import Interrupts
 from openr1.policy.update import LossSettings, OffPolicySettings
 from openr1.records import Group, Score, WeightVersion
-from openr1.sampler import PromptSource, Reference, Rewards, Rollout, Sampler, timed
+from openr1.sampler import PromptSource, Reference, Rewards, Rollout, Sampled, Sampler, timed
 from openr1.step_metrics import (
     Graded,
     dropped_metrics,
@@ -47,6 +47,20 @@ class Policy(Protocol):
 
     def push_weights(self, version: WeightVersion) -> None:
         """Bring the current weights to every engine."""
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """What a step's rewards became."""
+
+    batch: TrainBatch  # all that the update reads: with advantages, masked where it must not train
+    shaped: torch.Tensor  # [P, G] rewards that advantages were made of
+    advantages: torch.Tensor  # [P, G]
+    running_reward: RunningReward | None = None
+
+
+Estimator = Callable[[int, Sampled, Callable[[], Estimated]], Estimated]
+"""Gets the step, what it trains on, and what would estimate its advantages; returns what the update is to read."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +111,11 @@ class Trainer:
         interrupts: Interrupts,
         on_step: Callable[[StepRecord], None],
         critic: Critic | None = None,
+        estimator: Estimator | None = None,
     ) -> None:
-        """Take the stages. `reference` is None exactly where `algorithm.init_kl_coef` is 0, `critic` where none learns.
+        """Take the stages. `reference` is None exactly where `has_reference` is False, `critic` where none learns.
 
+        `estimator` stands just before the update, to record or to replay (`openr1.replay`).
         `on_step` is called at the end of every step, with interrupts held back: tracking and checkpoints.
         """
         self._config = config
@@ -108,6 +124,7 @@ class Trainer:
         self._interrupts = interrupts
         self._on_step = on_step
         self._critic = critic
+        self._estimator = estimator or (lambda step, sampled, estimate: estimate())
         self._state = TrainerState(step=0, version=0, prompts=prompts.state())
 
     @property
@@ -119,7 +136,7 @@ class Trainer:
         """Continue after a complete step; the policy must hold that step's weights. Pushes them."""
         self._state = state
         self._sampler.restore(state.step, state.prompts)
-        self._policy.push_weights(state.version)
+        self._push_weights(state.version)
 
     def close(self) -> None:
         """End what samples ahead; no step can be made after it."""
@@ -138,17 +155,8 @@ class Trainer:
         everything = sampled.chosen + sampled.dropped
         groups, scores = [group for group, _ in sampled.chosen], [scores for _, scores in sampled.chosen]
         self._check_graded(everything)
-        rewards, valid = to_tensors(scores)
-        rewards, kl_costs = self._shape(rewards, sampled.batch), self._kl_costs(sampled.batch)
-        shaped = rewards - kl_costs.sum(-1).view_as(rewards)
-        batch = sampled.batch.without(~(valid & self._may_train(groups)).flatten())
-        if self._critic is None:
-            advantages, running = self._advantages(shaped, valid)
-            batch = batch.with_advantages(advantages.flatten())
-        else:
-            with timed(seconds, "values"):
-                batch = with_values(self._critic, batch, rewards.flatten(), kl_costs, self._config.algorithm)
-            advantages, running = batch.mean_advantages.view_as(shaped), None
+        estimated = self._estimator(self._state.step + 1, sampled, lambda: self._estimate(sampled, seconds))
+        batch, shaped, valid = estimated.batch, estimated.shaped, to_tensors(scores)[1]
         with self._interrupts.held_back():
             version = self._state.version + 1
             with timed(seconds, "update"):
@@ -156,11 +164,12 @@ class Trainer:
                 updates = self._update(batch)
                 values = finish_critic()
             with timed(seconds, "sync"), self._sampler.between_steps():
-                self._policy.push_weights(version)
+                self._push_weights(version)
             metrics = step_metrics(everything, updates) | dropped_metrics(sampled.dropped) | values
             metrics |= staleness_metrics(groups, self._state.version)
             metrics["policy/kl_coef"] = self._kl_coef
             kl_coef = self._next_kl_coef(metrics["policy/kl"], len(batch))
+            running = estimated.running_reward
             self._state = TrainerState(self._state.step + 1, version, sampled.prompts, running, kl_coef)
             metrics |= {
                 "reward/shaped_mean": float(shaped[valid].mean()) if valid.any() else 0.0,
@@ -168,9 +177,29 @@ class Trainer:
             }
             seconds["step"] = time.monotonic() - start
             metrics |= time_metrics(everything, sampled.seconds | seconds, version)
-            record = StepRecord(self._state.step, groups, scores, shaped, advantages, sampled.dropped, metrics)
+            record = StepRecord(
+                self._state.step, groups, scores, shaped, estimated.advantages, sampled.dropped, metrics
+            )
             self._on_step(record)
         return record
+
+    def _push_weights(self, version: WeightVersion) -> None:
+        """Bring the weights to the engines; in a replay there are none."""
+        if self._config.num_engines > 0:
+            self._policy.push_weights(version)
+
+    def _estimate(self, sampled: Sampled, seconds: dict[str, float]) -> Estimated:
+        """Make advantages of scores."""
+        groups, (rewards, valid) = [group for group, _ in sampled.chosen], to_tensors([s for _, s in sampled.chosen])
+        rewards, kl_costs = self._shape(rewards, sampled.batch), self._kl_costs(sampled.batch)
+        shaped = rewards - kl_costs.sum(-1).view_as(rewards)
+        batch = sampled.batch.without(~(valid & self._may_train(groups)).flatten())
+        if self._critic is None:
+            advantages, running = self._advantages(shaped, valid)
+            return Estimated(batch.with_advantages(advantages.flatten()), shaped, advantages, running)
+        with timed(seconds, "values"):
+            batch = with_values(self._critic, batch, rewards.flatten(), kl_costs, self._config.algorithm)
+        return Estimated(batch, shaped, batch.mean_advantages.view_as(shaped))
 
     def _check_graded(self, sampled: Graded) -> None:
         """Refuse a step of which too much is not known; groups that were dropped for it count, too.
@@ -251,7 +280,7 @@ class Trainer:
         """One optimizer step for each `train_batch_size` responses, in order, as many times as there are epochs.
 
         With one, the ratio to the old policy is 1 by construction; with more, the log-probs from before the first
-        are needed. In the warm-up of a critic the policy stays as it is.
+        are needed. In the warm-up of a critic, or with `debug.rollout_only`, the policy stays as it is.
         """
         algorithm, loss = self._config.algorithm, self._loss_settings()
         if self._config.updates_per_step > 1:
@@ -260,7 +289,7 @@ class Trainer:
         weighed = batch.weighed_parts(size, algorithm.loss_aggregation, longest)
         if batch.ref_log_probs is None and loss.entropy_coef == 0:
             weighed = [part.with_signal() for part in weighed]
-        if self._state.step < self._config.critic.warmup_steps:
+        if self._state.step < self._config.critic.warmup_steps or self._config.debug.rollout_only:
             return [self._policy.measure(part, loss) for part in weighed]
         return [self._policy.update(part, loss) for _ in range(algorithm.max_epochs) for part in weighed]
 

@@ -24,7 +24,8 @@ class Watch:
         """Take the run's settings; nothing was seen yet."""
         self._dtype = config.model.dtype
         # Of a cut distribution, the engine's log-probs are others than the trainer's, and rightly so.
-        self._same_distribution = config.rollout.top_p == 1.0
+        # Records may be of weights that a replay does not have.
+        self._comparable = config.rollout.top_p == 1.0 and config.debug.replay is None
         self._one_update = config.updates_per_step == 1
         self._first = True
         self._told = False
@@ -46,7 +47,7 @@ class Watch:
         mismatch, bound = record.metrics["rollout/mismatch_abs_mean"], MISMATCH_BOUNDS[self._dtype]
         # Of older weights, too, they are others.
         fresh = record.metrics["rollout/staleness_max"] == 0
-        if not self._same_distribution or not fresh or mismatch <= bound:
+        if not self._comparable or not fresh or mismatch <= bound:
             return
         what = (
             f"step {record.step}: engine and trainer differ by {mismatch:.2g} nats a token, more than {bound:g} "

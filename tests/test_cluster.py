@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from openr1.cluster import STALE_LOCK_SECONDS, check_build_locks, own_folder
+from openr1.cluster import STALE_LOCK_SECONDS, check_build_locks, gpus_needed, own_folder
 from openr1.errors import MissingError
+from tests.fakes import make_config
 from tests.running import ROOT
 
 
@@ -49,3 +50,14 @@ def test_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     with own_folder(tmp_path, "run-"):
         pass
     assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize(("replay_from", "needed"), [(None, 7), ("rollout", 3), ("reward", 3), ("advantage", 2)])
+def test_gpus_of_a_replay(tmp_path: Path, replay_from: str | None, needed: int) -> None:
+    """Catches a replay that asks for GPUs of engines, or of a reference, which it does not start.
+
+    Two policy ranks, four engines, one reference.
+    """
+    debug = {} if replay_from is None else {"replay": "records", "replay_from": replay_from}
+    sections = {"policy": {"num_ranks": 2}, "rollout": {"num_engines": 4, "rollout_batch_size": 4}}
+    assert gpus_needed(make_config(tmp_path, debug=debug, **sections)) == needed

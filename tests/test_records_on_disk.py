@@ -331,8 +331,8 @@ def test_resume_with_another_config_names_the_keys(tmp_path: Path) -> None:
     assert "other values of policy.zero_stage, rollout.temperature;" in str(caught.value)
     # The config of the run is kept, and the lock is free.
     assert (tmp_path / "config.yaml").read_text() == to_yaml(config)
-    # The reward server may stand elsewhere, and training may go on for longer.
-    longer = make_config(tmp_path, reward={"url": "http://127.0.0.1:1"}, num_steps=9)
+    # The reward server may stand elsewhere, training may go on for longer, and the step that failed be recorded.
+    longer = make_config(tmp_path, reward={"url": "http://127.0.0.1:1"}, debug={"record": "records"}, num_steps=9)
     resume(longer)
     assert (tmp_path / "config.yaml").read_text() == to_yaml(longer)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.running import ROOT
 
 SOURCES = [path for name in ("openr1", "cli", "reward_server", "eval", "data") for path in (ROOT / name).rglob("*.py")]
-LINES_OF_CODE, LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 4600, 400, 60
+LINES_OF_CODE, LINES_OF_A_FILE, LINES_OF_A_FUNCTION = 4800, 400, 60
 
 
 def lines_of_code(text: str) -> int:

@@ -55,6 +55,11 @@ def test_older_weights_differ_rightly(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "warning: step 3" in capsys.readouterr().out
 
 
+def test_replayed_responses_differ_rightly(tmp_path: Path) -> None:
+    """Catches a replay that ends because its policy is not the one that sampled."""
+    watch_of(tmp_path, debug={"replay": "records"}).check(record_of(1, mismatch=0.5))
+
+
 def test_the_reference_is_the_policy_at_first(tmp_path: Path) -> None:
     """Catches another reference than the model that the run begins with; with more updates KL may be large."""
     watch_of(tmp_path).check(record_of(1, kl=1e-7))
