@@ -216,10 +216,10 @@ class Stages:
             gather(calls, timeout, "the run waits for the policy to connect to the engines")
         self.engines, self.ranks = engines, ranks
         self.rollout = RolloutPool(engines, config.rollout.timeout_seconds)
-        self.single_engines = [RolloutPool([engine], config.rollout.timeout_seconds) for engine in engines]
+        self.single_engines = self.rollout.alone()
         self.reference = ReferenceLine(reference, config.policy.micro_batch_tokens, timeout) if reference else None
         size = hidden_size(config.model)
-        self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, size, config.model.packing)
+        self.policy = PolicyGroup(ranks, config.policy.micro_batch_tokens, timeout, size, packing=config.model.packing)
         self.critic = self._start_critic(config, on_gpu, logs) if config.has_critic else None
 
     @staticmethod
@@ -235,7 +235,8 @@ class Stages:
         )
         ranks = start_policy(learner, policy, on_gpu, logs, CriticActor)
         size = hidden_size(config.critic_model)
-        return CriticGroup(ranks, policy.micro_batch_tokens, policy.timeout_seconds, size, config.model.packing)
+        packing = config.model.packing
+        return CriticGroup(ranks, policy.micro_batch_tokens, policy.timeout_seconds, size, packing=packing)
 
     @staticmethod
     def _start_engine(config: TrainConfig, index: int, on_gpu: bool, model_path: Path, logs: Path) -> ActorHandle:

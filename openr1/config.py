@@ -107,7 +107,7 @@ class RolloutConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling; below 1 the engine's log-probs are of the cut distribution, the trainer's are not."""
     max_staleness: NotNegative = 0
-    """Steps that are sampled ahead, by weights that lack as many updates at most; 0: each step by the newest."""
+    """Steps that are sampled ahead, by weights that are as many steps old at most; 0: each step by the newest."""
     in_flight: Literal["keep", "drain"] = "keep"
     """Responses that new weights find unfinished: keep goes on with them, drain finishes their step first."""
     num_engines: Positive = 1

@@ -59,6 +59,15 @@ def _check_algorithm(config: TrainConfig) -> None:
         "large as a right answer; take rloo or reinforce++-baseline, or kl_in loss": by_reward and estimator == "grpo",
         "algorithm.kl_in reward needs rollout.top_p 1: log-probs of a cut distribution are higher, which would count "
         "as KL": by_reward and rollout.top_p < 1,
+        f"off_policy.importance {config.importance} needs rollout.top_p 1: of a cut distribution ratios are too low": (
+            config.importance != "none" and rollout.top_p < 1
+        ),
+        "algorithm.dynamic_sampling_rounds needs rollout.n_samples_per_prompt 2 or more: one answer cannot differ": (
+            algorithm.dynamic_sampling_rounds > 1 and samples == 1
+        ),
+        "rollout.in_flight drain is for rollout.max_staleness above 0: without it nothing is in flight at a push": (
+            rollout.in_flight == "drain" and rollout.max_staleness == 0
+        ),
         "algorithm.kl_estimator k1 has no gradient on average in the loss: take k2 or k3, or kl_in reward": (
             not by_reward and algorithm.kl_estimator == "k1"
         ),

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+POLL_SECONDS = 0.2
+"""How long a signal may go unnoticed during a wait."""
+
 
 class Interrupted(BaseException):
     """A signal asked the run to stop. Not an Exception: nothing but the run itself should catch it."""

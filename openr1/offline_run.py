@@ -38,7 +38,8 @@ def started(config: SftConfig | DpoConfig, updates: int, resume: bool, data: str
         learner = LearnerSettings(config.model, config.optimizer, config.policy.zero_stage, 1.0, updates)
         actors = start_policy(learner, config.policy, on_gpu, folder / "logs")
         size, packing = hidden_size(config.model), config.model.packing
-        policy = PolicyGroup(actors, config.policy.micro_batch_tokens, config.policy.timeout_seconds, size, packing)
+        tokens, limit = config.policy.micro_batch_tokens, config.policy.timeout_seconds
+        policy = PolicyGroup(actors, tokens, limit, size, packing=packing)
         yield OfflineRun(config, updates, policy, trackers, INTERRUPTS)
 
 

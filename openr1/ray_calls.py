@@ -7,10 +7,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from openr1.errors import OpenR1Error, StageTimeout, TrainingError
-from openr1.interrupt import INTERRUPTS
-
-POLL_SECONDS = 0.2
-"""How long a signal may go unnoticed during a wait."""
+from openr1.interrupt import INTERRUPTS, POLL_SECONDS
 
 
 def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:

@@ -52,9 +52,9 @@ def opened(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
 
 
 FREE = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks")
-"""What may change on resuming, beside who watches (`tracking`, `debug`): where the reward server is, how long to train,
-which prompts are passed over, over how many ranks."""
-WATCHING = ("tracking.", "debug.")
+"""What may change on resuming, beside `WATCHING`: where the reward server is, how long to train, which prompts are
+passed over, over how many ranks."""
+WATCHING = ("tracking.", "debug.record", "debug.replay")
 
 
 def _flatten(config: dict[str, Any]) -> dict[str, Any]:

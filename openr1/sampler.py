@@ -15,15 +15,13 @@ import torch
 
 from openr1.batch import TrainBatch
 from openr1.config import TrainConfig
-from openr1.interrupt import Interrupts
+from openr1.interrupt import POLL_SECONDS, Interrupts
 from openr1.records import Group, Prompt, Score
 from openr1.rollout.sampling import Sampling
 from openr1.step_metrics import Graded, has_both
 
 Result = TypeVar("Result")
 
-POLL_SECONDS = 0.2
-"""How long a signal may go unnoticed during a wait."""
 CLOSE_SECONDS = 5.0
 """Longest wait for the thread to end."""
 
@@ -87,7 +85,7 @@ class Sampled:
 class Sampler:
     """Samples one step after the other; with `rollout.max_staleness` s, up to s steps ahead, in a thread of its own.
 
-    Step n is begun when step n - s is taken: by weights that lack at most s updates when step n trains. The queue is
+    Step n is begun when step n - s is taken: by weights that are at most s steps old when step n trains. The queue is
     bounded by that. With s = 0 nothing runs ahead, and `take` samples in the caller's thread.
     """
 
@@ -122,7 +120,8 @@ class Sampler:
     def take(self, step: int) -> Sampled:
         """What a step trains on, once; steps are taken in order. An error of any stage is raised here.
 
-        A step that ended in an error has changed nothing: its prompts come again.
+        With staleness 0, a step that ended in an error has changed nothing: its prompts come again. Above, no further
+        step can be taken after an error.
         """
         ahead = self._config.rollout.max_staleness
         if ahead == 0:

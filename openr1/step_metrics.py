@@ -38,7 +38,7 @@ def dropped_metrics(dropped: Graded) -> dict[str, float]:
 
 
 def staleness_metrics(groups: Sequence[Group], version: WeightVersion) -> dict[str, float]:
-    """How many updates the weights that made a response's first token lack, against those that it trains."""
+    """How many steps old the weights are that made a response's first token, when it trains."""
     staleness = [version - response.weight_version for group in groups for response in group.responses]
     return {
         "rollout/staleness_mean": sum(staleness) / len(staleness),

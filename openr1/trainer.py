@@ -126,6 +126,7 @@ class Trainer:
         self._critic = critic
         self._estimator = estimator or (lambda step, sampled, estimate: estimate())
         self._state = TrainerState(step=0, version=0, prompts=prompts.state())
+        self._ended: float | None = None
 
     @property
     def state(self) -> TrainerState:
@@ -145,10 +146,11 @@ class Trainer:
     def step(self) -> StepRecord:
         """Make one step; returns what `on_step` was given.
 
-        An interrupt before the update abandons the step: nothing has changed, and its prompts come again. From the
-        update on it waits until the step is complete, `on_step` included.
+        An interrupt before the update abandons the step: nothing has changed, and its prompts come again: in the next
+        call, or above staleness 0 after a `restore` by another trainer. From the update on it waits until the step is
+        complete, `on_step` included.
         """
-        start = time.monotonic()
+        start = self._step_start()
         seconds: dict[str, float] = {}
         with timed(seconds, "wait"):
             sampled = self._sampler.take(self._state.step + 1)
@@ -175,13 +177,19 @@ class Trainer:
                 "reward/shaped_mean": float(shaped[valid].mean()) if valid.any() else 0.0,
                 "reward/signal_fraction": float(has_signal(shaped, valid).float().mean()),
             }
-            seconds["step"] = time.monotonic() - start
+            self._ended = time.monotonic()
+            seconds["step"] = self._ended - start
             metrics |= time_metrics(everything, sampled.seconds | seconds, version)
             record = StepRecord(
                 self._state.step, groups, scores, shaped, estimated.advantages, sampled.dropped, metrics
             )
             self._on_step(record)
         return record
+
+    def _step_start(self) -> float:
+        """When the step began: above staleness 0 with the end of the one before, since it is sampled from then on."""
+        now = time.monotonic()
+        return now if self._config.rollout.max_staleness == 0 or self._ended is None else self._ended
 
     def _push_weights(self, version: WeightVersion) -> None:
         """Bring the weights to the engines; in a replay there are none."""

@@ -26,6 +26,8 @@ class Watch:
         # Of a cut distribution, the engine's log-probs are others than the trainer's, and rightly so.
         # Records may be of weights that a replay does not have.
         self._comparable = config.rollout.top_p == 1.0 and config.debug.replay is None
+        # Recorded reference log-probs may be of another model or type.
+        self._replays = config.debug.replay is not None
         self._one_update = config.updates_per_step == 1
         self._first = True
         self._told = False
@@ -39,7 +41,7 @@ class Watch:
         first, self._first = self._first, False
         kl, kl_bound = record.metrics["policy/kl"], REFERENCE_KL_BOUNDS[self._dtype]
         # With several updates the mean is over those that follow the first, too.
-        if record.step == 1 and self._one_update and kl > kl_bound:
+        if record.step == 1 and self._one_update and not self._replays and kl > kl_bound:
             raise TrainingError(
                 f"step 1: before any update the policy is {kl:.2g} nats (policy/kl) from the reference, more than "
                 f"{kl_bound:g}: they were not loaded from the same weights"

@@ -109,7 +109,7 @@ def test_gradient_equals_plain_torch(
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
     learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10)
     ranks = start_policy(learner, policy_config, False, tmp_path / "logs", ReadablePolicyActor)
-    group = PolicyGroup(ranks, micro_batch_tokens, 120.0, 64, packing)
+    group = PolicyGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
     batch = make_batch()
     if num_ranks == 2:
         assert min(len(share) for _, share in group._shares(batch)) >= 2
@@ -137,7 +137,7 @@ def test_supervised_loss_is_that_of_transformers(
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
     learner = LearnerSettings(settings, OptimizerConfig(learning_rate=1e-3), 1, 1.0, 10)
     ranks = start_policy(learner, PolicyConfig(zero_stage=1), False, tmp_path / "logs")
-    loss = PolicyGroup(ranks, 40, 120.0, 64, packing).supervised_update(batch, 0.0)["loss"]
+    loss = PolicyGroup(ranks, 40, 120.0, 64, packing=packing).supervised_update(batch, 0.0)["loss"]
     for rank in ranks:
         ray.kill(rank)
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -170,7 +170,7 @@ def test_second_update_of_a_critic_equals_plain_torch(
     learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, role="critic")
     config = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
     ranks = start_policy(learner, config, False, tmp_path / "logs", ReadableCriticActor)
-    group = CriticGroup(ranks, micro_batch_tokens, 120.0, packing)
+    group = CriticGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
     assert min(len(share) for _, share in group._shares(batch)) >= 2
     assert not group.values(batch).any()
     group.update(batch, 0.5)()

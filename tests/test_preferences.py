@@ -103,7 +103,7 @@ def test_loss_and_gradient_are_those_of_trl(
     learner = LearnerSettings(settings, OptimizerConfig(learning_rate=1e-3, max_norm=0.0), 1, 1.0, 10)
     policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=1)
     ranks = start_policy(learner, policy_config, False, tmp_path / "logs")
-    group = PolicyGroup(ranks, micro_batch_tokens, 120.0, 64, packing)
+    group = PolicyGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
     metrics = train_step(group, PAIRS, reference.view(-1, 2), BETA)
     for rank in ranks:
         ray.kill(rank)

@@ -1,6 +1,7 @@
 """Sampling ahead of the policy, driven with fakes: what overlaps, what is bounded, what waits, and how it ends."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -216,6 +217,50 @@ def test_an_interrupt_ends_the_wait(tmp_path: Path) -> None:
     interrupts._pending = None
     sampler.close()
     assert not rollout.threads[0].is_alive()
+
+
+def test_closing_ends_what_still_samples(tmp_path: Path) -> None:
+    """Catches a run that failed, and then waits, or asks engines that are gone, because its thread samples on."""
+    interrupts, asked = Interrupts(), threading.Event()
+
+    def endless() -> None:
+        asked.set()
+        while True:
+            interrupts.check()
+            threading.Event().wait(0.01)
+
+    rollout = WatchedRollout(before={2: endless})
+    stages = (PromptStream(PROMPTS, 7), rollout, FakeRewards(), FakeReference())
+    sampler = Sampler(ahead(tmp_path, 1), *stages, interrupts)
+    sampler.take(1)
+    passed(asked)
+    sampler.close()
+    assert not rollout.threads[0].is_alive()
+    # The main thread may still wait: for a checkpoint, say.
+    interrupts.check()
+
+
+def test_a_drained_push_comes_before_the_next_step(tmp_path: Path, started: Callable[..., Trainer]) -> None:
+    """Catches a push that waits for all that was ordered ahead: two steps here, of which the second then is older."""
+    log: list[str] = []
+    begun = threading.Event()
+
+    class Policy(FakePolicy):
+        def push_weights(self, version: int) -> None:
+            log.append("pushed")
+
+    def second() -> None:
+        begun.set()
+        # Until the push has come, and waits.
+        end = time.monotonic() + SECONDS
+        while not trainer._sampler._turn.locked() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    rollout = WatchedRollout(before={2: second, 3: lambda: log.append("third")})
+    policy = Policy(during_update=lambda number: passed(begun))
+    trainer = started(ahead(tmp_path, 2, in_flight="drain"), rollout, policy=policy)
+    trainer.step()
+    assert log[0] == "pushed"
 
 
 def test_groups_say_which_weights_made_them(tmp_path: Path) -> None:

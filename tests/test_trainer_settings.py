@@ -351,6 +351,16 @@ def test_checkpoints_of_before_are_understood() -> None:
             {"algorithm": {"kl_in": "reward", "advantage_estimator": "rloo"}, "rollout": {"top_p": 0.9}},
             "kl_in reward needs rollout.top_p 1",
         ),
+        ({"rollout": {"top_p": 0.9, "max_staleness": 1}}, "off_policy.importance token needs rollout.top_p 1"),
+        ({"rollout": {"in_flight": "drain"}}, "drain is for rollout.max_staleness above 0"),
+        (
+            {
+                "algorithm": {"dynamic_sampling_rounds": 2, "advantage_estimator": "gae"},
+                "rollout": {"n_samples_per_prompt": 1},
+                "policy": {"train_batch_size": 2},
+            },
+            "one answer cannot differ",
+        ),
         ({"algorithm": {"kl_target": 0.1, "kl_horizon": 3}}, "kl_horizon 3 is below the 4 responses"),
         (
             {"rollout": {"n_samples_per_prompt": 1}, "policy": {"train_batch_size": 2}},

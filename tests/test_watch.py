@@ -67,3 +67,5 @@ def test_the_reference_is_the_policy_at_first(tmp_path: Path) -> None:
         watch_of(tmp_path).check(record_of(1, kl=1e-5))
     watch_of(tmp_path).check(record_of(2, kl=1.0))
     watch_of(tmp_path, policy={"train_batch_size": 2}).check(record_of(1, kl=1.0))
+    # What is replayed may have come of another model.
+    watch_of(tmp_path, debug={"replay": "records"}).check(record_of(1, kl=1.0))

@@ -1,6 +1,7 @@
 """One data-parallel rank of policy or critic in a Ray actor: a process, a process group, a learner."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ class RankActor:
         settings = self._settings
         store = self._store or dist.TCPStore(LOOPBACK, port, settings.num_ranks, is_master=False)
         backend = "nccl" if settings.on_gpu else "gloo"
-        dist.init_process_group(backend, store=store, rank=settings.rank, world_size=settings.num_ranks)
+        limit = timedelta(seconds=settings.timeout_seconds)
+        dist.init_process_group(backend, None, limit, settings.num_ranks, settings.rank, store)
         import deepspeed
 
         deepspeed.init_distributed(dist_backend=backend)

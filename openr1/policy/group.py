@@ -27,6 +27,7 @@ class RankGroup:
         micro_batch_tokens: int,
         timeout_seconds: float,
         hidden_size: int,
+        *,
         packing: bool = False,
     ) -> None:
         """`micro_batch_tokens` is the budget of one pass on one rank, without padding where there is `packing`.

@@ -66,7 +66,8 @@ class Learner:
         if saved_ranks(folder / role) in (0, dist.get_world_size()):
             self._load(folder)
             return
-        universal = folder.with_name(f"tmp_universal_{role}")
+        # Where the next checkpoint removes what a killed process left.
+        universal = folder.parent.with_name(f"tmp_universal_{role}")
         if dist.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
             write_universal(folder / role, universal / role)

@@ -122,6 +122,8 @@ def _build_llm(settings: EngineSettings) -> "LLM":
         # On CPU, vLLM cannot split the prompt of a seeded request over two steps: a step must take any prompt whole.
         enable_chunked_prefill=settings.on_gpu,
         max_num_batched_tokens=max(settings.max_model_len, STEP_TOKENS),
+        # With it, a batch would be under way between two steps, while weights are loaded.
+        async_scheduling=False,
         # Log-probs of the distribution that was sampled from: after temperature and top-p.
         logprobs_mode="processed_logprobs",
         # Logits in float32, as the trainer's: rounded to bfloat16, the two would differ by more.

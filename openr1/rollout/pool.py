@@ -2,24 +2,40 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import ray
 from ray.actor import ActorHandle
 
 from openr1.errors import EngineError, StageTimeout
-from openr1.interrupt import INTERRUPTS
-from openr1.ray_calls import POLL_SECONDS, gather
+from openr1.interrupt import INTERRUPTS, POLL_SECONDS
+from openr1.ray_calls import gather
 from openr1.records import Group, Prompt
 from openr1.rollout.sampling import Sampling
 
 
+@dataclass
+class Progress:
+    """When the engines last finished a group, or were asked for some; on the monotonic clock."""
+
+    last: float
+
+
 class RolloutPool:
-    """All generation engines of a run."""
+    """Generation engines of a run. Several threads may ask at a time: engines work first come, first served."""
 
     def __init__(self, engines: list[ActorHandle], timeout_seconds: float) -> None:
-        """`timeout_seconds` bounds the wait for the next finished group."""
+        """`timeout_seconds` bounds the wait for the next group that is finished, for whomever."""
         self._engines = engines
         self._timeout_seconds = timeout_seconds
+        self._progress = Progress(time.monotonic())
+
+    def alone(self) -> "list[RolloutPool]":
+        """For each engine a pool that has no other."""
+        pools = [RolloutPool([engine], self._timeout_seconds) for engine in self._engines]
+        for pool in pools:
+            pool._progress = self._progress
+        return pools
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
         """Sample every prompt; yields each group once, in the order in which they finish.
@@ -37,13 +53,13 @@ class RolloutPool:
             if share
         ]
         waiting = {prompt.id for prompt in prompts}
-        last_progress = time.monotonic()
+        self._progress.last = time.monotonic()
         while streams:
             INTERRUPTS.check()
             ready, _ = ray.wait(streams, timeout=POLL_SECONDS)
             if ready:
-                last_progress = time.monotonic()
-            elif time.monotonic() - last_progress > self._timeout_seconds:
+                self._progress.last = time.monotonic()
+            elif time.monotonic() - self._progress.last > self._timeout_seconds:
                 raise StageTimeout(
                     f"the trainer waits for {len(waiting)} of {len(prompts)} groups from {len(streams)} engine(s): "
                     f"none finished within {self._timeout_seconds:g} s (rollout.timeout_seconds)"

@@ -2,7 +2,8 @@
 
 A version number tells what an engine was sent. What it computes with may still be older: a fused or tied weight that
 the load did not reach, a packed copy, a cached prefix. The watch (`openr1/watch.py`) sees that in the mean over a
-step's responses; here every engine is asked by itself, before anything is trained with what it samples.
+step's responses, where these are of the newest weights; here every engine is asked by itself, after the first push and
+every `rollout.verify_steps` steps.
 """
 
 from collections.abc import Sequence
