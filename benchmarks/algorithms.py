@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks import puzzles
-from benchmarks.experiment import Job
+from benchmarks.experiment import Job, result_path
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_arms import BUDGET, GRPO_STEPS, SEEDS, Place, grpo, run_name
 from benchmarks.tables import Runs, accuracy_table, cost_table, fill, read_results
@@ -87,10 +87,15 @@ def all_jobs(root: Path) -> list[Job]:
 
 
 def write_page(results: Path, page: Path = PAGE) -> None:
-    """Write the tables between the marks of the page, and the plots into a folder of its name."""
+    """Write the tables between the marks of the page, and the plots into a folder of its name.
+
+    A table whose runs are not all made is left as it is.
+    """
     text = page.read_text(encoding="utf-8")
     for table, (arms, rival) in TABLES.items():
         names = {arm: [name_of(table, arm, seed) for seed in SEEDS] for arm in arms}
+        if not all(result_path(results, name).exists() for runs_of_arm in names.values() for name in runs_of_arm):
+            continue
         runs = read_results(results, names, rival)
         text = fill(text, f"{table} accuracy", accuracy_table(runs, BENCHMARKS, rival))
         text = fill(text, f"{table} cost", cost_table(runs, TASK))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from benchmarks import algorithms, sft_vs_rl_arms
 from benchmarks import all as performance
-from benchmarks import sft_vs_rl_arms
 from benchmarks.against_trl import lengths_of
+from benchmarks.algorithms import mean_curve
 from benchmarks.experiment import Job, run_command, run_jobs
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_arms import (
@@ -28,6 +29,9 @@ from benchmarks.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, w
 from benchmarks.sft_vs_rl_page import PAGE, read_runs, write_page
 from benchmarks.tables import fill, mean_with_interval
 from eval.samples import Sample
+from openr1.config import TrainConfig
+from openr1.config_checks import check_train
+from openr1.config_file import load_config
 from openr1.errors import ConfigError, OpenR1Error
 from openr1.files import read_objects, write_objects
 from openr1.prompts import load_tokenizer
@@ -289,3 +293,27 @@ def test_arms_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatch: p
     spent = sum(stage["generated"] + stage["trained"] for stage in trained.stages)
     assert 0.6 * budget < spent <= 1.02 * budget
     assert (trained.model / "model.safetensors").exists()
+
+
+def test_page_of_algorithms_shows_the_results_that_are_kept(tmp_path: Path) -> None:
+    """Catches a table that was edited by hand, and results that changed after the page was written."""
+    page = tmp_path / "page.md"
+    page.write_text(algorithms.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    algorithms.write_page(ROOT / "benchmarks/results/algorithms", page)
+    assert page.read_text(encoding="utf-8") == algorithms.PAGE.read_text(encoding="utf-8")
+
+
+def test_curves_are_means_by_step() -> None:
+    """Catches a curve that goes on with the seeds that have more steps, and tokens of one kind alone."""
+    one = [{"generated": 1, "trained": 3, "accuracy": 0.2}, {"generated": 2, "trained": 6, "accuracy": 0.4}]
+    other = [{"generated": 3, "trained": 5, "accuracy": 0.6}]
+    assert mean_curve([one, other]) == ([6.0], [pytest.approx(0.4)])
+
+
+def test_arms_of_algorithms_are_valid(tmp_path: Path) -> None:
+    """Catches a misspelt key, and settings that a run would refuse, before hours of runs."""
+    for arms, rival in algorithms.TABLES.values():
+        assert rival in arms
+        for settings in arms.values():
+            words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+            check_train(load_config(TrainConfig, ROOT / "benchmarks/configs/grpo.yaml", words))
