@@ -39,7 +39,9 @@ from openr1.trainer import StepRecord, Trainer
 
 PHASES = ("generate", "reward", "reference", "update", "sync", "step")
 EQUAL, MEDIAN, LONGEST, SIGMA = 90, 60, 600, 0.9
-WARM_UP, TRIED_STEPS = 2, 1
+WARM_UP = 2
+TRIED_STEPS = {"equal": 2, "skewed": 1}
+"""Steps of each way of TRL, of which the last counts; skewed lengths take it a minute a step."""
 ROWS = (256, 64, 16)
 """Sizes of TRL's micro-batches that are tried; those that divide the batch."""
 
@@ -86,7 +88,7 @@ def prompts_of(groups: Sequence[Group]) -> list[dict[str, str]]:
 
 
 def try_ways(trl: Any, batches: list[list[dict[str, str]]], responses: int) -> tuple[dict[str, Any], tuple[str, int]]:
-    """Median step seconds of TRL's ways, or why one does not work here; and the fastest: method and rows.
+    """Step seconds of TRL's ways, or why one does not work here; and the fastest: method and rows.
 
     Generation does not depend on the rows of a micro-batch: the second method is tried with the best of the first.
     """
@@ -97,11 +99,11 @@ def try_ways(trl: Any, batches: list[list[dict[str, str]]], responses: int) -> t
         for rows in sizes:
             name = f"{method}, {rows} rows"
             try:
-                steps = ray.get(trl.steps.remote(method, rows, batches))[1:]
+                step = ray.get(trl.steps.remote(method, rows, batches))[-1]
             except ray.exceptions.RayTaskError as error:
                 tried[name] = f"failed: {error.cause!r}"[:300]
                 continue
-            seconds[method, rows] = tried[name] = statistics.median(step["step"] for step in steps)
+            seconds[method, rows] = tried[name] = step["step"]
             print(f"TRL, {name}: {tried[name]:.2f} s a step", flush=True)
         sizes = [min(seconds, key=lambda way: seconds[way])[1]] if seconds else sizes
     return tried, min(seconds, key=lambda way: seconds[way])
@@ -132,7 +134,10 @@ def measure(config: TrainConfig, mix: str, steps: int, url: str) -> dict[str, An
         )
         first = trainer.step()
         check_lengths(first.groups, lengths)
-        tried, best = try_ways(trl, [prompts_of(first.groups)] * (1 + TRIED_STEPS), responses)
+        tried, best = try_ways(trl, [prompts_of(first.groups)] * TRIED_STEPS[mix], responses)
+        # A new process: its continuous batching, once tried, goes on taking a core.
+        ray.kill(trl)
+        trl = start_trl(config, lengths, threads)
         pairs = []
         for number in range(WARM_UP + steps):
             record = trainer.step()
