@@ -47,6 +47,14 @@ def passed(event: threading.Event) -> None:
     assert event.wait(SECONDS)
 
 
+def generate_endlessly(interrupts: Interrupts, asked: threading.Event) -> None:
+    """What an engine that never finishes looks like: its waits notice interrupts alone."""
+    asked.set()
+    while True:
+        interrupts.check()
+        time.sleep(0.01)
+
+
 def ahead(folder: Path, max_staleness: int, **rollout: Any) -> Any:
     """A config of four steps that samples ahead."""
     return make_config(folder, rollout={"max_staleness": max_staleness, **rollout}, num_steps=4)
@@ -194,14 +202,8 @@ def test_an_interrupt_ends_the_wait(tmp_path: Path) -> None:
     """Catches Ctrl-C that must wait for a whole step of sampling, and a thread that outlives its run."""
     interrupts, asked = Interrupts(), threading.Event()
 
-    def endless() -> None:
-        asked.set()
-        while True:
-            interrupts.check()
-            threading.Event().wait(0.01)
-
     config = ahead(tmp_path, 1)
-    rollout = WatchedRollout(before={1: endless})
+    rollout = WatchedRollout(before={1: lambda: generate_endlessly(interrupts, asked)})
     stages = (PromptStream(PROMPTS, 7), rollout, FakeRewards(), FakeReference())
     sampler = Sampler(config, *stages, interrupts)
 
@@ -223,13 +225,7 @@ def test_closing_ends_what_still_samples(tmp_path: Path) -> None:
     """Catches a run that failed, and then waits, or asks engines that are gone, because its thread samples on."""
     interrupts, asked = Interrupts(), threading.Event()
 
-    def endless() -> None:
-        asked.set()
-        while True:
-            interrupts.check()
-            threading.Event().wait(0.01)
-
-    rollout = WatchedRollout(before={2: endless})
+    rollout = WatchedRollout(before={2: lambda: generate_endlessly(interrupts, asked)})
     stages = (PromptStream(PROMPTS, 7), rollout, FakeRewards(), FakeReference())
     sampler = Sampler(ahead(tmp_path, 1), *stages, interrupts)
     sampler.take(1)
