@@ -42,9 +42,7 @@ class Datasets:
 
 
 def run_training(config: TrainConfig, resume: bool) -> None:
-    """Train, and leave everything in the run folder.
-
-    Everything that can be wrong with files, numbers and services is checked before anything is written.
+    """Train, and leave everything in the run folder; what can be wrong with files, numbers and services comes first.
 
     Raises:
         OpenR1Error: With one line on what is wrong; past the first step a checkpoint can be resumed from.
