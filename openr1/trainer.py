@@ -146,9 +146,9 @@ class Trainer:
     def step(self) -> StepRecord:
         """Make one step; returns what `on_step` was given.
 
-        An interrupt before the update abandons the step: nothing has changed, and its prompts come again: in the next
-        call, or above staleness 0 after a `restore` by another trainer. From the update on it waits until the step is
-        complete, `on_step` included.
+        An interrupt before the update abandons the step: nothing has changed, and its prompts come again, in the next
+        call or, above staleness 0, in a resumed run. From the update on it waits until the step is complete, `on_step`
+        included.
         """
         start = self._step_start()
         seconds: dict[str, float] = {}

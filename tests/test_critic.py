@@ -229,6 +229,7 @@ def test_checkpoint_has_the_critic(tmp_path: Path) -> None:
     assert second.calls[0] == ("load", config.run.folder / "checkpoints/step_000003/critic")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_critic_learns_in_a_real_run(countdown_files: Path, tmp_path: Path) -> None:
     """Catches a critic that learns nothing, is lost on resuming or is pushed to the engines, and a warm-up that trains.
