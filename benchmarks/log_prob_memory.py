@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import ROOT, write_result
-from openr1.algorithms.token_ops import chunk_size, response_outputs
+from openr1.algorithms.token_ops import held_tokens, response_outputs
 
 VOCABULARY, HIDDEN = 151_936, 256
 WAYS = ("chunked", "naive")
@@ -31,10 +31,11 @@ def measure(way: str, tokens: int) -> dict[str, float]:
     input_ids = torch.randint(0, VOCABULARY, (1, tokens + 1))
     mask = torch.ones(1, tokens + 1, dtype=torch.bool)
     mask[:, 0] = False
-    chunk = chunk_size(VOCABULARY)
     before, start = _peak_gib(), time.monotonic()
     if way == "chunked":
-        log_probs = response_outputs(head, hidden, input_ids, mask, 1.0, chunk_tokens=chunk).log_probs[:, 1:]
+        log_probs = response_outputs(head, hidden, input_ids, mask, 1.0, most_held=held_tokens(VOCABULARY)).log_probs[
+            :, 1:
+        ]
     else:
         log_probs = head(hidden[:, :-1]).log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
     log_probs.sum().backward()
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         "tokens": args.tokens,
         "vocabulary": VOCABULARY,
         "hidden": HIDDEN,
-        "chunk_tokens": chunk_size(VOCABULARY),
+        "chunk_tokens": held_tokens(VOCABULARY),
     }
     write_result(args.output, {**settings, **results, "memory_ratio": ratio})
     return 0

@@ -23,7 +23,7 @@ from openr1.algorithms.advantages import (
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.token_ops import TokenOutputs
 from openr1.batch import TrainBatch
-from openr1.policy.model import TokenModel
+from openr1.policy.model import TokenModel, compute_head_in_float32
 from openr1.policy.update import LossSettings, OffPolicySettings, policy_update
 from reward_server.adapters import trl_reward
 from tests.test_adapters import PUZZLE, SOLVED
@@ -139,7 +139,10 @@ class PlainEngine:
     """The model as DeepSpeed wraps it, without DeepSpeed."""
 
     def __init__(self, lm: Any, entropy_gradient: bool) -> None:
+        compute_head_in_float32(lm)
         self.model = TokenModel(lm, 1.0, entropy_gradient=entropy_gradient)
+        # As with a large vocabulary: logits in chunks, and again in the backward pass.
+        self.model.most_held = 5
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
         outputs: TokenOutputs = self.model(input_ids, attention_mask, response_mask)

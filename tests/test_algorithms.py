@@ -9,11 +9,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 from openr1.algorithms.advantages import RunningReward, group_normalized_advantages, has_signal
 from openr1.algorithms.kl import k3
 from openr1.algorithms.losses import ClipBounds, clipped_surrogate
-from openr1.algorithms.token_ops import chunk_size, masked_sum, response_outputs
+from openr1.algorithms.token_ops import Head, held_tokens, masked_sum, response_outputs
 from openr1.errors import TrainingError
 
 LN2 = math.log(2)
@@ -34,6 +35,11 @@ def make_inputs(rows: int, width: int, seed: int = 0) -> tuple[nn.Linear, Tensor
     response_mask = torch.rand(rows, width, generator=generator) < 0.6
     response_mask[:, 0] = False
     return head, hidden, input_ids, response_mask
+
+
+def called(head: nn.Linear) -> Head:
+    """The head as `response_outputs` calls it."""
+    return lambda hidden, compute: compute(hidden, head.weight, head.bias)
 
 
 def plain_log_probs(head: nn.Module, hidden: Tensor, input_ids: Tensor, mask: Tensor, temperature: float) -> Tensor:
@@ -69,12 +75,12 @@ def test_log_prob_of_a_token_by_hand() -> None:
     input_ids = torch.tensor([[2, 0, 1]])
     mask = torch.tensor([[False, True, False]])
     # Temperature 1: probabilities (2, 1, 1) / 4. Entropy: 1/2 ln 2 + 2 * 1/4 ln 4 = 3/2 ln 2.
-    outputs = response_outputs(head, hidden, input_ids, mask, temperature=1.0)
+    outputs = response_outputs(called(head), hidden, input_ids, mask, temperature=1.0)
     torch.testing.assert_close(outputs.log_probs, torch.tensor([[0.0, -LN2, 0.0]]))
     torch.testing.assert_close(outputs.entropy, torch.tensor([[0.0, 1.5 * LN2, 0.0]]))
     torch.testing.assert_close(outputs.logsumexp, torch.tensor([[0.0, math.log(4), 0.0]]))
     # Temperature 1/2: logits (2 ln 2, 0, 0), probabilities (4, 1, 1) / 6. Entropy: 2/3 ln 3/2 + 2 * 1/6 ln 6.
-    outputs = response_outputs(head, hidden, input_ids, mask, temperature=0.5)
+    outputs = response_outputs(called(head), hidden, input_ids, mask, temperature=0.5)
     entropy = 2 / 3 * math.log(3 / 2) + 1 / 3 * math.log(6)
     torch.testing.assert_close(outputs.log_probs, torch.tensor([[0.0, math.log(2 / 3), 0.0]]))
     torch.testing.assert_close(outputs.entropy, torch.tensor([[0.0, entropy, 0.0]]))
@@ -85,7 +91,7 @@ def test_log_prob_of_a_token_by_hand() -> None:
 def test_outputs_equal_plain_torch(temperature: float) -> None:
     """Catches a scatter in another order than the gather, and rows of the batch that are mixed up."""
     head, hidden, input_ids, mask = make_inputs(rows=4, width=9)
-    outputs = response_outputs(head, hidden, input_ids, mask, temperature)
+    outputs = response_outputs(called(head), hidden, input_ids, mask, temperature)
     torch.testing.assert_close(outputs.log_probs, plain_log_probs(head, hidden, input_ids, mask, temperature))
     distribution = torch.distributions.Categorical(logits=head(hidden) / temperature)
     expected = torch.zeros(mask.shape)
@@ -99,7 +105,7 @@ def test_gradients_equal_plain_torch(temperature: float) -> None:
     head, hidden, input_ids, mask = make_inputs(rows=4, width=9)
     weights = torch.randn(mask.shape, generator=torch.Generator().manual_seed(1))
     inputs = [hidden, head.weight, head.bias]
-    ours = response_outputs(head, hidden, input_ids, mask, temperature).log_probs
+    ours = response_outputs(called(head), hidden, input_ids, mask, temperature).log_probs
     plain = plain_log_probs(head, hidden, input_ids, mask, temperature)
     gradients = torch.autograd.grad((ours * weights).sum(), inputs)
     expected = torch.autograd.grad((plain * weights).sum(), inputs)
@@ -112,7 +118,7 @@ def test_gradient_equals_finite_differences() -> None:
     direction = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
 
     def total(shift: float) -> Tensor:
-        outputs = response_outputs(head, hidden + shift * direction, input_ids, mask, 0.8)
+        outputs = response_outputs(called(head), hidden + shift * direction, input_ids, mask, 0.8)
         return outputs.log_probs.sum() + outputs.logsumexp.sum()
 
     (gradient,) = torch.autograd.grad(total(0.0), hidden)
@@ -122,29 +128,27 @@ def test_gradient_equals_finite_differences() -> None:
     assert float((gradient * direction).sum()) == pytest.approx(float(slope.detach()), rel=2e-3)
 
 
-class CountingHead(nn.Module):
-    """A head that notes for how many tokens it makes logits at a time."""
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """For how many tokens logits were made at a time, one number a call."""
+    noted: list[int] = []
+    linear = functional.linear
 
-    def __init__(self, head: nn.Linear) -> None:
-        super().__init__()
-        self.head = head
-        self.counts: list[int] = []
+    def counting(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        noted.append(len(hidden))
+        return linear(hidden, weight, bias)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """The logits."""
-        self.counts.append(len(hidden))
-        logits: Tensor = self.head(hidden)
-        return logits
+    monkeypatch.setattr(functional, "linear", counting)
+    return noted
 
 
-def test_chunks_change_nothing() -> None:
+def test_chunks_change_nothing(counts: list[int]) -> None:
     """Catches logits of a whole batch at one time, a chunk that is lost or doubled, and a chunk's gradient that is."""
     head, hidden, input_ids, mask = make_inputs(rows=2, width=2000)
     count = int(mask.sum())
     assert 2000 < count < 3000
-    counting = CountingHead(head)
-    outputs = response_outputs(counting, hidden, input_ids, mask, 1.0, chunk_tokens=1000)
-    assert counting.counts == [1000, 1000, count - 2000]
+    outputs = response_outputs(called(head), hidden, input_ids, mask, 1.0, most_held=1000)
+    assert counts == [1000, 1000, count - 2000]
     plain = torch.zeros(mask.shape)
     plain[:, 1:] = head(hidden)[:, :-1].log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)
     torch.testing.assert_close(outputs.log_probs, plain * mask)
@@ -154,15 +158,42 @@ def test_chunks_change_nothing() -> None:
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_chunks_are_smaller_for_larger_vocabularies() -> None:
+def test_fewer_logits_are_held_of_larger_vocabularies() -> None:
     """Catches logits of gigabytes for a real vocabulary, and chunks of no tokens. 2 ** 26 / 151,936 = 441.7."""
-    assert (chunk_size(151_936), chunk_size(512), chunk_size(2**30)) == (441, 2048, 1)
+    assert (held_tokens(151_936), held_tokens(512), held_tokens(2**30)) == (441, 131_072, 1)
+
+
+def test_logits_are_computed_again_only_where_they_are_too_many(counts: list[int]) -> None:
+    """Catches a second pass through the head for logits that fit, and logits that are kept where they do not."""
+    head, hidden, input_ids, mask = make_inputs(rows=2, width=9)
+    count = int(mask.sum())
+    calls, gradients = [], []
+    for most_held in (count, count - 1):
+        counts.clear()
+        outputs = response_outputs(called(head), hidden, input_ids, mask, 1.0, most_held=most_held)
+        outputs.log_probs.sum().backward()
+        calls.append(sum(counts))
+        gradients.append(gradient_of(hidden))
+        hidden.grad = None
+    assert calls == [count, 2 * count]
+    assert torch.equal(*gradients)
+
+
+def test_without_entropies_all_else_stays() -> None:
+    """Catches an entropy that is computed for nobody, and log-probs that depend on whether it is."""
+    head, hidden, input_ids, mask = make_inputs(rows=2, width=9)
+    outputs = response_outputs(called(head), hidden, input_ids, mask, 1.0)
+    fewer = response_outputs(called(head), hidden, input_ids, mask, 1.0, entropy="none")
+    assert torch.equal(fewer.log_probs, outputs.log_probs)
+    assert torch.equal(fewer.logsumexp, outputs.logsumexp)
+    assert outputs.entropy.any()
+    assert not fewer.entropy.any()
 
 
 def test_empty_mask_still_has_a_backward_pass() -> None:
     """Catches a rank without response tokens that skips the backward pass, where the other ranks would wait for it."""
     head, hidden, input_ids, mask = make_inputs(rows=2, width=4)
-    outputs = response_outputs(head, hidden, input_ids, torch.zeros_like(mask), 1.0)
+    outputs = response_outputs(called(head), hidden, input_ids, torch.zeros_like(mask), 1.0)
     for values in outputs:
         assert torch.equal(values, torch.zeros(2, 4))
     outputs.log_probs.sum().backward()
@@ -173,12 +204,12 @@ def test_empty_mask_still_has_a_backward_pass() -> None:
 def test_padding_changes_nothing() -> None:
     """Catches an answer or a gradient that depends on how far the batch is padded, or on what stands there."""
     head, hidden, input_ids, mask = make_inputs(rows=3, width=6)
-    outputs = response_outputs(head, hidden, input_ids, mask, 1.0)
+    outputs = response_outputs(called(head), hidden, input_ids, mask, 1.0)
     (gradient,) = torch.autograd.grad(outputs.log_probs.sum(), hidden)
     padded = torch.cat([hidden.detach(), torch.full((3, 2, HIDDEN), 1e4)], dim=1).requires_grad_()
     padded_ids = torch.cat([input_ids, torch.full((3, 2), 5)], dim=1)
     padded_mask = torch.cat([mask, torch.zeros(3, 2, dtype=torch.bool)], dim=1)
-    wide = response_outputs(head, padded, padded_ids, padded_mask, 1.0)
+    wide = response_outputs(called(head), padded, padded_ids, padded_mask, 1.0)
     (wide_gradient,) = torch.autograd.grad(wide.log_probs.sum(), padded)
     for narrow_values, wide_values in zip(outputs, wide, strict=True):
         torch.testing.assert_close(wide_values[:, :6], narrow_values)
@@ -190,7 +221,7 @@ def test_padding_changes_nothing() -> None:
 def test_entropy_carries_no_gradient() -> None:
     """Catches an entropy that keeps the graph alive, and warns where it is turned into a number."""
     head, hidden, input_ids, mask = make_inputs(rows=2, width=4)
-    outputs = response_outputs(head, hidden, input_ids, mask, 1.0)
+    outputs = response_outputs(called(head), hidden, input_ids, mask, 1.0)
     assert outputs.log_probs.requires_grad
     assert outputs.logsumexp.requires_grad
     assert not outputs.entropy.requires_grad

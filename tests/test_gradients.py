@@ -7,7 +7,7 @@ import deepspeed
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from openr1.algorithms.losses import ClipBounds
 from openr1.batch import TrainBatch
@@ -125,6 +125,42 @@ def test_gradient_equals_plain_torch(
         )
     norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
     assert sums["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+class ChunkingPolicyActor(ReadablePolicyActor):
+    """A policy rank that may hold the logits of few tokens, as with a large vocabulary."""
+
+    def load_model(self, port: int, learner: LearnerSettings) -> None:
+        """Load, then lower the limit."""
+        super().load_model(port, learner)
+        self._learner._engine.module.most_held = 5
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_ranks_may_have_different_numbers_of_chunks(ray_cluster: None, tmp_path: Path, zero_stage: int) -> None:
+    """Catches a weight that ZeRO 3 gathers once for each chunk: ranks then wait for each other in different gathers.
+
+    It keeps weights of less than 100,000 values whole on every rank; the head here has 131,072.
+    """
+    sizes = {"hidden_size": 128, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2Config(vocab_size=1024, num_hidden_layers=1, tie_word_embeddings=False, **sizes)
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.0)
+    settings = ModelConfig(path=tmp_path / "model", dtype="float32")
+    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, entropy_gradient=True)
+    policy_config = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=10_000)
+    ranks = start_policy(learner, policy_config, False, tmp_path / "logs", ChunkingPolicyActor)
+    group = PolicyGroup(ranks, 10_000, 60.0, 128)
+    batch = make_batch().without(torch.arange(8) > 4)
+    tokens = [micro.num_response_tokens for _, share in group._shares(batch) for micro in share]
+    assert len({-(-count // 5) for count in tokens}) == 2
+    group.update(batch.with_loss_weights("token", 100), LOSS)
+    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
+    for rank in ranks:
+        ray.kill(rank)
+    for name, gradient in plain_torch_gradients(tmp_path / "model", batch).items():
+        torch.testing.assert_close(gradients[name], gradient, atol=2e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("packing", [False, True])

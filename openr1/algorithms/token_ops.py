@@ -1,15 +1,21 @@
 """Per-token quantities from hidden states. Index t of every [B, T] tensor describes token t; position 0 is masked."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_VALUES = 2**26
+HELD_VALUES = 2**26
 """Logits that exist at one time: 256 MiB in float32; with what is computed of them, about six times that."""
 CHUNK_TOKENS = 2048
 """Tokens of a chunk at most."""
+
+Entropy = Literal["none", "value", "gradient"]
+"""What is wanted of entropies: nothing, which saves a softmax; values; or values with gradient."""
 
 
 class TokenOutputs(NamedTuple):
@@ -18,69 +24,101 @@ class TokenOutputs(NamedTuple):
     log_probs: Tensor
     """Log-prob of each response token, with gradient."""
     entropy: Tensor
-    """Entropy of the distribution that the token was drawn from, with gradient only where that was asked for."""
+    """Entropy of the distribution that the token was drawn from; 0 or without gradient, unless asked for."""
     logsumexp: Tensor
     """Log of the softmax's normalizer, with gradient."""
 
 
+Compute = Callable[[Tensor, Tensor, Tensor | None], TokenOutputs]
+"""Of hidden states [N, H], a weight [V, H], and a bias [V] if there is one."""
+
+
+class Head(Protocol):
+    """The last layer of a language model, whose weights are there while it is called and not otherwise (ZeRO 3)."""
+
+    def __call__(self, hidden: Tensor, compute: Compute) -> TokenOutputs:
+        """What `compute` makes of hidden states and the weights."""
+
+
 def _chunk_outputs(
-    head: torch.nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, wanted: Entropy
 ) -> TokenOutputs:
     """Outputs [N] of N positions: hidden [N, H], targets [N]."""
-    logits = head(hidden).float()
+    logits = functional.linear(hidden, weight, bias).float()
     if temperature != 1.0:
         logits = logits / temperature
     logsumexp = logits.logsumexp(-1)
     log_probs = logits.gather(-1, targets[:, None]).squeeze(-1) - logsumexp
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+    if wanted == "none":
+        return TokenOutputs(log_probs, torch.zeros_like(logsumexp), logsumexp)
+    with torch.set_grad_enabled(wanted == "gradient" and torch.is_grad_enabled()):
         # Without a tensor of products or of log-probs of the whole vocabulary.
         entropy = logsumexp - torch.einsum("nv,nv->n", logits.softmax(-1), logits)
     return TokenOutputs(log_probs, entropy, logsumexp)
 
 
-def chunk_size(vocab_size: int) -> int:
-    """Tokens of a chunk: `CHUNK_VALUES` logits, but not more than `CHUNK_TOKENS` tokens."""
-    return max(1, min(CHUNK_TOKENS, CHUNK_VALUES // vocab_size))
+def _outputs_in_chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    temperature: float,
+    wanted: Entropy,
+    most_held: int,
+) -> TokenOutputs:
+    """`_chunk_outputs` of all positions."""
+    again = len(targets) > most_held
+    compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if again else _chunk_outputs
+    size = min(CHUNK_TOKENS, most_held)
+    chunks = [
+        compute(part, weight, bias, target, temperature, wanted)
+        for part, target in zip(hidden.split(size), targets.split(size), strict=True)
+    ]
+    return TokenOutputs(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
+
+
+def held_tokens(vocab_size: int) -> int:
+    """Tokens whose logits may exist at one time: `HELD_VALUES` logits, and one token at least."""
+    return max(1, HELD_VALUES // vocab_size)
 
 
 def response_outputs(
-    head: torch.nn.Module,
+    head: Head,
     hidden: Tensor,
     input_ids: Tensor,
     response_mask: Tensor,
     temperature: float,
-    entropy_gradient: bool = False,
-    chunk_tokens: int = CHUNK_TOKENS,
+    entropy: Entropy = "value",
+    most_held: int = CHUNK_TOKENS,
 ) -> TokenOutputs:
     """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
     The logits of token t come from the hidden state at t - 1. They are computed for response tokens alone, in
-    chunks, and computed again in the backward pass, so that [tokens, V] never exists for a whole micro-batch.
+    chunks. Where there are more than may exist at one time, the backward pass computes each chunk's again.
 
     Args:
-        head: Maps hidden states [N, H] to logits [N, V].
+        head: Called once, on every rank.
         hidden: Last hidden states [B, T, H].
         input_ids: Tokens [B, T].
         response_mask: True on response tokens [B, T]; column 0 must be False.
         temperature: That of the sampling, > 0.
-        entropy_gradient: Let the gradient flow through the entropies, too, which costs a chunk's logits once more.
-        chunk_tokens: Tokens whose logits exist at one time.
+        entropy: What is wanted of entropies; a gradient through them costs a chunk's logits once more.
+        most_held: Tokens whose logits may exist at one time; see `held_tokens`.
 
     Returns:
         [B, T] each. An all-False mask gives zeros that still depend on `hidden`.
     """
     positions = response_mask[:, 1:]
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
-    chunks = [
-        checkpoint(_chunk_outputs, head, part, target, temperature, entropy_gradient, use_reentrant=False)
-        for part, target in zip(inputs.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
-    ]
+    in_chunks = partial(
+        _outputs_in_chunks, targets=targets, temperature=temperature, wanted=entropy, most_held=most_held
+    )
+    log_probs, entropies, logsumexp = head(inputs, in_chunks)
     # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
     zero = hidden[..., 0].float() * 0.0
-    log_probs, entropy, logsumexp = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     return TokenOutputs(
         zero.masked_scatter(response_mask, log_probs),
-        (zero if entropy_gradient else zero.detach()).masked_scatter(response_mask, entropy),
+        (zero if entropy == "gradient" else zero.detach()).masked_scatter(response_mask, entropies),
         zero.masked_scatter(response_mask, logsumexp),
     )
 

@@ -1,9 +1,11 @@
 """Attention for rows that lie end to end: each for itself, so that the cost grows with the rows, not with their sum."""
 
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -19,9 +21,13 @@ def attend_within_rows(
     attention_mask: Tensor | None,
     *,
     row_lengths: list[int],
+    scaling: float | None = None,
+    dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of packed rows, none of which sees another; what transformers' mask over all pairs gives, too.
+
+    On a GPU one call does all of it, in the types that its kernel has; elsewhere rows of equal length share one.
 
     Args:
         module: The attention layer.
@@ -29,15 +35,39 @@ def attend_within_rows(
         key: See `query`.
         value: See `query`.
         attention_mask: None; transformers makes none for implementations of others.
-        row_lengths: Tokens of each row; they add up to N.
-        kwargs: Of transformers' own attention: scaling, dropout.
+        row_lengths: Tokens of each row, at least 1; they add up to N.
+        scaling: Factor of the scores; None: 1 / sqrt(D).
+        dropout: Share of the weights that is dropped.
+        kwargs: Whatever else transformers' own attention gets.
 
     Returns:
         [1, N, heads, D], and no attention weights.
     """
     assert attention_mask is None
-    rows = zip(*(tensor.split(row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *row, None, **kwargs)[0] for row in rows], dim=1), None
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0:
+        return _attend_on_gpu(query, key, value, row_lengths, scaling), None
+    equal = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
+    parts = zip(*(tensor.split([n * length for length, n in equal], 2) for tensor in (query, key, value)), strict=True)
+    attended = []
+    for part, (length, rows) in zip(parts, equal, strict=True):
+        # [rows, heads, length, D] each, without a copy.
+        stacked = [tensor.squeeze(0).unflatten(1, (rows, length)).transpose(0, 1) for tensor in part]
+        attention, _ = sdpa_attention_forward(module, *stacked, None, dropout, scaling, **kwargs)
+        attended.append(attention.flatten(0, 1))
+    return torch.cat(attended)[None], None
+
+
+def _attend_on_gpu(query: Tensor, key: Tensor, value: Tensor, row_lengths: list[int], scaling: float | None) -> Tensor:
+    """`attend_within_rows` by the kernel for rows of any lengths in PyTorch (FlashAttention-2)."""
+    ends = torch.tensor([0, *accumulate(row_lengths)], dtype=torch.int32, device=query.device)
+    longest = max(row_lengths)
+    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
+    causal = (-1, 0)
+    attended = varlen_attn(
+        query, key, value, ends, ends, longest, longest, scale=scaling, window_size=causal, enable_gqa=True
+    )
+    assert isinstance(attended, Tensor)
+    return attended.unsqueeze(0)
 
 
 def attention_of(config: PreTrainedConfig, packing: bool) -> str:

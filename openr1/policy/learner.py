@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, get_scheduler
 
 from openr1.algorithms.losses import preference_loss
-from openr1.algorithms.token_ops import masked_sum
+from openr1.algorithms.token_ops import TokenOutputs, masked_sum
 from openr1.batch import PairBatch, TrainBatch
 from openr1.config import OptimizerConfig
 from openr1.errors import PolicyError
@@ -143,10 +143,7 @@ class PolicyLearner(Learner):
     def log_probs(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
         """Log-probs [B, T] of each micro-batch under the current weights."""
         batches = [self._to_device(micro) for micro in micro_batches]
-        return [
-            self._engine(batch.input_ids, batch.attention_mask, batch.response_mask).log_probs.cpu()
-            for batch in batches
-        ]
+        return [self._without_entropy(batch).log_probs.cpu() for batch in batches]
 
     def update(self, micro_batches: Sequence[TrainBatch], loss: LossSettings) -> dict[str, float]:
         """One optimizer step of the policy loss; see `policy_update` for arguments and sums.
@@ -181,7 +178,7 @@ class PolicyLearner(Learner):
         total = 0.0
         for micro in micro_batches:
             batch = self._to_device(micro)
-            outputs = self._engine(batch.input_ids, batch.attention_mask, batch.response_mask)
+            outputs = self._without_entropy(batch)
             likelihood = -masked_sum(outputs.log_probs, batch.response_mask)
             loss = likelihood + z_loss_coef * masked_sum(outputs.logsumexp.square(), batch.response_mask)
             self._engine.backward(loss * (dist.get_world_size() / num_tokens))
@@ -195,7 +192,7 @@ class PolicyLearner(Learner):
         sums: Counter[str] = Counter()
         for micro in micro_batches:
             rows = self._to_device(micro.rows)
-            log_probs = self._engine(rows.input_ids, rows.attention_mask, rows.response_mask).log_probs
+            log_probs = self._without_entropy(rows).log_probs
             gained = (log_probs * rows.response_mask).sum(-1) - micro.reference.to(log_probs)
             chosen, rejected = gained[::2], gained[1::2]
             loss, margin = preference_loss(chosen, rejected, beta)
@@ -210,6 +207,12 @@ class PolicyLearner(Learner):
             sums.update({name: micro.weight * float(value.detach().sum()) for name, value in values.items()})
         self._engine.step()
         return {**sums, "grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
+
+    def _without_entropy(self, batch: TrainBatch) -> TokenOutputs:
+        outputs: TokenOutputs = self._engine(
+            batch.input_ids, batch.attention_mask, batch.response_mask, with_entropy=False
+        )
+        return outputs
 
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format; every rank calls this, rank 0 writes.

@@ -1,11 +1,14 @@
 """The language model as the trainer sees it: tokens in, log-probs of response tokens out."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from openr1.algorithms.token_ops import TokenOutputs, chunk_size, response_outputs
+from openr1.algorithms.token_ops import Entropy, TokenOutputs, held_tokens, response_outputs
 from openr1.config import ModelConfig
 from openr1.policy.attention import attention_of
 from openr1.positions import position_overrides
@@ -19,7 +22,7 @@ class TokenModel(nn.Module):
     def __init__(
         self, lm: PreTrainedModel, temperature: float, packing: bool = False, entropy_gradient: bool = False
     ) -> None:
-        """Wrap `lm` (a Hugging Face causal model).
+        """Wrap `lm` (of `load_causal_lm`).
 
         Args:
             lm: The model.
@@ -31,16 +34,17 @@ class TokenModel(nn.Module):
         self.lm = lm
         self.temperature = temperature
         self.packing = packing
-        self.entropy_gradient = entropy_gradient
-        self.chunk_tokens = chunk_size(lm.config.vocab_size)
+        self.entropy: Entropy = "gradient" if entropy_gradient else "value"
+        self.most_held = held_tokens(lm.config.vocab_size)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
-        """Log-probs and more of response tokens; see `response_outputs`."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, with_entropy: bool = True
+    ) -> TokenOutputs:
+        """Log-probs and more of response tokens; see `response_outputs`. Without entropies, these are 0."""
         hidden = hidden_states(self.lm.base_model, input_ids, attention_mask, self.packing)
         head = self.lm.get_output_embeddings()
-        return response_outputs(
-            head, hidden, input_ids, response_mask, self.temperature, self.entropy_gradient, self.chunk_tokens
-        )
+        entropy = self.entropy if with_entropy else "none"
+        return response_outputs(head, hidden, input_ids, response_mask, self.temperature, entropy, self.most_held)
 
 
 class ValueHead(nn.Linear):
@@ -113,13 +117,21 @@ def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
         attn_implementation=attention_of(config, settings.packing),
         trust_remote_code=False,
     )
-    _compute_head_in_float32(lm)
+    compute_head_in_float32(lm)
     if settings.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return lm
 
 
-def _compute_head_in_float32(lm: PreTrainedModel) -> None:
-    """Have the head give float32 logits, as the engine's does: rounded to bfloat16, the two would differ by more."""
+def compute_head_in_float32(lm: PreTrainedModel) -> None:
+    """Have the head give float32 logits, as the engine's does: rounded to bfloat16, the two would differ by more.
+
+    What is made of logits can be computed inside (`token_ops.Head`). Under ZeRO 3 the ranks gather the weights together
+    at each call of a layer, and make as many calls: one, into however many chunks each cuts its tokens.
+    """
     head = lm.get_output_embeddings()
-    head.forward = lambda hidden: functional.linear(hidden.float(), head.weight.float())
+
+    def forward(hidden: Tensor, compute: Callable[..., Any] = functional.linear) -> Any:
+        return compute(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+
+    head.forward = forward
