@@ -49,6 +49,10 @@ class Checkpoints:
         save_more(aside)
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         publish(aside, final)
+        # Damaged ones, or the run would have gone on from them; they must not count as the newest.
+        complete = self.complete()
+        for later in complete[complete.index(final) + 1 :]:
+            _remove(later)
         write_whole(self._folder / "latest", final.name + "\n")
         _flush_folder(self._folder)
         self._prune()

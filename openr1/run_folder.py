@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from openr1.config_file import AnyConfig, to_yaml, validate
 from openr1.errors import ConfigError, MissingError
+from openr1.files import write_whole
 
 
 def check_unused(folder: Path, resume: bool) -> None:
@@ -45,7 +46,7 @@ def opened(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
         kept = folder / "config.yaml"
         if resume:
             _check_same(kept, config)
-        kept.write_text(to_yaml(config), encoding="utf-8")
+        write_whole(kept, to_yaml(config))
         yield
     finally:
         lock.release()

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from openr1.files import to_line, write_objects
+from eval.held_out import read_measurements
+from openr1.files import read_objects, to_line, write_objects
 from openr1.trainer import StepRecord
 
 
@@ -32,6 +33,19 @@ class Tracker:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(to_line({"step": record.step, **record.metrics}))
         write_objects(self._rollouts / f"step_{record.step:06d}.jsonl", rollout_rows(record))
+
+    def steps(self) -> Iterator[tuple[int, dict[str, float], Iterator[dict[str, object]]]]:
+        """What was written: each step, its metrics, with the accuracy that was measured after it, and its responses.
+
+        Where the file of a step's responses was removed, there are none.
+        """
+        for row in read_metrics(self._path):
+            step = int(row.pop("step"))
+            measured = self._measured / f"step_{step:06d}.json"
+            if measured.exists():
+                row["eval/accuracy"] = read_measurements(measured)["sampled"].accuracy
+            path = self._rollouts / f"step_{step:06d}.jsonl"
+            yield step, row, (one for _, one in read_objects(path)) if path.exists() else iter(())
 
 
 def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:

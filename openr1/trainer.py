@@ -146,9 +146,9 @@ class Trainer:
     def step(self) -> StepRecord:
         """Make one step; returns what `on_step` was given.
 
-        An interrupt before the update abandons the step: nothing has changed, and its prompts come again, in the next
-        call or, above staleness 0, in a resumed run. From the update on it waits until the step is complete, `on_step`
-        included.
+        An error or interrupt before the update abandons the step: the state is that of the last complete one, and what
+        goes on from it (`restore`) makes the step again, with the same prompts. From the update on an interrupt waits
+        until the step is complete, `on_step` included.
         """
         start = self._step_start()
         seconds: dict[str, float] = {}
@@ -265,11 +265,16 @@ class Trainer:
         return self._config.algorithm.init_kl_coef if adapted is None else adapted
 
     def _next_kl_coef(self, kl: float, num_responses: int) -> float | None:
-        """The weight of KL in the next step, where it is adapted."""
+        """The weight of KL in the next step: adapted where it is to be, by steps in which the policy learned."""
         algorithm = self._config.algorithm
-        if algorithm.kl_target is None:
-            return None
+        if algorithm.kl_target is None or not self._policy_learns:
+            return self._state.kl_coef
         return adapt_kl_coef(self._kl_coef, kl, algorithm.kl_target, num_responses, algorithm.kl_horizon)
+
+    @property
+    def _policy_learns(self) -> bool:
+        """Not in the warm-up of a critic, nor with `debug.rollout_only`."""
+        return self._state.step >= self._config.critic.warmup_steps and not self._config.debug.rollout_only
 
     def _loss_settings(self) -> LossSettings:
         algorithm = self._config.algorithm
@@ -288,7 +293,7 @@ class Trainer:
         """One optimizer step for each `train_batch_size` responses, in order, as many times as there are epochs.
 
         With one, the ratio to the old policy is 1 by construction; with more, the log-probs from before the first
-        are needed. In the warm-up of a critic, or with `debug.rollout_only`, the policy stays as it is.
+        are needed. Where the policy does not learn, it stays as it is.
         """
         algorithm, loss = self._config.algorithm, self._loss_settings()
         if self._config.updates_per_step > 1:
@@ -297,7 +302,7 @@ class Trainer:
         weighed = batch.weighed_parts(size, algorithm.loss_aggregation, longest)
         if batch.ref_log_probs is None and loss.entropy_coef == 0:
             weighed = [part.with_signal() for part in weighed]
-        if self._state.step < self._config.critic.warmup_steps or self._config.debug.rollout_only:
+        if not self._policy_learns:
             return [self._policy.measure(part, loss) for part in weighed]
         return [self._policy.update(part, loss) for _ in range(algorithm.max_epochs) for part in weighed]
 

@@ -13,7 +13,7 @@ REFERENCE_KL_BOUNDS = {"float32": 1e-6, "bfloat16": 1e-3}
 """Largest KL divergence between policy and reference before the first update, nats a token: they are the same model."""
 SUSPECTS = (
     "weights that did not reach the engines (a stale version, a tied or fused weight), a prefix cache of older ones, "
-    "another temperature on one side, a model that the engine computes differently"
+    "another temperature or top-p on one side, a model that the engine computes differently"
 )
 
 
@@ -28,7 +28,6 @@ class Watch:
         self._comparable = config.rollout.top_p == 1.0 and config.debug.replay is None
         # Recorded reference log-probs may be of another model or type.
         self._replays = config.debug.replay is not None
-        self._one_update = config.updates_per_step == 1
         self._first = True
         self._told = False
 
@@ -39,12 +38,11 @@ class Watch:
             TrainingError: The first step is out of bounds.
         """
         first, self._first = self._first, False
-        kl, kl_bound = record.metrics["policy/kl"], REFERENCE_KL_BOUNDS[self._dtype]
-        # With several updates the mean is over those that follow the first, too.
-        if record.step == 1 and self._one_update and not self._replays and kl > kl_bound:
+        kl, kl_bound = record.metrics["policy/kl_before"], REFERENCE_KL_BOUNDS[self._dtype]
+        if record.step == 1 and not self._replays and kl > kl_bound:
             raise TrainingError(
-                f"step 1: before any update the policy is {kl:.2g} nats (policy/kl) from the reference, more than "
-                f"{kl_bound:g}: they were not loaded from the same weights"
+                f"step 1: before any update the policy is {kl:.2g} nats (policy/kl_before) from the reference, more "
+                f"than {kl_bound:g}: they were not loaded from the same weights"
             )
         mismatch, bound = record.metrics["rollout/mismatch_abs_mean"], MISMATCH_BOUNDS[self._dtype]
         # Of older weights, too, they are others.

@@ -229,6 +229,18 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path, damage: str, capsys
             assert "is passed over: policy/nested/weights.bin is not as it was saved" in shown
 
 
+def test_a_save_outlives_damaged_ones_of_later_steps(tmp_path: Path) -> None:
+    """Catches a checkpoint that is removed as it is written, since damaged ones of later steps count as the newest."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    save(checkpoints, 10)
+    checkpoints.mark_best(10)
+    (save(checkpoints, 20) / "policy/nested/weights.bin").unlink()
+    assert newest_step(checkpoints) == 10
+    path = save(checkpoints, 15)
+    assert names(tmp_path) == ["best", "latest", "step_000010", "step_000015"]
+    assert (newest_step(checkpoints), (tmp_path / "latest").read_text()) == (15, f"{path.name}\n")
+
+
 def test_checkpoints_without_a_model_are_taken(tmp_path: Path) -> None:
     """Catches a run that cannot be resumed because its exported model was moved away, and one without checksums."""
     checkpoints = Checkpoints(tmp_path, keep=3)
@@ -335,6 +347,17 @@ def test_resume_with_another_config_names_the_keys(tmp_path: Path) -> None:
     longer = make_config(tmp_path, reward={"url": "http://127.0.0.1:1"}, debug={"record": "records"}, num_steps=9)
     resume(longer)
     assert (tmp_path / "config.yaml").read_text() == to_yaml(longer)
+
+
+def test_the_config_is_replaced_whole(tmp_path: Path) -> None:
+    """Catches a kill between emptying and writing, after which a run whose checkpoints are all there cannot go on."""
+    config = make_config(tmp_path)
+    with opened(tmp_path, config, resume=False):
+        pass
+    (tmp_path / "before").hardlink_to(tmp_path / "config.yaml")
+    with opened(tmp_path, make_config(tmp_path, num_steps=9), resume=True):
+        pass
+    assert (tmp_path / "before").read_text() == to_yaml(config)
 
 
 def test_a_run_of_before_a_key_was_there_can_be_resumed(tmp_path: Path) -> None:

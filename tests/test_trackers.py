@@ -16,12 +16,13 @@ import psutil
 import pytest
 import torch
 
+from eval.held_out import Measurement, write_measurements
 from openr1.config import RunConfig, TrackingConfig
 from openr1.errors import ConfigError
 from openr1.trackers import client
 from openr1.trackers.backends import COLUMNS, TEXT_CHARS, Row, Setup, Wandb, table_rows
 from openr1.trackers.client import Trackers, check_tracking, flat_settings
-from openr1.tracking import rollout_rows
+from openr1.tracking import Tracker, rollout_rows
 from openr1.trainer import StepRecord
 from tests.fakes import make_config, make_group, make_prompt, make_score
 from tests.running import MARK, ROOT, marked
@@ -195,6 +196,30 @@ def test_wandb_resumed(runs: Runs) -> None:
     assert before.run_id == after.run_id == runs.notes["wandb"]["id"]
     assert (sorted(first), sorted(second)) == ([1, 2, 3, 4], [5])
     assert runs.notes["wandb"]["step"] == 5
+
+
+def test_wandb_gets_what_a_killed_run_did_not_hand_over(runs: Runs) -> None:
+    """Catches a step that is in metrics.jsonl and a checkpoint, and never again in wandb; and one that stands twice."""
+    runs.tracking = {"backends": ["wandb"], "rollout_table_steps": 3}
+    tracker = Tracker(runs.folder)
+    tracker.forget_after(0)
+    for step in (1, 2, 3):
+        tracker.log(make_record(step))
+    accuracy = Measurement(0.25, (0.2, 0.3), 0.5, 8, 1, 1.0, 3.0, 0.0)
+    (runs.folder / "eval").mkdir()
+    write_measurements(runs.folder / "eval/step_000003.json", {"sampled": accuracy})
+    runs.go(0, 1)
+    (runs.folder / "wandb").rename(runs.folder / "earlier")
+    with runs.trackers() as trackers:
+        trackers.start(3)
+        trackers.catch_up(tracker.steps())
+    [(_, history)] = read_wandb(runs.folder)
+    assert sorted(history) == [2, 3]
+    assert history[2]["reward/mean"] == 0.25
+    assert "eval/accuracy" not in history[2]
+    assert history[3]["eval/accuracy"] == 0.25
+    [table] = runs.folder.glob("wandb/offline-run-*/files/media/table/rollouts_*.json")
+    assert len(json.loads(table.read_text())["data"]) == 2
 
 
 def test_wandb_without_its_service(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -423,6 +423,7 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
         "rollout/effective_sample_fraction": 0.5,
         "policy/loss": 2,
         "policy/kl": 2**-11,
+        "policy/kl_before": 2**-11,
         "policy/entropy": 3,
         "policy/clip_fraction": 0.125,
         "policy/grad_norm": 1.5,

@@ -16,9 +16,11 @@ from openr1.errors import ConfigError, TrainingError
 from openr1.policy.update import LossSettings, OffPolicySettings
 from openr1.prompts import PromptStream
 from openr1.records import Group, Prompt
+from openr1.step_metrics import step_metrics
 from openr1.tracking import rollout_rows
 from openr1.trainer import TrainerState
 from tests.fakes import (
+    TOKEN_SUMS,
     FakePolicy,
     FakeReference,
     FakeRewards,
@@ -26,7 +28,9 @@ from tests.fakes import (
     graded,
     make_config,
     make_group,
+    make_prompt,
     make_response,
+    make_score,
 )
 from tests.test_trainer import PROMPTS, make_step, make_trainer
 
@@ -331,6 +335,22 @@ def test_kl_coefficient_is_adapted_and_resumed(tmp_path: Path) -> None:
     resumed.restore(TrainerState.from_values(json.loads(json.dumps(asdict(trainer.state)))))
     resumed.step()
     assert policy.losses[2].kl_coef == pytest.approx(0.121)
+
+
+def test_kl_coefficient_rests_while_the_policy_does(tmp_path: Path) -> None:
+    """Catches a weight that falls to nothing in the steps in which a policy cannot move away."""
+    algorithm = {"init_kl_coef": 0.1, "kl_target": 1e-4, "kl_horizon": 8}
+    trainer = make_trainer(make_config(tmp_path, algorithm=algorithm, debug={"rollout_only": True}))
+    assert [trainer.step().metrics["policy/kl_coef"] for _ in range(2)] == [0.1, 0.1]
+    assert trainer.state.kl_coef is None
+
+
+def test_kl_before_a_step_is_that_of_its_first_update() -> None:
+    """Catches KL that the step itself brought about, taken for a reference of other weights."""
+    sums = dict.fromkeys([*TOKEN_SUMS, "loss", "grad_norm", "learning_rate"], 0.0)
+    updates = [sums | {"tokens": 4.0, "kl": 2.0}, sums | {"tokens": 12.0, "kl": 30.0}]
+    metrics = step_metrics([(make_group(make_prompt(), (1,)), [make_score(1.0)])], updates)
+    assert (metrics["policy/kl_before"], metrics["policy/kl"]) == (0.5, 2.0)
 
 
 def test_checkpoints_of_before_are_understood() -> None:

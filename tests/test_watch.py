@@ -17,7 +17,7 @@ def watch_of(folder: Path, dtype: str = "float32", **sections: Any) -> Watch:
 
 
 def record_of(step: int, mismatch: float = 0.0, kl: float = 0.0, staleness: float = 0.0) -> StepRecord:
-    metrics = {"rollout/mismatch_abs_mean": mismatch, "policy/kl": kl, "rollout/staleness_max": staleness}
+    metrics = {"rollout/mismatch_abs_mean": mismatch, "policy/kl_before": kl, "rollout/staleness_max": staleness}
     return StepRecord(step, [], [], torch.zeros(0, 0), torch.zeros(0, 0), [], metrics)
 
 
@@ -61,11 +61,12 @@ def test_replayed_responses_differ_rightly(tmp_path: Path) -> None:
 
 
 def test_the_reference_is_the_policy_at_first(tmp_path: Path) -> None:
-    """Catches another reference than the model that the run begins with; with more updates KL may be large."""
+    """Catches another reference than the model that the run begins with, also where a step makes several updates."""
     watch_of(tmp_path).check(record_of(1, kl=1e-7))
     with pytest.raises(TrainingError, match="not loaded from the same weights"):
         watch_of(tmp_path).check(record_of(1, kl=1e-5))
     watch_of(tmp_path).check(record_of(2, kl=1.0))
-    watch_of(tmp_path, policy={"train_batch_size": 2}).check(record_of(1, kl=1.0))
+    with pytest.raises(TrainingError, match="not loaded from the same weights"):
+        watch_of(tmp_path, policy={"train_batch_size": 2}).check(record_of(1, kl=1e-5))
     # What is replayed may have come of another model.
     watch_of(tmp_path, debug={"replay": "records"}).check(record_of(1, kl=1.0))

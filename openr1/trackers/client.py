@@ -68,12 +68,21 @@ class Trackers:
             self._lines.append(_Line(setup, notes, step if backend == "tensorboard" else logged))
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Hand a step over; returns at once. `rows` (`tracking.rollout_rows`) are read where a table is due."""
+        """Hand a step over to those that do not have it; returns at once.
+
+        `rows` (`tracking.rollout_rows`) are read where a table is due.
+        """
+        lines = [line for line in self._lines if line.wants(step)]
         every = self._tracking.rollout_table_steps
-        due = bool(self._lines) and every > 0 and step % every == 0
+        due = bool(lines) and every > 0 and step % every == 0
         table = table_rows(step, islice(rows, self._tracking.rollout_table_rows)) if due else []
-        for line in self._lines:
+        for line in lines:
             line.log(step, metrics, table)
+
+    def catch_up(self, steps: Iterable[tuple[int, Mapping[str, float], Iterable[Mapping[str, Any]]]]) -> None:
+        """Hand over again what a process was told of that was killed; as `log`."""
+        for step, metrics, rows in steps:
+            self.log(step, metrics, rows)
 
     def __enter__(self) -> Self:
         return self
@@ -117,10 +126,12 @@ class _Line:
         self._thread = Thread(target=self._work, name=f"tracker-{setup.backend}", daemon=True)
         self._thread.start()
 
+    def wants(self, step: int) -> bool:
+        """Whether the tracker is there, and does not have the step from before."""
+        return not self._off and step > self._logged
+
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
         """Queue a step, or drop it."""
-        if self._off:
-            return
         if self._queue.qsize() < QUEUE_SIZE:
             self._queue.put((step, metrics, table))
             return
@@ -168,8 +179,6 @@ class _Line:
         failures, warned = 0, False
         while (record := self._queue.get()) is not None:
             step = record[0]
-            if step <= self._logged:
-                continue
             try:
                 self._ask("log", *record)
             except _Failed as error:
