@@ -1,6 +1,7 @@
 """One vLLM engine in a Ray actor: generates groups, and takes new weights between two of its steps."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ Result = TypeVar("Result")
 
 STEP_TOKENS = 8192
 """Tokens that one step of an engine takes at most, unless a single response may be longer."""
+
+STEPS_SECONDS = 0.02
+"""For so long steps are made on end: weights wait no longer for the engine, and going to its thread costs 0.2 ms."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,18 @@ class EngineActor:
         while waiting:
             async with self._between_steps:
                 if waiting.keys().isdisjoint(self._finished):
-                    outputs = await self._call(self._llm.llm_engine.step)
+                    outputs = await self._call(self._steps)
                     self._finished |= {output.request_id: output for output in outputs}
             for request_id in [name for name in self._finished if name in waiting]:
                 yield to_group(waiting.pop(request_id), self._finished.pop(request_id))
+
+    def _steps(self) -> "list[RequestOutput]":
+        """Make steps until a request is finished, for a moment at most; returns what is finished."""
+        end = time.monotonic() + STEPS_SECONDS
+        while True:
+            outputs: list[RequestOutput] = self._llm.llm_engine.step()
+            if outputs or time.monotonic() > end:
+                return outputs
 
     def _add_requests(self, prompts: list[Prompt], sampling: Sampling) -> dict[str, Prompt]:
         """Queue the prompts; returns them by request id."""
