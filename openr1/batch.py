@@ -57,6 +57,11 @@ class TrainBatch:
         return self.input_ids.shape[0]
 
     @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a model reads: tokens, attention mask, response mask."""
+        return self.input_ids, self.attention_mask, self.response_mask
+
+    @property
     def lengths(self) -> list[int]:
         """Real tokens of each row, prompt included."""
         return [int(length) for length in self.attention_mask.sum(-1)]

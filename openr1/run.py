@@ -296,15 +296,8 @@ class Run:
 
     def _samplings(self, step: int) -> dict[str, Sampling]:
         """How held-out prompts are sampled: as in training; before the first step and after the last greedily, too."""
-        rollout, evaluation = self._config.rollout, self._config.evaluation
-        sampled = Sampling(
-            evaluation.n_samples_per_prompt,
-            rollout.generate_max_len,
-            rollout.temperature,
-            rollout.top_p,
-            self._config.run.seed,
-            "eval",
-        )
+        evaluation, sampling = self._config.evaluation, Sampling.of_training(self._config, "eval")
+        sampled = replace(sampling, n_samples_per_prompt=evaluation.n_samples_per_prompt)
         kinds = {"sampled": sampled}
         if step in (0, self._config.num_steps):
             kinds["greedy"] = replace(sampled, n_samples_per_prompt=1, temperature=0.0, top_p=1.0)

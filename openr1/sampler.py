@@ -181,7 +181,7 @@ class Sampler:
         place = self._prompts.state()
         seconds: dict[str, float] = {}
         try:
-            chosen, dropped = self._choose(self._sampling(step), seconds)
+            chosen, dropped = self._choose(Sampling.of_training(self._config, train_stream(step)), seconds)
             batch = self._batch([group for group, _ in chosen], seconds)
         except BaseException:
             self._prompts.restore(place)
@@ -243,17 +243,6 @@ class Sampler:
             ref_log_probs = torch.zeros_like(batch.rollout_log_probs)
             ref_log_probs[batch.response_mask] = self._reference.collect(groups)
             return replace(batch, ref_log_probs=ref_log_probs)
-
-    def _sampling(self, step: int) -> Sampling:
-        rollout = self._config.rollout
-        return Sampling(
-            n_samples_per_prompt=rollout.n_samples_per_prompt,
-            generate_max_len=rollout.generate_max_len,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            seed=self._config.run.seed,
-            seed_stream=train_stream(step),
-        )
 
 
 def train_stream(step: int) -> str:

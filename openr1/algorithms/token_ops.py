@@ -57,26 +57,6 @@ def _chunk_outputs(
     return TokenOutputs(log_probs, entropy, logsumexp)
 
 
-def _outputs_in_chunks(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    temperature: float,
-    wanted: Entropy,
-    most_held: int,
-) -> TokenOutputs:
-    """`_chunk_outputs` of all positions."""
-    again = len(targets) > most_held
-    compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if again else _chunk_outputs
-    size = min(CHUNK_TOKENS, most_held)
-    chunks = [
-        compute(part, weight, bias, target, temperature, wanted)
-        for part, target in zip(hidden.split(size), targets.split(size), strict=True)
-    ]
-    return TokenOutputs(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
-
-
 def held_tokens(vocab_size: int) -> int:
     """Tokens whose logits may exist at one time: `HELD_VALUES` logits, and one token at least."""
     return max(1, HELD_VALUES // vocab_size)
@@ -110,9 +90,15 @@ def response_outputs(
     """
     positions = response_mask[:, 1:]
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
-    in_chunks = partial(
-        _outputs_in_chunks, targets=targets, temperature=temperature, wanted=entropy, most_held=most_held
-    )
+    size = min(CHUNK_TOKENS, most_held)
+    again = len(targets) > most_held
+
+    def in_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> TokenOutputs:
+        compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if again else _chunk_outputs
+        parts = zip(hidden.split(size), targets.split(size), strict=True)
+        chunks = [compute(part, weight, bias, target, temperature, entropy) for part, target in parts]
+        return TokenOutputs(*(torch.cat(values) for values in zip(*chunks, strict=True)))
+
     log_probs, entropies, logsumexp = head(inputs, in_chunks)
     # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
     zero = hidden[..., 0].float() * 0.0

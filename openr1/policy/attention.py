@@ -60,12 +60,9 @@ def attend_within_rows(
 def _attend_on_gpu(query: Tensor, key: Tensor, value: Tensor, row_lengths: list[int], scaling: float | None) -> Tensor:
     """`attend_within_rows` by the kernel for rows of any lengths in PyTorch (FlashAttention-2)."""
     ends = torch.tensor([0, *accumulate(row_lengths)], dtype=torch.int32, device=query.device)
-    longest = max(row_lengths)
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
-    causal = (-1, 0)
-    attended = varlen_attn(
-        query, key, value, ends, ends, longest, longest, scale=scaling, window_size=causal, enable_gqa=True
-    )
+    both = (ends, ends, max(row_lengths), max(row_lengths))
+    attended = varlen_attn(query, key, value, *both, scale=scaling, window_size=(-1, 0), enable_gqa=True)  # causal
     assert isinstance(attended, Tensor)
     return attended.unsqueeze(0)
 

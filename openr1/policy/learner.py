@@ -27,7 +27,7 @@ from openr1.policy.lora import add_adapters, full_weights
 from openr1.policy.model import TokenModel, ValueModel, load_causal_lm
 from openr1.policy.settings import LearnerSettings
 from openr1.policy.universal import saved_ranks, write_universal
-from openr1.policy.update import FrozenEngine, LossSettings, policy_update, value_update
+from openr1.policy.update import LossSettings, policy_update, value_update
 
 
 class Learner:
@@ -119,7 +119,7 @@ class CriticLearner(Learner):
     def values(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
         """Values [B, T] of each micro-batch under the current weights; see `ValueModel`."""
         batches = [self._to_device(micro) for micro in micro_batches]
-        return [self._engine(batch.input_ids, batch.attention_mask, batch.response_mask).cpu() for batch in batches]
+        return [self._engine(*batch.inputs).cpu() for batch in batches]
 
     def update(self, micro_batches: Sequence[TrainBatch], clip: float | None) -> dict[str, float]:
         """One optimizer step of the value loss; returns as `PolicyLearner.update` does, with `loss` alone as a sum."""
@@ -163,7 +163,7 @@ class PolicyLearner(Learner):
     def measure(self, micro_batches: Sequence[TrainBatch], loss: LossSettings) -> dict[str, float]:
         """The sums of `update`, without one: nothing is learned; gradient norm and learning rate are 0."""
         batches = [self._to_device(micro) for micro in micro_batches]
-        sums = policy_update(FrozenEngine(self._engine), batches, loss, dist.get_world_size())
+        sums = policy_update(self._engine, batches, loss, dist.get_world_size(), learn=False)
         return sums | {"grad_norm": 0.0, "learning_rate": 0.0}
 
     def supervised_update(
@@ -209,9 +209,7 @@ class PolicyLearner(Learner):
         return {**sums, "grad_norm": self._checked_grad_norm(), "learning_rate": learning_rate}
 
     def _without_entropy(self, batch: TrainBatch) -> TokenOutputs:
-        outputs: TokenOutputs = self._engine(
-            batch.input_ids, batch.attention_mask, batch.response_mask, with_entropy=False
-        )
+        outputs: TokenOutputs = self._engine(*batch.inputs, with_entropy=False)
         return outputs
 
     def export(self, folder: Path) -> None:

@@ -33,7 +33,6 @@ class ReferenceActor:
         log_probs = torch.zeros_like(batch.rollout_log_probs)
         for rows in plan_micro_batches(batch.lengths, 1, self._micro_batch_tokens, self._packing)[0]:
             micro = batch.select(rows)
-            inputs = (micro.input_ids, micro.attention_mask, micro.response_mask)
-            part = self._model(*(tensor.to(self._device) for tensor in inputs), with_entropy=False).log_probs
+            part = self._model(*(tensor.to(self._device) for tensor in micro.inputs), with_entropy=False).log_probs
             log_probs[torch.tensor(rows), : part.shape[1]] = part.cpu()
         return log_probs[batch.response_mask]

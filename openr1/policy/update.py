@@ -31,23 +31,6 @@ class TrainEngine(Protocol[Outputs]):
 
 
 @dataclass(frozen=True)
-class FrozenEngine:
-    """Computes what an engine does, and learns nothing."""
-
-    engine: TrainEngine[TokenOutputs]
-
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
-        """What the engine computes."""
-        return self.engine(input_ids, attention_mask, response_mask)
-
-    def backward(self, loss: Tensor) -> None:
-        """Nothing."""
-
-    def step(self) -> None:
-        """Nothing."""
-
-
-@dataclass(frozen=True)
 class OffPolicySettings:
     """How far responses of another distribution count; see the config's `off_policy` section."""
 
@@ -71,9 +54,13 @@ class LossSettings:
 
 
 def policy_update(
-    engine: TrainEngine[TokenOutputs], micro_batches: Sequence[TrainBatch], settings: LossSettings, num_ranks: int
+    engine: TrainEngine[TokenOutputs],
+    micro_batches: Sequence[TrainBatch],
+    settings: LossSettings,
+    num_ranks: int,
+    learn: bool = True,
 ) -> dict[str, float]:
-    """Make one optimizer step from this rank's micro-batches.
+    """Make one optimizer step from this rank's micro-batches; without `learn`, only compute what it would tell.
 
     The loss is the sum over all ranks' response tokens of `loss_weights` x (corrected policy loss + kl_coef * KL -
     entropy_coef * entropy): cutting the batch differently does not change the gradient.
@@ -83,6 +70,7 @@ def policy_update(
         micro_batches: This rank's, in order; every rank has as many. With `loss_weights`, made of the whole batch.
         settings: What the loss is made of.
         num_ranks: Ranks that share the batch.
+        learn: Go backward, and make the step.
 
     Returns:
         `loss`, and sums over this rank's response tokens (see `token_sums`); add up over ranks, then divide the sums.
@@ -92,7 +80,7 @@ def policy_update(
         assert micro.advantages is not None
         assert micro.loss_weights is not None
         mask = micro.response_mask
-        log_probs, entropy, _ = engine(micro.input_ids, micro.attention_mask, mask)
+        log_probs, entropy, _ = engine(*micro.inputs)
         old_log_probs = log_probs.detach() if micro.old_log_probs is None else micro.old_log_probs
         loss, clipped = LOSSES[settings.policy_loss](log_probs, old_log_probs, micro.advantages, mask, settings.bounds)
         weights, kept = _corrections(old_log_probs, micro, settings.off_policy)
@@ -103,7 +91,8 @@ def policy_update(
             loss = loss + settings.kl_coef * kl
         loss = loss - settings.entropy_coef * entropy
         loss_sum = masked_sum(loss * micro.loss_weights, mask)
-        engine.backward(loss_sum * num_ranks)
+        if learn:
+            engine.backward(loss_sum * num_ranks)
         sums.update({"loss": float(loss_sum.detach())})
         sums.update(
             token_sums(micro, old_log_probs)
@@ -116,7 +105,8 @@ def policy_update(
                 rejected=(~kept).float(),
             )
         )
-    engine.step()
+    if learn:
+        engine.step()
     return dict(sums)
 
 
@@ -132,7 +122,7 @@ def value_update(
         assert micro.values is not None
         assert micro.returns is not None
         assert micro.loss_weights is not None
-        values = engine(micro.input_ids, micro.attention_mask, micro.response_mask)
+        values = engine(*micro.inputs)
         loss = value_loss(values, micro.values, micro.returns, clip)
         loss_sum = masked_sum(loss * micro.loss_weights, micro.response_mask)
         engine.backward(loss_sum * num_ranks)

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
+from openr1.config import TrainConfig
 from openr1.records import Prompt
 
 LARGEST_SEED = 2**31
@@ -22,6 +23,13 @@ class Sampling:
     top_p: float
     seed: int
     seed_stream: str
+
+    @classmethod
+    def of_training(cls, config: TrainConfig, seed_stream: str) -> "Sampling":
+        """As the config's steps are sampled."""
+        rollout, seed = config.rollout, config.run.seed
+        samples, longest = rollout.n_samples_per_prompt, rollout.generate_max_len
+        return cls(samples, longest, rollout.temperature, rollout.top_p, seed, seed_stream)
 
     def seed_of(self, prompt: Prompt) -> int:
         """The seed of the prompt's first response; vLLM gives response i this plus i, so seeds are G apart."""

@@ -7,6 +7,7 @@ every `rollout.verify_steps` steps.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from openr1.batch import TrainBatch
 from openr1.config import TrainConfig
@@ -28,16 +29,10 @@ class WeightCheck:
         self, config: TrainConfig, engines: Sequence[Rollout], policy: Policy, prompts: Sequence[Prompt]
     ) -> None:
         """Of `engines` each stands for one alone; of `prompts` the first few are used."""
-        rollout = config.rollout
         # top_p is 1 whatever the run's is: log-probs of a cut distribution are others than the policy's.
-        self._sampling = Sampling(
-            n_samples_per_prompt=1,
-            generate_max_len=min(NUM_TOKENS, rollout.generate_max_len),
-            temperature=rollout.temperature,
-            top_p=1.0,
-            seed=config.run.seed,
-            seed_stream="verify",
-        )
+        longest = min(NUM_TOKENS, config.rollout.generate_max_len)
+        sampling = Sampling.of_training(config, "verify")
+        self._sampling = replace(sampling, n_samples_per_prompt=1, generate_max_len=longest, top_p=1.0)
         self._dtype = config.model.dtype
         self._engines = engines
         self._policy = policy
