@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import ROOT, write_result
-from openr1.algorithms.token_ops import held_tokens, response_outputs
+from openr1.algorithms.token_ops import Compute, TokenOutputs, held_tokens, response_outputs
 
 VOCABULARY, HIDDEN = 151_936, 256
 WAYS = ("chunked", "naive")
@@ -33,7 +33,11 @@ def measure(way: str, tokens: int) -> dict[str, float]:
     mask[:, 0] = False
     before, start = _peak_gib(), time.monotonic()
     if way == "chunked":
-        log_probs = response_outputs(head, hidden, input_ids, mask, 1.0, most_held=held_tokens(VOCABULARY)).log_probs[
+
+        def called(hidden: torch.Tensor, compute: Compute) -> TokenOutputs:
+            return compute(hidden, head.weight, None)
+
+        log_probs = response_outputs(called, hidden, input_ids, mask, 1.0, most_held=held_tokens(VOCABULARY)).log_probs[
             :, 1:
         ]
     else:

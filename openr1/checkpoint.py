@@ -52,7 +52,9 @@ class Checkpoints:
         # Damaged ones, or the run would have gone on from them; they must not count as the newest.
         complete = self.complete()
         for later in complete[complete.index(final) + 1 :]:
-            _remove(later)
+            damaged = later.with_name(f"damaged_{later.name}")
+            _remove(damaged)
+            later.rename(damaged)
         write_whole(self._folder / "latest", final.name + "\n")
         _flush_folder(self._folder)
         self._prune()

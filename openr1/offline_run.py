@@ -87,6 +87,7 @@ class OfflineRun:
         path = self._folder / "metrics.jsonl"
         write_objects(path, [row for row in read_metrics(path) if row["step"] <= self._step])
         self._trackers.start(self._step)
+        self._trackers.catch_up()
         if measure is not None and self._step == 0:
             say(f"before the first step: {_show(measure())}")
         try:

@@ -180,7 +180,7 @@ class Run:
         before = self._evaluate(0) if state.step == 0 else self._read(0)
         if state.step > 0 and not self._evaluation_path(state.step).exists():
             self._evaluate_on_the_way()
-        self._trackers.catch_up(self._tracker.steps())
+        self._trackers.catch_up()
         try:
             with progress("training", self._config.num_steps, state.step) as self._advance:
                 while self._trainer.state.step < self._config.num_steps:

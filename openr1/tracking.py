@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from eval.held_out import read_measurements
 from openr1.files import read_objects, to_line, write_objects
@@ -34,18 +35,19 @@ class Tracker:
             file.write(to_line({"step": record.step, **record.metrics}))
         write_objects(self._rollouts / f"step_{record.step:06d}.jsonl", rollout_rows(record))
 
-    def steps(self) -> Iterator[tuple[int, dict[str, float], Iterator[dict[str, object]]]]:
-        """What was written: each step, its metrics, with the accuracy that was measured after it, and its responses.
 
-        Where the file of a step's responses was removed, there are none.
-        """
-        for row in read_metrics(self._path):
-            step = int(row.pop("step"))
-            measured = self._measured / f"step_{step:06d}.json"
+def kept_steps(folder: Path, after: int) -> Iterator[tuple[int, dict[str, float], Iterator[dict[str, Any]]]]:
+    """What a run folder has of the steps after one: metrics, with the accuracy that was measured then, and responses.
+
+    Files of responses are opened when these are read; there are none where a file is not there.
+    """
+    for row in read_metrics(folder / "metrics.jsonl"):
+        step = int(row.pop("step"))
+        if step > after:
+            measured, responses = folder / f"eval/step_{step:06d}.json", folder / f"rollouts/step_{step:06d}.jsonl"
             if measured.exists():
                 row["eval/accuracy"] = read_measurements(measured)["sampled"].accuracy
-            path = self._rollouts / f"step_{step:06d}.jsonl"
-            yield step, row, (one for _, one in read_objects(path)) if path.exists() else iter(())
+            yield step, row, (one for _, one in read_objects(responses)) if responses.exists() else iter(())
 
 
 def rollout_rows(record: StepRecord) -> Iterator[dict[str, object]]:

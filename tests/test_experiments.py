@@ -1,6 +1,7 @@
 """The experiments of benchmarks/: what a run may spend, what it learns from, how results are pooled, and the page."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from benchmarks import algorithms, sft_vs_rl_arms
+from benchmarks import algorithms, log_prob_memory, sft_vs_rl_arms
 from benchmarks import all as performance
 from benchmarks.against_trl import lengths_of
 from benchmarks.algorithms import mean_curve
@@ -242,6 +243,12 @@ def test_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     write_page(ROOT / "benchmarks/results/sft_vs_rl", page)
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("way", log_prob_memory.WAYS)
+def test_log_probs_are_measured(way: str) -> None:
+    """Catches a measurement that can no longer be made. 8 tokens of so many random logits: about 8 ln 151,936 = 95."""
+    assert log_prob_memory.measure(way, 8)["sum"] == pytest.approx(-8 * math.log(151_936), rel=0.1)
 
 
 def test_performance_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_save_outlives_damaged_ones_of_later_steps(tmp_path: Path) -> None:
     (save(checkpoints, 20) / "policy/nested/weights.bin").unlink()
     assert newest_step(checkpoints) == 10
     path = save(checkpoints, 15)
-    assert names(tmp_path) == ["best", "latest", "step_000010", "step_000015"]
+    assert names(tmp_path) == ["best", "damaged_step_000020", "latest", "step_000010", "step_000015"]
     assert (newest_step(checkpoints), (tmp_path / "latest").read_text()) == (15, f"{path.name}\n")
 
 

@@ -212,7 +212,7 @@ def test_wandb_gets_what_a_killed_run_did_not_hand_over(runs: Runs) -> None:
     (runs.folder / "wandb").rename(runs.folder / "earlier")
     with runs.trackers() as trackers:
         trackers.start(3)
-        trackers.catch_up(tracker.steps())
+        trackers.catch_up()
     [(_, history)] = read_wandb(runs.folder)
     assert sorted(history) == [2, 3]
     assert history[2]["reward/mean"] == 0.25

@@ -27,7 +27,7 @@ def attend_within_rows(
 ) -> tuple[Tensor, None]:
     """Causal attention of packed rows, none of which sees another; what transformers' mask over all pairs gives, too.
 
-    On a GPU one call does all of it, in the types that its kernel has; elsewhere rows of equal length share one.
+    On a GPU one call does all of it, where its kernel has the type and the sizes; else rows of equal length share one.
 
     Args:
         module: The attention layer.
@@ -44,7 +44,7 @@ def attend_within_rows(
         [1, N, heads, D], and no attention weights.
     """
     assert attention_mask is None
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and dropout == 0:
+    if query.is_cuda and dropout == 0 and _kernel_takes(query, value):
         return _attend_on_gpu(query, key, value, row_lengths, scaling), None
     equal = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
     parts = zip(*(tensor.split([n * length for length, n in equal], 2) for tensor in (query, key, value)), strict=True)
@@ -55,6 +55,11 @@ def attend_within_rows(
         attention, _ = sdpa_attention_forward(module, *stacked, None, dropout, scaling, **kwargs)
         attended.append(attention.flatten(0, 1))
     return torch.cat(attended)[None], None
+
+
+def _kernel_takes(query: Tensor, value: Tensor) -> bool:
+    """Whether the kernel of GPUs has the tensors' type, of 16 bits, and sizes."""
+    return query.dtype.itemsize == 2 and value.shape[-1] == query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
 
 
 def _attend_on_gpu(query: Tensor, key: Tensor, value: Tensor, row_lengths: list[int], scaling: float | None) -> Tensor:

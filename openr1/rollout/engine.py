@@ -44,8 +44,8 @@ class EngineSettings:
 class EngineActor:
     """Runs vLLM in this process, a step at a time: not stepping is pausing, so a weight update needs no protocol.
 
-    All calls into vLLM happen on one thread; `_between_steps` is held for each step, and from the start of a weight
-    update to its end.
+    All calls into vLLM happen on one thread; `_between_steps` is held for the steps of a moment (`STEPS_SECONDS`), and
+    from the start of a weight update to its end.
     """
 
     def __init__(self, settings: EngineSettings) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from multiprocessing.connection import Pipe
@@ -29,6 +30,7 @@ from openr1.console import say
 from openr1.errors import ConfigError
 from openr1.files import write_whole
 from openr1.trackers.backends import Row, Setup, table_rows
+from openr1.tracking import kept_steps
 
 BACKENDS = {
     "wandb": "openr1.trackers.backends:Wandb",
@@ -79,9 +81,10 @@ class Trackers:
         for line in lines:
             line.log(step, metrics, table)
 
-    def catch_up(self, steps: Iterable[tuple[int, Mapping[str, float], Iterable[Mapping[str, Any]]]]) -> None:
-        """Hand over again what a process was told of that was killed; as `log`."""
-        for step, metrics, rows in steps:
+    def catch_up(self) -> None:
+        """Hand over the newest steps of the run folder that not every tracker has; room is left for those to come."""
+        after = min((line.logged for line in self._lines), default=sys.maxsize)
+        for step, metrics, rows in deque(kept_steps(self._run.folder, after), QUEUE_SIZE // 2):
             self.log(step, metrics, rows)
 
     def __enter__(self) -> Self:
@@ -103,7 +106,7 @@ class _Line:
         """Start; the tracker has the steps up to `logged`."""
         self._setup = setup
         self._notes = notes
-        self._logged = logged
+        self.logged = logged
         self._queue: SimpleQueue[tuple[int, Mapping[str, float], list[Row]] | None] = SimpleQueue()
         self._dropped = 0
         self._succeeded = True
@@ -128,7 +131,7 @@ class _Line:
 
     def wants(self, step: int) -> bool:
         """Whether the tracker is there, and does not have the step from before."""
-        return not self._off and step > self._logged
+        return not self._off and step > self.logged
 
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
         """Queue a step, or drop it."""
