@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 HELD_VALUES = 2**26
-"""Logits that exist at one time: 256 MiB in float32; with what is computed of them, about six times that."""
+"""Logits that exist at one time: 256 MiB in float32; with what is computed of them, about four times that."""
 CHUNK_TOKENS = 2048
 """Tokens of a chunk at most."""
 
@@ -47,14 +47,14 @@ def _chunk_outputs(
     logits = functional.linear(hidden, weight, bias).float()
     if temperature != 1.0:
         logits = logits / temperature
-    logsumexp = logits.logsumexp(-1)
-    log_probs = logits.gather(-1, targets[:, None]).squeeze(-1) - logsumexp
-    if wanted == "none":
-        return TokenOutputs(log_probs, torch.zeros_like(logsumexp), logsumexp)
-    with torch.set_grad_enabled(wanted == "gradient" and torch.is_grad_enabled()):
-        # Without a tensor of products or of log-probs of the whole vocabulary.
-        entropy = logsumexp - torch.einsum("nv,nv->n", logits.softmax(-1), logits)
-    return TokenOutputs(log_probs, entropy, logsumexp)
+    log_softmax = logits.log_softmax(-1)
+    log_probs, chosen = (values.gather(-1, targets[:, None]).squeeze(-1) for values in (log_softmax, logits))
+    entropy = torch.zeros_like(log_probs)
+    if wanted != "none":
+        with torch.set_grad_enabled(wanted == "gradient" and torch.is_grad_enabled()):
+            # Without a tensor of products.
+            entropy = -torch.einsum("nv,nv->n", log_softmax.exp(), log_softmax)
+    return TokenOutputs(log_probs, entropy, chosen - log_probs)
 
 
 def held_tokens(vocab_size: int) -> int:
