@@ -31,5 +31,5 @@ type: setup ## mypy, strict
 
 check: lint type test ## everything that a commit needs
 
-bench: setup ## all speed and memory measurements, and their table in docs/performance.md (about 40 minutes)
+bench: setup ## all speed and memory measurements, and their table in docs/performance.md (about 45 minutes)
 	$(PYTHON_VENV) -m benchmarks.all
