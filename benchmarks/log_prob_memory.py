@@ -37,9 +37,8 @@ def measure(way: str, tokens: int) -> dict[str, float]:
         def called(hidden: torch.Tensor, compute: Compute) -> TokenOutputs:
             return compute(hidden, head.weight, None)
 
-        log_probs = response_outputs(called, hidden, input_ids, mask, 1.0, most_held=held_tokens(VOCABULARY)).log_probs[
-            :, 1:
-        ]
+        outputs = response_outputs(called, hidden, input_ids, mask, 1.0, most_held=held_tokens(VOCABULARY))
+        log_probs = outputs.log_probs[:, 1:]
     else:
         log_probs = head(hidden[:, :-1]).log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
     log_probs.sum().backward()
