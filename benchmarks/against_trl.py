@@ -27,15 +27,15 @@ import ray
 
 from benchmarks.machine import ROOT, reward_server, spread, write_result
 from benchmarks.trl_side import ENVIRONMENT, METHODS, TrlSettings, TrlSide
-from openr1.cluster import Stages, running_ray, shared_memory_folder
-from openr1.config import TrainConfig
-from openr1.config_file import load_config
-from openr1.interrupt import Interrupts
-from openr1.prompts import PromptStream, Wording, load_prompts, load_tokenizer
-from openr1.records import Group
-from openr1.rewards import RewardClient
+from openr1.config.load import load_config
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream, Wording, load_prompts, load_tokenizer
+from openr1.rewards.client import RewardClient
 from openr1.rollout.engine import EngineActor
-from openr1.trainer import StepRecord, Trainer
+from openr1.runtime.interrupts import Interrupts
+from openr1.training.cluster import Stages, running_ray, shared_memory_folder
+from openr1.training.trainer import StepRecord, Trainer
+from openr1.types import Group
 
 PHASES = ("generate", "reward", "reference", "update", "sync", "step")
 EQUAL, MEDIAN, LONGEST, SIGMA = 90, 60, 600, 0.9

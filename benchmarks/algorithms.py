@@ -20,7 +20,7 @@ from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_arms import BUDGET, GRPO_STEPS, SEEDS, Place, grpo, run_name
 from benchmarks.tables import Runs, accuracy_table, cost_table, fill, read_results
 from eval.plots import COLOURS, to_png
-from openr1.files import write_whole
+from openr1.runtime.files import write_whole
 
 TASK = "countdown"
 BENCHMARKS = (TASK, f"{TASK}_larger")

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.machine import ROOT
 from benchmarks.tables import fill
-from openr1.files import write_whole
+from openr1.runtime.files import write_whole
 
 RESULTS = ROOT / "benchmarks/results"
 PAGE = ROOT / "docs/performance.md"

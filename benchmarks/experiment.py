@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.machine import ROOT, machine
 from openr1.errors import OpenR1Error
-from openr1.files import write_whole
+from openr1.runtime.files import write_whole
 
 LINES_OF_A_FAILURE = 15
 

@@ -21,13 +21,13 @@ import torch
 
 from benchmarks.against_trl import describe, lengths_of
 from benchmarks.machine import ROOT, spread, write_result
+from openr1.algorithms.batch import TrainBatch, plan_micro_batches
 from openr1.algorithms.losses import ClipBounds
-from openr1.batch import TrainBatch, plan_micro_batches
-from openr1.cluster import running_ray, start_policy
-from openr1.config import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.policy.actor import PolicyActor
-from openr1.policy.settings import LearnerSettings
-from openr1.policy.update import LossSettings
+from openr1.config.train import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.training.cluster import running_ray, start_policy
+from openr1.workers.settings import LearnerSettings
+from openr1.workers.update import LossSettings
+from openr1.workers.worker import PolicyActor
 
 MODEL = ROOT / "data/tiny_base"
 PROMPT_TOKENS, MICRO_BATCH_TOKENS, BETA1 = 25, 8192, 0.9

@@ -16,14 +16,14 @@ from benchmarks.experiment import run_command
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_data import write_traces
 from eval.samples import Sample, SampleFile
-from openr1.config_file import load_config
-from openr1.config_offline import DpoConfig, DpoDataConfig, SftDataConfig
+from openr1.config.fixed_data import DpoConfig, DpoDataConfig, SftDataConfig
+from openr1.config.load import load_config
+from openr1.data.prompts import load_tokenizer
 from openr1.errors import OpenR1Error
-from openr1.files import read_objects, write_objects
-from openr1.preferences import load_pairs
-from openr1.prompts import load_tokenizer
-from openr1.supervised import load_examples
-from openr1.tracking import read_metrics
+from openr1.runtime.files import read_objects, write_objects
+from openr1.tracking.recorder import read_metrics
+from openr1.training.dpo import load_pairs
+from openr1.training.sft import load_examples
 
 SEEDS = (1, 2, 3)
 BUDGET = 600_000

@@ -22,7 +22,7 @@ from data.generate_countdown import (
     solve,
 )
 from data.generate_game24 import TARGET, shuffle_numbers, solvable_problems
-from openr1.files import read_objects, write_objects
+from openr1.runtime.files import read_objects, write_objects
 from reward_server.scoring import get_score
 from reward_server.tasks import find_task
 

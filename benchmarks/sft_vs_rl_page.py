@@ -7,7 +7,7 @@ from benchmarks.sft_vs_rl_arms import SEEDS, arms_of, run_name
 from benchmarks.sft_vs_rl_data import BENCHMARKS, TASKS
 from benchmarks.tables import Runs, accuracy_table, cost_table, fill, pool, read_results
 from eval.plots import draw
-from openr1.files import write_whole
+from openr1.runtime.files import write_whole
 
 PAGE = ROOT / "docs/experiments/sft_vs_rl.md"
 PLOTS = ("accuracy.png", "accuracy_seconds.png", "length_accuracy.png", "errors.png")

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.experiment import run_command
 from benchmarks.machine import ROOT, spread, write_result
-from openr1.tracking import read_metrics
+from openr1.tracking.recorder import read_metrics
 
 WARM_UP = 2
 """Steps that are not counted."""

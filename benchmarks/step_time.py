@@ -24,19 +24,19 @@ import ray
 import torch
 
 from benchmarks.machine import ROOT, reward_server, spread, write_result
-from openr1.batch import TrainBatch, plan_micro_batches
-from openr1.cluster import Stages, running_ray, shared_memory_folder, start_actor
-from openr1.config import TrainConfig
-from openr1.config_file import load_config
-from openr1.interrupt import Interrupts
-from openr1.policy.model import load_causal_lm
-from openr1.policy.update import LossSettings
-from openr1.prompts import PromptStream, Wording, end_token_ids, load_prompts, load_tokenizer
-from openr1.records import Group, Prompt, Score
-from openr1.rewards import RewardClient
+from openr1.algorithms.batch import TrainBatch, plan_micro_batches
+from openr1.config.load import load_config
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream, Wording, end_token_ids, load_prompts, load_tokenizer
+from openr1.rewards.client import RewardClient
 from openr1.rollout.engine import EngineSettings, _build_llm, to_vllm
-from openr1.rollout.sampling import Sampling
-from openr1.trainer import Policy, Reference, Rollout, StepRecord, Trainer
+from openr1.rollout.sampling_params import Sampling
+from openr1.runtime.interrupts import Interrupts
+from openr1.training.cluster import Stages, running_ray, shared_memory_folder, start_actor
+from openr1.training.trainer import Policy, Reference, Rollout, StepRecord, Trainer
+from openr1.types import Group, Prompt, Score
+from openr1.workers.model import load_causal_lm
+from openr1.workers.update import LossSettings
 
 PHASES = ("generate", "reward", "reference", "update", "sync")
 

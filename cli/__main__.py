@@ -7,7 +7,7 @@ missing, 4 training stopped on an error, 130 / 143 interrupted (with a checkpoin
 import sys
 
 from openr1.errors import OpenR1Error
-from openr1.interrupt import Interrupted
+from openr1.runtime.interrupts import Interrupted
 
 COMMANDS = {
     "train": "reinforcement learning from a config",

@@ -1,8 +1,8 @@
 """`python -m cli dpo`: preference optimization from a config."""
 
 from cli.options import config_parser, run_offline
-from openr1.config_checks import check_dpo
-from openr1.config_offline import DpoConfig
+from openr1.config.checks import check_dpo
+from openr1.config.fixed_data import DpoConfig
 
 
 def run(argv: list[str]) -> int:
@@ -13,6 +13,6 @@ def run(argv: list[str]) -> int:
 
 def _train(config: DpoConfig, resume: bool) -> None:
     # Imported late, so that --help and --dry-run stay quick.
-    from openr1.preferences_run import run_preferences
+    from openr1.training.dpo_run import run_preferences
 
     run_preferences(config, resume)

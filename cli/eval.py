@@ -22,7 +22,7 @@ def run(argv: list[str]) -> int:
         return 1 if check_labels(benchmarks) else 0
 
     from eval.evaluate import EvalSettings, Machine, evaluate
-    from openr1.interrupt import INTERRUPTS
+    from openr1.runtime.interrupts import INTERRUPTS
 
     temperature = arguments.temperature
     if temperature is None:

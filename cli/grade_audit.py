@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
 def _read_labels(path: Path) -> list[tuple[int, str]]:
     """Line numbers and labels."""
     from openr1.errors import ConfigError
-    from openr1.files import read_objects
+    from openr1.runtime.files import read_objects
     from reward_server.openrlhf import to_label
 
     labels = []

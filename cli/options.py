@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from openr1.config_file import describe_fields, load_config, to_yaml
-from openr1.config_offline import DpoConfig, SftConfig
+from openr1.config.fixed_data import DpoConfig, SftConfig
+from openr1.config.load import describe_fields, load_config, to_yaml
 
 OfflineConfig = TypeVar("OfflineConfig", SftConfig, DpoConfig)
 

@@ -88,7 +88,7 @@ def _response_rows(path: Path, task: str | None) -> Iterator[_Row]:
     from pydantic import ValidationError
 
     from openr1.errors import ConfigError
-    from openr1.files import read_objects
+    from openr1.runtime.files import read_objects
     from reward_server.openrlhf import to_label
     from reward_server.schema import ScoreItem, describe_problems
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from cli.options import config_parser
-from openr1.config import TrainConfig
-from openr1.config_checks import check_train
-from openr1.config_file import load_config, to_yaml
+from openr1.config.checks import check_train
+from openr1.config.load import load_config, to_yaml
+from openr1.config.train import TrainConfig
 
 
 def run(argv: list[str]) -> int:
@@ -20,7 +20,7 @@ def run(argv: list[str]) -> int:
         if config.reward.server_config is not None:
             print(f"# server config: {config.reward.server_config}")
         return 0
-    from openr1.run import run_training
+    from openr1.training.run import run_training
 
     run_training(config, resume=args.resume)
     return 0

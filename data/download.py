@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from data.formats import Reading, read_records
 from data.raw_files import BadRows
 from data.sources import Source, Split
-from openr1.console import say
 from openr1.errors import ConfigError, MissingError
-from openr1.files import to_line, write_whole
+from openr1.runtime.console import say
+from openr1.runtime.files import to_line, write_whole
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from openr1.files import write_objects
+from openr1.runtime.files import write_objects
 
 HELD_OUT_FRACTION = 0.2
 LARGEST_VALUE = 99

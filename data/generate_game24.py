@@ -23,9 +23,9 @@ from statistics import fmean, median
 
 from data.generate_countdown import LARGEST_VALUE, WORDINGS, Problem, ProblemSpace, problem_row
 from data.search_traces import ABLATIONS, STYLES, Trace, can_reach, draw_trace
-from openr1.console import print_table
 from openr1.errors import ConfigError, MissingError, OpenR1Error
-from openr1.files import to_line, write_objects, write_whole
+from openr1.runtime.console import print_table
+from openr1.runtime.files import to_line, write_objects, write_whole
 from reward_server.components.steps import process_correctness
 from reward_server.components.tags import find_thinking
 from reward_server.scoring import get_score

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.generate_countdown import ProblemSpace, draw_problems, problem_row
 from data.generate_game24 import Draw, Manner, make_row, problem_source, write_problems
-from openr1.files import write_objects
+from openr1.runtime.files import write_objects
 
 ROWS = 64
 HELD_OUT = 8

@@ -15,9 +15,9 @@ import yaml
 from data.formats import Reading, convert_file
 from data.pass_rates import prompt_id, read_score
 from data.raw_files import BadRows
-from openr1.console import print_table, say
 from openr1.errors import ConfigError, MissingError
-from openr1.files import read_objects, write_objects
+from openr1.runtime.console import print_table, say
+from openr1.runtime.files import read_objects, write_objects
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 MIN_VISITS = 2

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from openr1.data.pass_rates import to_rate
 from openr1.errors import ConfigError
-from openr1.files import read_objects
-from openr1.pass_rates import to_rate
+from openr1.runtime.files import read_objects
 
 
 def prompt_id(row: dict[str, Any], place: str) -> str:

@@ -13,9 +13,9 @@ from data.formats import FORMATS, Reading, Record, find_difficulty, read_records
 from data.pass_rates import load_pass_rates
 from data.raw_files import BadRow, BadRows
 from data.steps import Steps
-from openr1.console import say
 from openr1.errors import ConfigError
-from openr1.files import write_objects, write_whole
+from openr1.runtime.console import say
+from openr1.runtime.files import write_objects, write_whole
 
 Reason = Callable[[Record], str | None]
 """Why a record is dropped, in a few words that many share; None: it stays."""
@@ -195,7 +195,7 @@ def _wrong_pass_rate(rate: float | None, plan: Plan) -> str | None:
 
 
 def _too_long(model: Path, limit: int) -> Reason:
-    from openr1.prompts import Wording, load_tokenizer, render
+    from openr1.data.prompts import Wording, load_tokenizer, render
 
     tokenizer = load_tokenizer(model)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from data.formats import Record
-from openr1.console import print_table
 from openr1.errors import ConfigError
+from openr1.runtime.console import print_table
 
 
 @dataclass(frozen=True)

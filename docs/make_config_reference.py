@@ -3,7 +3,7 @@
     python docs/make_config_reference.py [--check]
 
 Only what stands between the two marker comments is replaced. `--check` writes nothing, and exits 1 when the page
-does not say what openr1/config.py says.
+does not say what openr1/config/train.py says.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from openr1.config import TrainConfig
-from openr1.config_file import section_of
-from openr1.config_offline import DpoConfig, SftConfig
+from openr1.config.fixed_data import DpoConfig, SftConfig
+from openr1.config.load import section_of
+from openr1.config.train import TrainConfig
 
 PAGE = Path(__file__).resolve().parent / "config.md"
 BEGIN = "<!-- keys: written by docs/make_config_reference.py -->"

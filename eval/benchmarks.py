@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from openr1.data.prompts import Wording, read_rows, render
 from openr1.errors import ConfigError, MissingError
-from openr1.files import read_objects
-from openr1.prompts import Wording, read_rows, render
-from openr1.records import Prompt
+from openr1.runtime.files import read_objects
+from openr1.types import Prompt
 
 SYSTEM_PROMPT = r"Please reason step by step, and put your final answer within \boxed{}."
 """What the published MATH recipe asks of its models."""

@@ -11,8 +11,8 @@ from eval.plots import PLOTS, draw
 from eval.report import Table, markdown_table
 from eval.runs import EvaluatedRun, parse_place, read_run
 from eval.series import KINDS, benchmark_names, difference, kind_fractions
-from openr1.console import print_table, say
 from openr1.errors import ConfigError
+from openr1.runtime.console import print_table, say
 
 EMPTY = "empty: not evaluated on it"
 

@@ -14,15 +14,15 @@ from eval.page import to_html
 from eval.report import table, to_markdown
 from eval.result import summarize
 from eval.samples import Sample, SampleFile
-from openr1.cluster import running_ray, start_rollout
-from openr1.console import print_table, progress, say
+from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
-from openr1.files import write_whole
-from openr1.prompts import load_tokenizer
-from openr1.records import Group, Prompt
-from openr1.rewards import to_items
+from openr1.rewards.client import to_items
 from openr1.rollout.engine import EngineSettings
-from openr1.rollout.sampling import Sampling
+from openr1.rollout.sampling_params import Sampling
+from openr1.runtime.console import print_table, progress, say
+from openr1.runtime.files import write_whole
+from openr1.training.cluster import running_ray, start_rollout
+from openr1.types import Group, Prompt
 from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from eval.held_out import Measurement
 from eval.result import Result
 from eval.samples import Sample
 from openr1.errors import ConfigError, MissingError
-from openr1.files import read_objects
-from openr1.tracking import read_metrics
+from openr1.runtime.files import read_objects
+from openr1.tracking.recorder import read_metrics
+from openr1.training.evaluation import Measurement
 from reward_server.schema import describe_problems
 
 Shares = dict[tuple[str, str], float]

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from openr1.files import to_line, write_objects
+from openr1.runtime.files import to_line, write_objects
 
 
 @dataclass(frozen=True)

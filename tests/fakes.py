@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from openr1.batch import TrainBatch
-from openr1.config import TrainConfig
-from openr1.config_file import validate
-from openr1.config_offline import SftConfig
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.fixed_data import SftConfig
+from openr1.config.load import validate
+from openr1.config.train import TrainConfig
 from openr1.errors import OpenR1Error
-from openr1.interrupt import Interrupted
-from openr1.policy.update import LossSettings
-from openr1.records import Group, Prompt, Response, Score, WeightVersion
-from openr1.rollout.sampling import Sampling
-from openr1.trackers.client import Trackers
+from openr1.rollout.sampling_params import Sampling
+from openr1.runtime.interrupts import Interrupted
+from openr1.tracking.loggers.client import Trackers
+from openr1.types import Group, Prompt, Response, Score, WeightVersion
+from openr1.workers.update import LossSettings
 
 # Sums for each response token that FakePolicy.update answers; the effective sample fraction is 0.5 ** 2 / 0.5 = 0.5.
 TOKEN_SUMS = {

@@ -20,11 +20,11 @@ from openr1.algorithms.advantages import (
     group_normalized_advantages,
     leave_one_out_advantages,
 )
+from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.token_ops import TokenOutputs
-from openr1.batch import TrainBatch
-from openr1.policy.model import TokenModel, compute_head_in_float32
-from openr1.policy.update import LossSettings, OffPolicySettings, policy_update
+from openr1.workers.model import TokenModel, compute_head_in_float32
+from openr1.workers.update import LossSettings, OffPolicySettings, policy_update
 from reward_server.adapters import trl_reward
 from tests.test_adapters import PUZZLE, SOLVED
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openr1.balance import balanced_shares, differenced, longest_first, row_cost
+from openr1.workers.balance import balanced_shares, differenced, longest_first, row_cost
 
 costs_and_shares = {"costs": st.lists(st.integers(0, 60), min_size=1, max_size=30), "num_shares": st.integers(1, 6)}
 

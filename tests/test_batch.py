@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openr1.batch import TrainBatch, plan_micro_batches
-from openr1.records import Group
+from openr1.algorithms.batch import TrainBatch, plan_micro_batches
+from openr1.types import Group
 from tests.fakes import make_prompt, make_response
 
 

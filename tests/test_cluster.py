@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from openr1.cluster import STALE_LOCK_SECONDS, check_build_locks, gpus_needed, own_folder
 from openr1.errors import MissingError
+from openr1.training.cluster import STALE_LOCK_SECONDS, check_build_locks, gpus_needed, own_folder
 from tests.fakes import make_config
 from tests.running import ROOT
 
@@ -30,7 +30,7 @@ def test_stale_build_lock_is_named(tmp_path: Path) -> None:
 
 def test_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     """Catches shared memory that fills up with the weights of killed runs, and a living run that loses its folder."""
-    code = "import sys, time; from pathlib import Path; from openr1.cluster import own_folder\n"
+    code = "import sys, time; from pathlib import Path; from openr1.training.cluster import own_folder\n"
     code += "with own_folder(Path(sys.argv[1]), 'run-') as folder: print(folder, flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, str(tmp_path)]
     killed, living = (subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2))

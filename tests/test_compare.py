@@ -15,14 +15,14 @@ from matplotlib.image import imread
 
 from cli.__main__ import main
 from eval.compare import accuracy_table, benchmark_table, read_runs, to_json, to_markdown, training_table
-from eval.held_out import Measurement, write_measurements
 from eval.plots import COLOURS, KIND_COLOURS, PLOTS, draw
 from eval.result import Result, summarize
 from eval.runs import EvaluatedRun, HeldOut, Place, Training, parse_place, read_training
 from eval.samples import Sample, SampleFile
 from eval.series import Point, bars, difference, held_out_curves, kind_fractions, length_points, training_curves
 from openr1.errors import ConfigError, MissingError
-from openr1.files import write_objects
+from openr1.runtime.files import write_objects
+from openr1.training.evaluation import Measurement, write_measurements
 
 ROOT = Path(__file__).resolve().parent.parent
 Answers = dict[str, str]

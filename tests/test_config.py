@@ -7,10 +7,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from openr1.config import TrainConfig
-from openr1.config_checks import check_sft, check_train
-from openr1.config_file import describe_fields, load_config, parse_overrides, to_yaml, validate
-from openr1.config_offline import DpoConfig, SftConfig
+from openr1.config.checks import check_sft, check_train
+from openr1.config.fixed_data import DpoConfig, SftConfig
+from openr1.config.load import describe_fields, load_config, parse_overrides, to_yaml, validate
+from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError, OpenR1Error
 from tests.fakes import make_config
 from tests.running import ROOT

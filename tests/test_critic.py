@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from openr1.cluster import gpus_needed
-from openr1.config import TrainConfig
-from openr1.config_checks import check_train
+from openr1.config.checks import check_train
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream
 from openr1.errors import ConfigError
-from openr1.prompts import PromptStream
-from openr1.run import load_datasets
-from openr1.trainer import StepRecord, Trainer
+from openr1.training.cluster import gpus_needed
+from openr1.training.run import load_datasets
+from openr1.training.trainer import StepRecord, Trainer
 from tests.fakes import (
     FakeCritic,
     FakePolicy,

@@ -16,7 +16,7 @@ from data.decontaminate import Benchmarks
 from data.formats import FORMATS
 from data.prepare import quotas
 from data.sources import SOURCES
-from openr1.prompts import Wording, load_prompts, load_tokenizer
+from openr1.data.prompts import Wording, load_prompts, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = os.environ.get("OPENR1_DATA_DIR")

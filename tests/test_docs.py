@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from openr1.config import TrainConfig
-from openr1.config_file import describe_fields
-from openr1.config_offline import DpoConfig, SftConfig
-from openr1.interrupt import Interrupts
-from openr1.prompts import PromptStream
-from openr1.trainer import StepRecord, Trainer
+from openr1.config.fixed_data import DpoConfig, SftConfig
+from openr1.config.load import describe_fields
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream
+from openr1.runtime.interrupts import Interrupts
+from openr1.training.trainer import StepRecord, Trainer
 from tests.fakes import FakeCritic, FakePolicy, FakeReference, FakeRewards, FakeRollout, make_config, make_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def relative_links(page: Path) -> list[str]:
 
 
 def test_config_reference_is_fresh(make_reference: Callable[..., int]) -> None:
-    """Catches a key, default, range or description that changed in openr1/config.py and not in docs/config.md."""
+    """Catches a key, default, range or description that changed in openr1/config/train.py and not in docs/config.md."""
     assert make_reference(["--check"]) == 0, "run: python docs/make_config_reference.py"
 
 

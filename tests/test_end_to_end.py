@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from openr1.prompts import PromptStream, Wording, load_prompts, load_tokenizer
+from openr1.data.prompts import PromptStream, Wording, load_prompts, load_tokenizer
 from tests.running import ROOT, read_jsonl, run_grpo, write_config
 
 METRICS = [

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.held_out import Measurement, measure, read_measurements, write_measurements
 from eval.pass_at_k import mean_with_interval, pass_at_k
 from openr1.errors import RewardServerUnavailable, TrainingError
-from openr1.records import Group, Prompt, Score
-from openr1.rollout.sampling import Sampling
+from openr1.rollout.sampling_params import Sampling
+from openr1.training.evaluation import Measurement, measure, read_measurements, write_measurements
+from openr1.types import Group, Prompt, Score
 from tests.fakes import FakeRewards, FakeRollout, graded, make_prompt, make_response
 
 SAMPLING = Sampling(

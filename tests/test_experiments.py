@@ -30,12 +30,12 @@ from benchmarks.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, w
 from benchmarks.sft_vs_rl_page import PAGE, read_runs, write_page
 from benchmarks.tables import fill, mean_with_interval
 from eval.samples import Sample
-from openr1.config import TrainConfig
-from openr1.config_checks import check_train
-from openr1.config_file import load_config
+from openr1.config.checks import check_train
+from openr1.config.load import load_config
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError, OpenR1Error
-from openr1.files import read_objects, write_objects
-from openr1.prompts import load_tokenizer
+from openr1.runtime.files import read_objects, write_objects
 
 BASE = ROOT / "data/tiny_base"
 

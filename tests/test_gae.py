@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.gae import explained_variance, gae, token_rewards
 from openr1.algorithms.losses import value_loss
-from openr1.batch import TrainBatch
-from openr1.config import ModelConfig
-from openr1.policy.model import ValueModel, load_causal_lm
-from openr1.policy.update import value_update
+from openr1.config.train import ModelConfig
+from openr1.workers.model import ValueModel, load_causal_lm
+from openr1.workers.update import value_update
 from tests.test_gradients import make_batch
 
 MASK = torch.tensor([[False, True, True, True]])

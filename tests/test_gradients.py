@@ -9,15 +9,15 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
-from openr1.batch import TrainBatch
-from openr1.cluster import start_policy
-from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.policy.actor import CriticActor, PolicyActor
-from openr1.policy.group import CriticGroup, PolicyGroup
-from openr1.policy.learner import Learner
-from openr1.policy.settings import LearnerSettings
-from openr1.policy.update import LossSettings
+from openr1.config.train import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.training.cluster import start_policy
+from openr1.workers.group import CriticGroup, PolicyGroup
+from openr1.workers.learner import Learner
+from openr1.workers.settings import LearnerSettings
+from openr1.workers.update import LossSettings
+from openr1.workers.worker import CriticActor, PolicyActor
 
 BETA1 = 0.9
 LOSS = LossSettings("ppo", ClipBounds(0.2, 0.2), kl_coef=0.1)

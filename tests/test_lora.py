@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from openr1.config import LoraConfig, ModelConfig
+from openr1.config.train import LoraConfig, ModelConfig
 from openr1.errors import ConfigError
-from openr1.policy.lora import add_adapters, full_weights
-from openr1.policy.model import load_causal_lm
+from openr1.workers.lora import add_adapters, full_weights
+from openr1.workers.model import load_causal_lm
 from tests.running import read_jsonl, run_grpo, write_config
 
 TOKENS = torch.tensor([[5, 17, 99, 301, 42, 7]])

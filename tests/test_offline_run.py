@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from openr1.config_offline import SftConfig
-from openr1.interrupt import Interrupted, Interrupts
-from openr1.offline_run import Metrics, OfflineRun
-from openr1.trackers.client import Trackers
+from openr1.config.fixed_data import SftConfig
+from openr1.runtime.interrupts import Interrupted, Interrupts
+from openr1.tracking.loggers.client import Trackers
+from openr1.training.fixed_data_run import Metrics, OfflineRun
 from tests.fakes import FakePolicy, FakeTrackers
 from tests.running import read_jsonl
 

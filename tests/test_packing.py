@@ -11,10 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
-from openr1.batch import TrainBatch
-from openr1.config import ModelConfig
-from openr1.policy.attention import PACKED_ROWS, attend_within_rows
-from openr1.policy.model import TokenModel, load_causal_lm
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.train import ModelConfig
+from openr1.workers.attention import PACKED_ROWS, attend_within_rows
+from openr1.workers.model import TokenModel, load_causal_lm
 
 LENGTHS = (11, 1, 7, 7, 7, 19, 4, 1, 1)
 """Of responses; prompts have 3 tokens. Rows of equal length, side by side and apart."""

@@ -10,15 +10,15 @@ import pytest
 import ray
 import torch
 
-from openr1.batch import TrainBatch, plan_micro_batches
-from openr1.cluster import Stages, shared_memory_folder
-from openr1.config import TrainConfig
-from openr1.policy.actor import PolicyActor
-from openr1.policy.group import PolicyGroup
-from openr1.prompts import Wording, load_prompts, load_tokenizer
-from openr1.records import Prompt
+from openr1.algorithms.batch import TrainBatch, plan_micro_batches
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import Wording, load_prompts, load_tokenizer
 from openr1.rollout.pool import RolloutPool
-from openr1.rollout.sampling import Sampling
+from openr1.rollout.sampling_params import Sampling
+from openr1.training.cluster import Stages, shared_memory_folder
+from openr1.types import Prompt
+from openr1.workers.group import PolicyGroup
+from openr1.workers.worker import PolicyActor
 
 BOUND = 1e-4
 GROUPS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.pass_rates import load_pass_rates
+from openr1.data.pass_rates import PassRates
 from openr1.errors import ConfigError
-from openr1.pass_rates import PassRates
 from tests.fakes import make_group, make_prompt, make_score
 from tests.running import read_jsonl, run_grpo, write_config
 

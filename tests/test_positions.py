@@ -9,14 +9,14 @@ import ray
 import torch
 from transformers import AutoConfig
 
-from openr1.batch import TrainBatch
-from openr1.cluster import Stages, shared_memory_folder
-from openr1.config import ModelConfig, RopeScalingConfig, TrainConfig
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.train import ModelConfig, RopeScalingConfig, TrainConfig
+from openr1.data.prompts import Wording, load_prompts, load_tokenizer
 from openr1.errors import ConfigError
-from openr1.policy.model import TokenModel, load_causal_lm
-from openr1.positions import check_positions
-from openr1.prompts import Wording, load_prompts, load_tokenizer
-from openr1.rollout.sampling import Sampling
+from openr1.rollout.sampling_params import Sampling
+from openr1.training.cluster import Stages, shared_memory_folder
+from openr1.workers.model import TokenModel, load_causal_lm
+from openr1.workers.rope import check_positions
 
 
 def test_too_long_texts_are_refused(tiny_model: Callable[[bool], Path]) -> None:

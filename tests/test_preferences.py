@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import preference_loss
-from openr1.batch import TrainBatch
-from openr1.cluster import start_policy
-from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.config_offline import DpoDataConfig
+from openr1.config.fixed_data import DpoDataConfig
+from openr1.config.train import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError, MissingError
-from openr1.policy.group import PolicyGroup
-from openr1.policy.settings import LearnerSettings
-from openr1.preferences import Pair, load_pairs, sums_of_log_probs, to_batch, train_step
-from openr1.prompts import load_tokenizer
+from openr1.training.cluster import start_policy
+from openr1.training.dpo import Pair, load_pairs, sums_of_log_probs, to_batch, train_step
+from openr1.workers.group import PolicyGroup
+from openr1.workers.settings import LearnerSettings
 from tests.fakes import FakePolicy
 from tests.running import read_jsonl
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from openr1.data.prompts import PromptStream, Wording, end_token_ids, load_prompts, load_tokenizer, render
 from openr1.errors import ConfigError, MissingError, OutOfPrompts
-from openr1.prompts import PromptStream, Wording, end_token_ids, load_prompts, load_tokenizer, render
-from openr1.records import Prompt
+from openr1.types import Prompt
 from tests.fakes import make_prompt
 
 

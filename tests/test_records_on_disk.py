@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from openr1.checkpoint import Checkpoints
-from openr1.config import TrainConfig
-from openr1.config_file import to_yaml
+from openr1.config.load import to_yaml
+from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError
-from openr1.run_folder import check_unused, opened
-from openr1.tracking import Tracker, read_metrics
-from openr1.trainer import StepRecord, TrainerState
+from openr1.tracking.checkpoint import Checkpoints
+from openr1.tracking.recorder import Tracker, read_metrics
+from openr1.tracking.run_folder import check_unused, opened
+from openr1.training.trainer import StepRecord, TrainerState
 from tests.fakes import make_config, make_group, make_prompt, make_score
 from tests.running import ROOT
 
@@ -279,7 +279,7 @@ def test_used_folder_is_refused(tmp_path: Path) -> None:
 OPEN = """
 import os, sys
 from pathlib import Path
-from openr1.run_folder import opened
+from openr1.tracking.run_folder import opened
 from tests.fakes import make_config
 try:
     with opened(Path(sys.argv[1]), make_config(Path("another")), resume=False):

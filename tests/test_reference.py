@@ -9,12 +9,12 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from openr1.cluster import start_actor
-from openr1.config import ModelConfig
-from openr1.policy.group import ReferenceLine
-from openr1.policy.reference import ReferenceActor
-from openr1.policy.settings import ReferenceSettings
-from openr1.records import Group
+from openr1.config.train import ModelConfig
+from openr1.training.cluster import start_actor
+from openr1.types import Group
+from openr1.workers.group import ReferenceLine
+from openr1.workers.reference import ReferenceActor
+from openr1.workers.settings import ReferenceSettings
 from tests.fakes import make_prompt, make_response
 
 MICRO_BATCH_TOKENS = 64

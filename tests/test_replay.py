@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from openr1.algorithms.advantages import RunningReward
-from openr1.batch import TrainBatch
-from openr1.config import TrainConfig
-from openr1.config_checks import check_train
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.checks import check_train
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream
 from openr1.errors import ConfigError, MissingError, PolicyError
-from openr1.interrupt import Interrupts
-from openr1.prompts import PromptStream
-from openr1.records import Group, Prompt, Response, Score
-from openr1.replay import Recording, Replay, read_step, write_step
-from openr1.run import Datasets, Run
-from openr1.sampler import Sampled
-from openr1.trackers.client import Trackers
-from openr1.trainer import Estimated, Trainer
+from openr1.rollout.producer import Sampled
+from openr1.runtime.interrupts import Interrupts
+from openr1.tracking.loggers.client import Trackers
+from openr1.training.replay import Recording, Replay, read_step, write_step
+from openr1.training.run import Datasets, Run
+from openr1.training.trainer import Estimated, Trainer
+from openr1.types import Group, Prompt, Response, Score
 from tests.fakes import (
     FakeCritic,
     FakePolicy,

@@ -20,8 +20,8 @@ import psutil
 import pytest
 from fastapi import FastAPI
 
-from openr1.records import Group, Prompt, Response, Score
-from openr1.rewards import RewardClient
+from openr1.rewards.client import RewardClient
+from openr1.types import Group, Prompt, Response, Score
 from reward_server.app import create_app
 from reward_server.gate import Gate
 from reward_server.grader import Grader

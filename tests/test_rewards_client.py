@@ -24,13 +24,14 @@ from typing import Any
 
 import pytest
 
-from openr1 import reward_http, rewards
-from openr1.config import TrainConfig
-from openr1.config_file import load_config
+from openr1.config.load import load_config
+from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, OpenR1Error, RewardProtocolError, RewardServerUnavailable
-from openr1.records import Group, Prompt, Response, Score
-from openr1.reward_http import TOKEN_VARIABLE
-from openr1.rewards import RewardClient
+from openr1.rewards import client as reward_client
+from openr1.rewards import http
+from openr1.rewards.client import RewardClient
+from openr1.rewards.http import TOKEN_VARIABLE
+from openr1.types import Group, Prompt, Response, Score
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUND_SECONDS = 60
@@ -269,7 +270,7 @@ def test_an_unusable_answer_is_refused(
     problem: str,
 ) -> None:
     """Catches answers that would give a response the reward of another, a NaN, or one reward for all."""
-    monkeypatch.setattr(reward_http, "_MAX_ANSWER_BYTES", 65536)
+    monkeypatch.setattr(http, "_MAX_ANSWER_BYTES", 65536)
     server.script = [answer]
     with pytest.raises(RewardProtocolError) as raised:
         client.submit(make_group()).result(BOUND_SECONDS)
@@ -469,8 +470,8 @@ def test_servers_share_the_groups(server: ScriptedServer, other_server: Scripted
 @pytest.fixture
 def endless_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two rounds the client waits beyond any deadline."""
-    monkeypatch.setattr(rewards, "_FIRST_PAUSE_SECONDS", 1e6)
-    monkeypatch.setattr(rewards, "_LONGEST_PAUSE_SECONDS", 1e6)
+    monkeypatch.setattr(reward_client, "_FIRST_PAUSE_SECONDS", 1e6)
+    monkeypatch.setattr(reward_client, "_LONGEST_PAUSE_SECONDS", 1e6)
 
 
 @pytest.mark.usefixtures("endless_pauses")

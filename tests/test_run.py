@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from eval.held_out import read_measurements
-from openr1.checkpoint import Checkpoints
-from openr1.config import TrainConfig
+from openr1.config.train import TrainConfig
 from openr1.errors import TrainingError
-from openr1.interrupt import Interrupted, Interrupts
-from openr1.records import Group, Prompt, Score
-from openr1.run import Datasets, Run
-from openr1.trackers.client import Trackers
-from openr1.tracking import read_metrics
+from openr1.runtime.interrupts import Interrupted, Interrupts
+from openr1.tracking.checkpoint import Checkpoints
+from openr1.tracking.loggers.client import Trackers
+from openr1.tracking.recorder import read_metrics
+from openr1.training.evaluation import read_measurements
+from openr1.training.run import Datasets, Run
+from openr1.types import Group, Prompt, Score
 from tests.fakes import (
     FakeRewards,
     FakeRollout,

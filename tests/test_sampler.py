@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from openr1.data.prompts import PromptStream
 from openr1.errors import RewardServerUnavailable
-from openr1.interrupt import Interrupted, Interrupts
-from openr1.prompts import PromptStream
-from openr1.records import Group, Prompt
-from openr1.rollout.sampling import Sampling
-from openr1.sampler import Sampler
-from openr1.trainer import Trainer, TrainerState
+from openr1.rollout.producer import Sampler
+from openr1.rollout.sampling_params import Sampling
+from openr1.runtime.interrupts import Interrupted, Interrupts
+from openr1.training.trainer import Trainer, TrainerState
+from openr1.types import Group, Prompt
 from tests.fakes import FakePolicy, FakeReference, FakeRewards, FakeRollout, make_config, make_group, make_prompt
 from tests.test_trainer import make_trainer
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from openr1.config import OptimizerConfig
-from openr1.policy.learner import build_scheduler, follow_schedule
+from openr1.config.train import OptimizerConfig
+from openr1.workers.learner import build_scheduler, follow_schedule
 
 SETTINGS = OptimizerConfig(learning_rate=1.0, lr_scheduler="linear", lr_warmup_steps=2)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from openr1 import supervised_run
-from openr1.batch import TrainBatch
-from openr1.config_file import validate
-from openr1.config_offline import SftConfig, SftDataConfig
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.fixed_data import SftConfig, SftDataConfig
+from openr1.config.load import validate
+from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
-from openr1.offline_run import num_updates
-from openr1.prompts import load_tokenizer
-from openr1.supervised import Example, batches, held_out_loss, load_examples, train_step
+from openr1.training import sft_run
+from openr1.training.fixed_data_run import num_updates
+from openr1.training.sft import Example, batches, held_out_loss, load_examples, train_step
 from tests.fakes import FakePolicy
 
 
@@ -176,12 +176,12 @@ def test_dropped_rows_are_told_by_file(
     def started(config: SftConfig, updates: int, resume: bool, data: str) -> None:
         raise ConfigError(data)
 
-    monkeypatch.setattr(supervised_run, "started", started)
+    monkeypatch.setattr(sft_run, "started", started)
     (tmp_path / "held_out").mkdir()
     train, held_out = write(tmp_path, "2", "3", "2" * 200), write(tmp_path / "held_out", "2", *["2" * 200] * 2)
     files = {"train": str(train), "held_out": str(held_out), "max_len": 100, "overlong": "drop"}
     run = {"name": "test", "output_dir": str(tmp_path)}
     config = make_config(run=run, model={"path": str(tiny_model(True))}, data=files)
     with pytest.raises(ConfigError) as caught:
-        supervised_run.run_supervised(config, resume=False)
+        sft_run.run_supervised(config, resume=False)
     assert str(caught.value) == "2 examples (1 longer ones dropped), 1 held out (2 longer ones dropped)"

@@ -16,14 +16,14 @@ import psutil
 import pytest
 import torch
 
-from eval.held_out import Measurement, write_measurements
-from openr1.config import RunConfig, TrackingConfig
+from openr1.config.train import RunConfig, TrackingConfig
 from openr1.errors import ConfigError
-from openr1.trackers import client
-from openr1.trackers.backends import COLUMNS, TEXT_CHARS, Row, Setup, Wandb, table_rows
-from openr1.trackers.client import Trackers, check_tracking, flat_settings
-from openr1.tracking import Tracker, rollout_rows
-from openr1.trainer import StepRecord
+from openr1.tracking.loggers import client
+from openr1.tracking.loggers.backends import COLUMNS, TEXT_CHARS, Row, Setup, Wandb, table_rows
+from openr1.tracking.loggers.client import Trackers, check_tracking, flat_settings
+from openr1.tracking.recorder import Tracker, rollout_rows
+from openr1.training.evaluation import Measurement, write_measurements
+from openr1.training.trainer import StepRecord
 from tests.fakes import make_config, make_group, make_prompt, make_score
 from tests.running import MARK, ROOT, marked
 
@@ -496,8 +496,8 @@ def test_killed_run(runs: Runs) -> None:
     script = """
 import os, sys, time
 from pathlib import Path
-from openr1.config import RunConfig, TrackingConfig
-from openr1.trackers.client import Trackers
+from openr1.config.train import RunConfig, TrackingConfig
+from openr1.tracking.loggers.client import Trackers
 run = RunConfig(name="small", output_dir=sys.argv[1])
 trackers = Trackers(TrackingConfig(backends=["wandb"], mode="offline"), run, {})
 trackers.start(0)

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from openr1.config import TrainConfig
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream
 from openr1.errors import RewardServerUnavailable, TrainingError
-from openr1.interrupt import Interrupted, Interrupts
-from openr1.prompts import PromptStream
-from openr1.records import Group, Prompt, Score
-from openr1.tracking import Tracker
-from openr1.trainer import StepRecord, Trainer, TrainerState
+from openr1.runtime.interrupts import Interrupted, Interrupts
+from openr1.tracking.recorder import Tracker
+from openr1.training.trainer import StepRecord, Trainer, TrainerState
+from openr1.types import Group, Prompt, Score
 from tests.fakes import (
     FakePolicy,
     FakeReference,
@@ -474,7 +474,7 @@ def modules_after(code: str) -> set[str]:
 
 def test_trainer_imports_no_stage() -> None:
     """Catches an import that makes the loop impossible to test without engines or a network."""
-    loaded = modules_after("import openr1.trainer")
+    loaded = modules_after("import openr1.training.trainer")
     assert "torch" in loaded
     assert not loaded & {"ray", "vllm", "deepspeed", "aiohttp", "transformers"}
 
@@ -483,7 +483,7 @@ def test_trainer_imports_no_stage() -> None:
     "code",
     [
         "import openr1",
-        "import openr1.config",
+        "import openr1.config.train",
         "import runpy; sys.argv = ['cli', '--help']; runpy.run_module('cli', run_name='__main__')",
         "import runpy; sys.argv = ['cli', 'train', '--help']; runpy.run_module('cli', run_name='__main__')",
         "import runpy; sys.argv = ['cli', 'sft', '--help']; runpy.run_module('cli', run_name='__main__')",

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from openr1.algorithms.losses import ClipBounds
-from openr1.config import TrainConfig
-from openr1.config_checks import check_train
+from openr1.config.checks import check_train
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream
 from openr1.errors import ConfigError, TrainingError
-from openr1.policy.update import LossSettings, OffPolicySettings
-from openr1.prompts import PromptStream
-from openr1.records import Group, Prompt
-from openr1.step_metrics import step_metrics
-from openr1.tracking import rollout_rows
-from openr1.trainer import TrainerState
+from openr1.tracking.recorder import rollout_rows
+from openr1.training.metrics import step_metrics
+from openr1.training.trainer import TrainerState
+from openr1.types import Group, Prompt
+from openr1.workers.update import LossSettings, OffPolicySettings
 from tests.fakes import (
     TOKEN_SUMS,
     FakePolicy,

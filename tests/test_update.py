@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.token_ops import TokenOutputs
-from openr1.batch import TrainBatch
-from openr1.policy.update import LossSettings, policy_update, token_sums
+from openr1.workers.update import LossSettings, policy_update, token_sums
 
 LN2 = math.log(2)
 VOCABULARY = 11

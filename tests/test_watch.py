@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from openr1.errors import TrainingError
-from openr1.trainer import StepRecord
-from openr1.watch import Watch
+from openr1.training.sanity_checks import Watch
+from openr1.training.trainer import StepRecord
 from tests.fakes import make_config
 
 

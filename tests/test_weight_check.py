@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import ray
 
-from openr1.cluster import Stages, shared_memory_folder
+from openr1.data.prompts import Wording, load_prompts, load_tokenizer
 from openr1.errors import WeightSyncError
-from openr1.prompts import Wording, load_prompts, load_tokenizer
-from openr1.records import Group, Prompt
+from openr1.training.cluster import Stages, shared_memory_folder
+from openr1.types import Group, Prompt
 from openr1.weight_sync.verify import WeightCheck
 from tests.fakes import FakePolicy, FakeRollout, make_config, make_prompt, make_response
 from tests.test_parity import BOUND, ChangeablePolicyActor, parity_config

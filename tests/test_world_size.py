@@ -8,12 +8,12 @@ import ray
 import torch
 from torch import Tensor
 
-from openr1.batch import TrainBatch
-from openr1.cluster import start_policy
-from openr1.config import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.policy.actor import PolicyActor
-from openr1.policy.group import PolicyGroup
-from openr1.policy.settings import LearnerSettings
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.train import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.training.cluster import start_policy
+from openr1.workers.group import PolicyGroup
+from openr1.workers.settings import LearnerSettings
+from openr1.workers.worker import PolicyActor
 
 
 class ReadablePolicyActor(PolicyActor):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
-from openr1.process import log_to
-from openr1.prompts import end_token_ids
-from openr1.records import Group, Prompt, Response, WeightVersion
-from openr1.rollout.sampling import Sampling
+from openr1.rollout.sampling_params import Sampling
+from openr1.runtime.process import log_to
+from openr1.types import Group, Prompt, Response, WeightVersion
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -141,7 +141,7 @@ def _build_llm(settings: EngineSettings) -> "LLM":
         # Logits in float32, as the trainer's: rounded to bfloat16, the two would differ by more.
         hf_overrides={"head_dtype": "float32", **settings.config_overrides},
         weight_transfer_config={"backend": settings.weight_transfer_backend},
-        worker_extension_cls="openr1.weight_sync.worker.WeightSyncWorker",
+        worker_extension_cls="openr1.weight_sync.vllm_extension.WeightSyncWorker",
         trust_remote_code=False,
     )
     llm.update_weight_version("0")

@@ -8,10 +8,10 @@ import ray
 from ray.actor import ActorHandle
 
 from openr1.errors import EngineError, StageTimeout
-from openr1.interrupt import INTERRUPTS, POLL_SECONDS
-from openr1.ray_calls import gather
-from openr1.records import Group, Prompt
-from openr1.rollout.sampling import Sampling
+from openr1.rollout.sampling_params import Sampling
+from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
+from openr1.runtime.ray_calls import gather
+from openr1.types import Group, Prompt
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from openr1.errors import WeightSyncError
-from openr1.ray_calls import gather
-from openr1.records import WeightVersion
+from openr1.runtime.ray_calls import gather
+from openr1.types import WeightVersion
 
 
 class EngineClient:

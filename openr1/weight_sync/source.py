@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
-from openr1.policy.learner import PolicyLearner
+from openr1.workers.learner import PolicyLearner
 
 
 class LearnerWeightSource(WeightSource):

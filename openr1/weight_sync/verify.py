@@ -1,21 +1,21 @@
 """Whether every engine has the policy's weights in service, shown by log-probs.
 
 A version number tells what an engine was sent. What it computes with may still be older: a fused or tied weight that
-the load did not reach, a packed copy, a cached prefix. The watch (`openr1/watch.py`) sees that in the mean over a
-step's responses, where these are of the newest weights; here every engine is asked by itself, after the first push and
-every `rollout.verify_steps` steps.
+the load did not reach, a packed copy, a cached prefix. `training/sanity_checks.py` sees the difference in the mean
+over a step's responses, if the newest weights sampled them; here every engine is queried separately, after the first
+push and every `rollout.verify_steps` steps.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from openr1.batch import TrainBatch
-from openr1.config import TrainConfig
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.train import TrainConfig
 from openr1.errors import WeightSyncError
-from openr1.records import Prompt
-from openr1.rollout.sampling import Sampling
-from openr1.trainer import Policy, Rollout
-from openr1.watch import BROKEN, MISMATCH_BOUNDS, SUSPECTS
+from openr1.rollout.sampling_params import Sampling
+from openr1.training.sanity_checks import BROKEN, MISMATCH_BOUNDS, SUSPECTS
+from openr1.training.trainer import Policy, Rollout
+from openr1.types import Prompt
 
 NUM_PROMPTS = 8
 NUM_TOKENS = 16

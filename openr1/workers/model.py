@@ -1,0 +1,137 @@
+"""The language model as the trainer sees it: tokens in, log-probs of response tokens out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from openr1.algorithms.token_ops import Entropy, TokenOutputs, held_tokens, response_outputs
+from openr1.config.train import ModelConfig
+from openr1.workers.attention import attention_of
+from openr1.workers.rope import position_overrides
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class TokenModel(nn.Module):
+    """A causal language model whose forward pass gives log-probs, so that DeepSpeed wraps the whole computation."""
+
+    def __init__(
+        self, lm: PreTrainedModel, temperature: float, packing: bool = False, entropy_gradient: bool = False
+    ) -> None:
+        """Wrap `lm` (of `load_causal_lm`).
+
+        Args:
+            lm: The model.
+            temperature: That of the sampling.
+            packing: Compute no padding; the result is the same.
+            entropy_gradient: Entropies have gradients.
+        """
+        super().__init__()
+        self.lm = lm
+        self.temperature = temperature
+        self.packing = packing
+        self.entropy: Entropy = "gradient" if entropy_gradient else "value"
+        self.most_held = held_tokens(lm.config.vocab_size)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, with_entropy: bool = True
+    ) -> TokenOutputs:
+        """Log-probs and more of response tokens; see `response_outputs`. Without entropies, these are 0."""
+        hidden = hidden_states(self.lm.base_model, input_ids, attention_mask, self.packing)
+        head = self.lm.get_output_embeddings()
+        entropy = self.entropy if with_entropy else "none"
+        return response_outputs(head, hidden, input_ids, response_mask, self.temperature, entropy, self.most_held)
+
+
+class ValueHead(nn.Linear):
+    """Hidden states [N, H] -> values [N, 1], 0 before training; computed in float32, whatever the weights' type."""
+
+    def __init__(self, hidden_size: int) -> None:
+        """`hidden_size` is the H of above."""
+        super().__init__(hidden_size, 1, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Values."""
+        return functional.linear(hidden.float(), self.weight.float())
+
+
+class ValueModel(nn.Module):
+    """What lies below a language model's head, and a head for values."""
+
+    def __init__(self, lm: PreTrainedModel, packing: bool = False) -> None:
+        """Wrap the inside of `lm`, whose own head is left out; `packing` as with `TokenModel`."""
+        super().__init__()
+        self.backbone = lm.base_model
+        self.head = ValueHead(lm.config.hidden_size)
+        self.packing = packing
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+        """Values [B, T] float32 of the states before response tokens, read at the token before; 0 elsewhere.
+
+        An all-False mask gives zeros that still depend on the weights.
+        """
+        hidden = hidden_states(self.backbone, input_ids, attention_mask, self.packing)
+        values: Tensor = self.head(hidden[:, :-1][response_mask[:, 1:]])
+        # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
+        zero = hidden[..., 0].float() * 0.0 + values.sum() * 0.0
+        return zero.masked_scatter(response_mask, values.squeeze(-1))
+
+
+def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, packing: bool) -> Tensor:
+    """Last hidden states [B, T, H]; with packing computed in one row without padding, and 0 at padding.
+
+    None sees another: attention gets their lengths, or tells them apart by positions, which begin at 0 with each.
+    """
+    if not packing:
+        output: Tensor = backbone(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return output
+    positions = attention_mask.cumsum(-1) - 1
+    packed = backbone(
+        input_ids[attention_mask][None],
+        position_ids=positions[attention_mask][None],
+        row_lengths=attention_mask.sum(-1).tolist(),
+        use_cache=False,
+    ).last_hidden_state[0]
+    hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
+    hidden[attention_mask] = packed
+    return hidden
+
+
+def hidden_size(settings: ModelConfig) -> int:
+    """Size of the model's hidden states, by its config.json."""
+    return int(AutoConfig.from_pretrained(settings.path, trust_remote_code=False).hidden_size)
+
+
+def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
+    """Load a Hugging Face causal model with PyTorch's SDPA; code that ships with a model is never run."""
+    config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **position_overrides(settings))
+    lm = AutoModelForCausalLM.from_pretrained(
+        settings.path,
+        config=config,
+        dtype=DTYPES[settings.dtype],
+        attn_implementation=attention_of(config, settings.packing),
+        trust_remote_code=False,
+    )
+    compute_head_in_float32(lm)
+    if settings.gradient_checkpointing:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return lm
+
+
+def compute_head_in_float32(lm: PreTrainedModel) -> None:
+    """Have the head give float32 logits, as the engine's does: rounded to bfloat16, the two would differ by more.
+
+    What is made of logits can be computed inside (`token_ops.Head`). Under ZeRO 3 the ranks gather the weights together
+    at each call of a layer, and make as many calls: one, into however many chunks each cuts its tokens.
+    """
+    head = lm.get_output_embeddings()
+
+    def forward(hidden: Tensor, compute: Callable[..., Any] = functional.linear) -> Any:
+        return compute(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+
+    head.forward = forward
