@@ -29,7 +29,7 @@ from benchmarks.machine import ROOT, reward_server, spread, write_result
 from benchmarks.trl_side import ENVIRONMENT, METHODS, TrlSettings, TrlSide
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptStream, Wording, load_prompts, load_tokenizer
+from openr1.data.prompts import PromptStream, PromptFormat, load_prompts, load_tokenizer
 from openr1.rewards.client import RewardClient
 from openr1.rollout.engine import EngineActor
 from openr1.runtime.interrupts import Interrupts
@@ -113,7 +113,7 @@ def measure(config: TrainConfig, mix: str, steps: int, url: str) -> dict[str, An
     """One mix of lengths: TRL finds its best way, then both sides make paired steps."""
     responses = config.rollout.rollout_batch_size * config.rollout.n_samples_per_prompt
     lengths = lengths_of(mix, responses)
-    prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, Wording())
+    prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, PromptFormat())
     stream = PromptStream(prompts, config.run.seed)
     threads = os.cpu_count() or 1
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():

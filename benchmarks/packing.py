@@ -23,7 +23,7 @@ from benchmarks.against_trl import describe, lengths_of
 from benchmarks.machine import ROOT, spread, write_result
 from openr1.algorithms.batch import TrainBatch, plan_micro_batches
 from openr1.algorithms.losses import ClipBounds
-from openr1.config.train import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.config.sections import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.training.cluster import running_ray, start_policy
 from openr1.workers.settings import LearnerSettings
 from openr1.workers.update import LossSettings

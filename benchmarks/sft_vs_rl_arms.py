@@ -16,7 +16,8 @@ from benchmarks.experiment import run_command
 from benchmarks.machine import ROOT
 from benchmarks.sft_vs_rl_data import write_traces
 from eval.samples import Sample, SampleFile
-from openr1.config.fixed_data import DpoConfig, DpoDataConfig, SftDataConfig
+from openr1.config.dpo import DpoConfig, DpoDataConfig
+from openr1.config.sft import SftDataConfig
 from openr1.config.load import load_config
 from openr1.data.prompts import load_tokenizer
 from openr1.errors import OpenR1Error

@@ -27,10 +27,10 @@ from benchmarks.machine import ROOT, reward_server, spread, write_result
 from openr1.algorithms.batch import TrainBatch, plan_micro_batches
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptStream, Wording, end_token_ids, load_prompts, load_tokenizer
+from openr1.data.prompts import PromptStream, PromptFormat, end_token_ids, load_prompts, load_tokenizer
 from openr1.rewards.client import RewardClient
 from openr1.rollout.engine import EngineSettings, _build_llm, to_vllm
-from openr1.rollout.sampling_params import Sampling
+from openr1.types import SamplingParams
 from openr1.runtime.interrupts import Interrupts
 from openr1.training.cluster import Stages, running_ray, shared_memory_folder, start_actor
 from openr1.training.trainer import Policy, Reference, Rollout, StepRecord, Trainer
@@ -64,9 +64,9 @@ class TimedRollout:
 
     def __init__(self, rollout: Rollout, clock: Clock, serial: bool) -> None:
         self._rollout, self._clock, self._serial = rollout, clock, serial
-        self.asked: tuple[Sequence[Prompt], Sampling] | None = None
+        self.asked: tuple[Sequence[Prompt], SamplingParams] | None = None
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[Group]:
         start = time.monotonic()
         self.asked = (prompts, sampling)
         groups = self._rollout.generate(prompts, sampling)
@@ -147,7 +147,7 @@ class RawEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self._llm = _build_llm(settings)
 
-    def generate(self, prompts: list[Prompt], sampling: Sampling) -> float:
+    def generate(self, prompts: list[Prompt], sampling: SamplingParams) -> float:
         """Seconds to sample all prompts."""
         self._llm.reset_prefix_cache()
         ends = end_token_ids(self._llm.get_tokenizer())
@@ -223,7 +223,7 @@ def raw_sync(model_bytes: int, folder: Path) -> float:
 
 def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
     """Run paired steps, serial and raw, then steps with overlap; the first of each kind is warm-up and is dropped."""
-    prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, Wording())
+    prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, PromptFormat())
     serial, overlapped = [], []
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()

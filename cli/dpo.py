@@ -2,7 +2,7 @@
 
 from cli.options import config_parser, run_offline
 from openr1.config.checks import check_dpo
-from openr1.config.fixed_data import DpoConfig
+from openr1.config.dpo import DpoConfig
 
 
 def run(argv: list[str]) -> int:
@@ -13,6 +13,6 @@ def run(argv: list[str]) -> int:
 
 def _train(config: DpoConfig, resume: bool) -> None:
     # Imported late, so that --help and --dry-run stay quick.
-    from openr1.training.dpo_run import run_preferences
+    from openr1.training.dpo import run_dpo
 
-    run_preferences(config, resume)
+    run_dpo(config, resume)

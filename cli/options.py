@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from openr1.config.fixed_data import DpoConfig, SftConfig
+from openr1.config.dpo import DpoConfig
 from openr1.config.load import describe_fields, load_config, to_yaml
+from openr1.config.sft import SftConfig
 
 OfflineConfig = TypeVar("OfflineConfig", SftConfig, DpoConfig)
 

@@ -2,7 +2,7 @@
 
 from cli.options import config_parser, run_offline
 from openr1.config.checks import check_sft
-from openr1.config.fixed_data import SftConfig
+from openr1.config.sft import SftConfig
 
 
 def run(argv: list[str]) -> int:
@@ -13,6 +13,6 @@ def run(argv: list[str]) -> int:
 
 def _train(config: SftConfig, resume: bool) -> None:
     # Imported late, so that --help and --dry-run stay quick.
-    from openr1.training.sft_run import run_supervised
+    from openr1.training.sft import run_sft
 
-    run_supervised(config, resume)
+    run_sft(config, resume)

@@ -1,4 +1,4 @@
-"""`python -m cli train`: reinforcement learning from a config."""
+"""`train`: reinforcement learning from a config."""
 
 from pathlib import Path
 
@@ -16,11 +16,9 @@ def run(argv: list[str]) -> int:
     checks = check_train(config)
     if args.dry_run:
         print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks))
-        print(f"# run folder: {config.run.folder}")
-        if config.reward.server_config is not None:
-            print(f"# server config: {config.reward.server_config}")
         return 0
-    from openr1.training.run import run_training
+    # Imported late, so that --help and --dry-run stay quick.
+    from openr1.training.rl import run_training
 
     run_training(config, resume=args.resume)
     return 0

@@ -16,7 +16,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from openr1.config.fixed_data import DpoConfig, SftConfig
+from openr1.config.dpo import DpoConfig
+from openr1.config.sft import SftConfig
 from openr1.config.load import section_of
 from openr1.config.train import TrainConfig
 

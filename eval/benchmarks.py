@@ -57,10 +57,10 @@ def load_benchmark(spec: str, folder: Path) -> Benchmark:
         ConfigError: A row is malformed, an id stands twice, or one question has two answers.
     """
     if spec in FILES:
-        benchmark = Benchmark(spec, list(_named_problems(spec, folder / FILES[spec])), Wording(SYSTEM_PROMPT))
+        benchmark = Benchmark(spec, list(_named_problems(spec, folder / FILES[spec])), PromptFormat(SYSTEM_PROMPT))
     elif spec.endswith(".jsonl"):
         problems = [Problem(row["id"], row, row["label"], row["task"], place) for place, row in read_rows(Path(spec))]
-        benchmark = Benchmark(Path(spec).stem, problems, Wording())
+        benchmark = Benchmark(Path(spec).stem, problems, PromptFormat())
     else:
         raise ConfigError(f"unknown benchmark {spec!r}; give a .jsonl file or one of {', '.join(FILES)}")
     _check_unique(benchmark.problems)

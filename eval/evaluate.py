@@ -18,7 +18,7 @@ from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
 from openr1.rewards.client import to_items
 from openr1.rollout.engine import EngineSettings
-from openr1.rollout.sampling_params import Sampling
+from openr1.types import SamplingParams
 from openr1.runtime.console import print_table, progress, say
 from openr1.runtime.files import write_whole
 from openr1.training.cluster import running_ray, start_rollout
@@ -135,7 +135,7 @@ def _sample(
     with running_ray(), Grader(Settings()) as grader, progress("sampling", total) as advance:
         rollout = start_rollout(engines, machine.threads, machine.timeout_seconds)
         for name, prompts in missing.items():
-            sampling = Sampling(
+            sampling = SamplingParams(
                 n_samples_per_prompt=settings.n_samples_per_prompt,
                 generate_max_len=settings.generate_max_len,
                 temperature=settings.temperature,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from eval.pass_at_k import mean_with_interval, pass_at_k
+from openr1.algorithms.pass_at_k import mean_with_interval, pass_at_k
 from eval.samples import Sample
 from reward_server.grading.notation import tidy
 

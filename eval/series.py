@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.pass_at_k import mean_with_interval
+from openr1.algorithms.pass_at_k import mean_with_interval
 from eval.result import Result
 from eval.runs import EvaluatedRun
 

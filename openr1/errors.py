@@ -10,7 +10,7 @@
         +-- PolicyError                 4   a policy or reference actor failed
         +-- WeightSyncError             4   the engines do not hold the weights that were pushed
         +-- StageTimeout                4   a stage did not finish within its deadline
-        +-- OutOfPrompts                4   too few prompts are left that are not solved
+        +-- DatasetExhausted                4   too few prompts are left that are not solved
 
 Catch broadly (`OpenR1Error`) where an error becomes an exit code, which is `cli/__main__.py` alone; recover
 narrowly. Every message is one line: what is wrong, where, and what to do.
@@ -59,7 +59,7 @@ class WeightSyncError(TrainingError):
     """The engines do not hold the weights that were pushed."""
 
 
-class OutOfPrompts(TrainingError):
+class DatasetExhausted(TrainingError):
     """Too few prompts are left that are not passed over."""
 
 

@@ -3,4 +3,7 @@
 # Without CONFIG: sft_cot_tiny.yaml where there is no GPU, else sft_cot.yaml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec bash scripts/offline.sh sft sft_cot "$@"
+source scripts/gpus.sh
+config=scripts/configs/sft_cot.yaml
+[ "$(count_gpus)" -gt 0 ] || config=scripts/configs/sft_cot_tiny.yaml
+exec bash scripts/launch.sh sft "$config" "$@"

@@ -3,4 +3,7 @@
 # Without CONFIG: sft_longcot_tiny.yaml where there is no GPU, else sft_longcot.yaml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec bash scripts/offline.sh sft sft_longcot "$@"
+source scripts/gpus.sh
+config=scripts/configs/sft_longcot.yaml
+[ "$(count_gpus)" -gt 0 ] || config=scripts/configs/sft_longcot_tiny.yaml
+exec bash scripts/launch.sh sft "$config" "$@"

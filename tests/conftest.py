@@ -33,7 +33,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Pat
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """A Ray that ends with the test module."""
-    from openr1.training.cluster import running_ray
+    from openr1.runtime.ray_cluster import running_ray
 
     with running_ray():
         yield

@@ -1,4 +1,4 @@
-"""Stand-ins for the trainer's stages and for trackers, and short ways to make records; nothing else is faked."""
+"""Fakes of the trainer's stages and of the loggers, and short ways to make records; nothing else is faked."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -9,15 +9,19 @@ from typing import Any
 import torch
 
 from openr1.algorithms.batch import TrainBatch
-from openr1.config.fixed_data import SftConfig
+from openr1.algorithms.objectives.base import StepStats
+from openr1.algorithms.objectives.policy import PolicyObjective, PolicySums
+from openr1.algorithms.objectives.sft import SftObjective, SftSums
+from openr1.algorithms.objectives.value import ValueObjective, ValueSums
 from openr1.config.load import validate
+from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
 from openr1.errors import OpenR1Error
-from openr1.rollout.sampling_params import Sampling
-from openr1.runtime.interrupts import Interrupted
-from openr1.tracking.loggers.client import Trackers
-from openr1.types import Group, Prompt, Response, Score, WeightVersion
-from openr1.workers.update import LossSettings
+from openr1.runtime.interrupts import Interrupted, Interrupts
+from openr1.tracking.loggers.client import Loggers
+from openr1.training.advantages import AdvantageEstimation
+from openr1.training.stages import Stages
+from openr1.types import Grade, Group, Prompt, Response, SamplingParams, WeightVersion
 
 # Sums for each response token that FakePolicy.update answers; the effective sample fraction is 0.5 ** 2 / 0.5 = 0.5.
 TOKEN_SUMS = {
@@ -59,7 +63,8 @@ def make_prompt(number: int = 0, **fields: Any) -> Prompt:
 def make_response(*token_ids: int, log_prob: float = -1.0, truncated: bool = False) -> Response:
     """A response of weight version 0 with the same log-prob for every token."""
     text = " ".join(map(str, token_ids))
-    return Response(text, token_ids, (log_prob,) * len(token_ids), "length" if truncated else "stop", 0, 0)
+    sampled = (True,) * len(token_ids)
+    return Response(text, token_ids, (log_prob,) * len(token_ids), sampled, "length" if truncated else "stop", 0, 0)
 
 
 def make_group(prompt: Prompt, lengths: Sequence[int] = (2, 1)) -> Group:
@@ -69,11 +74,11 @@ def make_group(prompt: Prompt, lengths: Sequence[int] = (2, 1)) -> Group:
     return Group(prompt, tuple(responses))
 
 
-def make_score(reward: float | None) -> Score:
+def make_score(reward: float | None) -> Grade:
     """A score with accuracy equal to the reward; None makes one that could not be graded."""
     if reward is None:
-        return Score(None, None, {}, "error", "grader_error: it broke")
-    return Score(reward, reward, {"equation": reward}, "correct" if reward == 1 else "wrong")
+        return Grade(None, None, {}, "error", "grader_error: it broke")
+    return Grade(reward, reward, {"equation": reward}, "correct" if reward == 1 else "wrong")
 
 
 @dataclass
@@ -84,10 +89,10 @@ class FakeRollout:
     order: Callable[[Sequence[Prompt]], Sequence[Prompt]] = list
     interrupt_after: int | None = None
     """Groups after which `Interrupted` is raised, as a signal handler would."""
-    requests: list[tuple[list[str], Sampling]] = field(default_factory=list)
+    requests: list[tuple[list[str], SamplingParams]] = field(default_factory=list)
     """Prompt ids and sampling of each call."""
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[Group]:
         """Yield the groups."""
         self.requests.append(([prompt.id for prompt in prompts], sampling))
         for done, prompt in enumerate(self.order(prompts)):
@@ -98,7 +103,7 @@ class FakeRollout:
 
 def graded(
     rewards: dict[str, list[float | None]] | None = None, default: Sequence[float | None] = (1.0, 0.0)
-) -> Callable[[Group], list[Score]]:
+) -> Callable[[Group], list[Grade]]:
     """Scores by prompt id: one number a response, None for what could not be graded."""
     return lambda group: [make_score(reward) for reward in (rewards or {}).get(group.prompt.id, default)]
 
@@ -107,14 +112,14 @@ def graded(
 class FakeRewards:
     """Answers with `score`; an error that it raises becomes the future's, as with the real client."""
 
-    score: Callable[[Group], list[Score]] = field(default_factory=graded)
+    score: Callable[[Group], list[Grade]] = field(default_factory=graded)
     submitted: list[str] = field(default_factory=list)
     """Prompt ids in the order in which they came."""
 
-    def submit(self, group: Group) -> "Future[list[Score]]":
+    def submit(self, group: Group) -> "Future[list[Grade]]":
         """The scores, at once."""
         self.submitted.append(group.prompt.id)
-        future: Future[list[Score]] = Future()
+        future: Future[list[Grade]] = Future()
         try:
             future.set_result(self.score(group))
         except OpenR1Error as error:
@@ -145,7 +150,8 @@ class FakePolicy:
 
     during_update: Callable[[int], object] = lambda number: None
     calls: list[tuple[str, Any]] = field(default_factory=list)
-    losses: list[LossSettings] = field(default_factory=list)
+    objectives: list[Any] = field(default_factory=list)
+    """Objective of every update."""
 
     @property
     def names(self) -> list[str]:
@@ -154,8 +160,8 @@ class FakePolicy:
 
     @property
     def updates(self) -> list[TrainBatch]:
-        """The batches of all updates, supervised or not."""
-        return [argument for name, argument in self.calls if name in ("update", "supervised_update")]
+        """The batches of all updates."""
+        return [argument for name, argument in self.calls if name == "update"]
 
     @property
     def pushes(self) -> list[WeightVersion]:
@@ -167,27 +173,16 @@ class FakePolicy:
         self.calls.append(("log_probs", batch))
         return batch.response_mask * -(len(self.updates) + 1.0)
 
-    def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
-        """Sums of TOKEN_SUMS; the n-th update has gradient norm n and learning rate n / 10."""
-        self.calls.append(("update", batch))
-        self.losses.append(loss)
+    def step(self, batch: TrainBatch, objective: Any, apply: bool = True) -> StepStats[Any]:
+        """Sums of `fake_sums`; the n-th update has gradient norm n and learning rate n / 10."""
+        self.calls.append(("update" if apply else "evaluate", batch))
+        sums = fake_sums(batch, objective)
+        if not apply:
+            return StepStats(2.0, sums)
+        self.objectives.append(objective)
         number = len(self.updates)
         self.during_update(number)
-        tokens = batch.num_response_tokens
-        sums = {name: value * tokens for name, value in TOKEN_SUMS.items()}
-        return sums | {"loss": 2.0, "tokens": tokens, "grad_norm": number, "learning_rate": number / 10}
-
-    def measure(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
-        """As `update`, but not counted as one; no gradient norm."""
-        self.calls.append(("measure", batch))
-        tokens = batch.num_response_tokens
-        sums = {name: value * tokens for name, value in TOKEN_SUMS.items()}
-        return sums | {"loss": 2.0, "tokens": tokens, "grad_norm": 0.0, "learning_rate": 0.0}
-
-    def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
-        """A loss of 6 nats in all."""
-        self.calls.append(("supervised_update", batch))
-        return {"loss": 6.0, "grad_norm": 1.5, "learning_rate": z_loss_coef}
+        return StepStats(2.0, sums, number, number / 10, applied=True)
 
     def push_weights(self, version: WeightVersion) -> None:
         """Only recorded."""
@@ -206,29 +201,44 @@ class FakePolicy:
         self.calls.append(("load", folder))
 
 
+def fake_sums(batch: TrainBatch, objective: Any) -> Any:
+    """TOKEN_SUMS times the tokens that train; 6 nats in all for SFT; pair sums 1, 2, 3, ... for DPO."""
+    if isinstance(objective, PolicyObjective):
+        tokens = batch.num_response_tokens
+        return PolicySums(tokens=tokens, **{name: value * tokens for name, value in TOKEN_SUMS.items()})
+    if isinstance(objective, SftObjective):
+        return SftSums(nll=6.0)
+    return objective.sums_type(*range(1, 1 + len(objective.sums_type._fields)))
+
+
 @dataclass
 class FakeCritic:
     """Values every state at 1/4; writes its calls into the policy's list too, if it shares one."""
 
     calls: list[tuple[str, Any]] = field(default_factory=list)
-    clips: list[float | None] = field(default_factory=list)
+    objectives: list[ValueObjective] = field(default_factory=list)
+    """Objective of every step."""
 
     def values(self, batch: TrainBatch) -> torch.Tensor:
         """1/4 on response tokens."""
         self.calls.append(("values", batch))
         return batch.response_mask * 0.25
 
-    def update(self, batch: TrainBatch, clip: float | None) -> Callable[[], dict[str, float]]:
-        """The n-th update has loss n and gradient norm 10 n; ("collected", n) when its numbers are asked for."""
-        self.calls.append(("update_critic", batch))
-        self.clips.append(clip)
-        number = len(self.clips)
+    def begin_step(self, batch: TrainBatch, objective: Any, apply: bool = True) -> Callable[[], StepStats[Any]]:
+        """The n-th step has loss n and gradient norm 10 n; ("collected", n) when its numbers are asked for."""
+        self.calls.append(("update_critic" if apply else "evaluate_critic", batch))
+        self.objectives.append(objective)
+        number = len(self.objectives)
 
-        def finish() -> dict[str, float]:
+        def finish() -> StepStats[Any]:
             self.calls.append(("collected", number))
-            return {"loss": number, "grad_norm": 10 * number, "learning_rate": 0.5}
+            return StepStats(number, ValueSums(batch.num_response_tokens), 10 * number, 0.5, applied=apply)
 
         return finish
+
+    def step(self, batch: TrainBatch, objective: Any, apply: bool = True) -> StepStats[Any]:
+        """See `begin_step`."""
+        return self.begin_step(batch, objective, apply)()
 
     def save(self, folder: Path) -> None:
         """An empty folder."""
@@ -240,18 +250,22 @@ class FakeCritic:
         self.calls.append(("load", folder))
 
 
-@dataclass
-class FakeStages:
-    """The stages of a whole run."""
+def make_stages(config: TrainConfig, **stages: Any) -> Stages:
+    """Fakes of all stages, with a reference only if the config has one; keyword arguments replace single ones."""
+    critic = stages.pop("critic", None)
+    given = {
+        "rollout": FakeRollout(),
+        "per_engine_rollouts": [],
+        "rewards": FakeRewards(),
+        "reference": FakeReference() if config.has_reference else None,
+        "policy": FakePolicy(),
+        "estimate_advantages": AdvantageEstimation(config.algorithm, critic),
+        "interrupts": Interrupts(),
+    } | stages
+    return Stages(critic=critic, **given)
 
-    rollout: FakeRollout = field(default_factory=FakeRollout)
-    reference: FakeReference = field(default_factory=FakeReference)
-    policy: FakePolicy = field(default_factory=FakePolicy)
-    critic: FakeCritic | None = None
-    single_engines: list[FakeRollout] = field(default_factory=list)
 
-
-class FakeTrackers(Trackers):
+class FakeLoggers(Loggers):
     """Keeps what trackers would be handed."""
 
     def __init__(self, config: TrainConfig | SftConfig) -> None:

@@ -8,38 +8,28 @@ is NaN or infinite.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from openr1.errors import TrainingError
+from openr1.runtime.import_path import import_function
+from openr1.types import RunningReward
 
 STD_EPS = 1e-6
 
 
-@dataclass(frozen=True)
-class RunningReward:
-    """Mean and standard deviation of the rewards of past steps, the older the less."""
+def update_running_reward(past: RunningReward | None, momentum: float, rewards: Tensor) -> RunningReward | None:
+    """Add a step's valid rewards [N]: momentum x past + (1 - momentum) x theirs; only theirs at the first step.
 
-    mean: float
-    std: float
-
-    @classmethod
-    def updated(cls, past: "RunningReward | None", momentum: float, rewards: Tensor) -> "RunningReward | None":
-        """With a step's valid rewards [N] added: momentum x past + (1 - momentum) x theirs, theirs alone at first.
-
-        Fewer than two rewards have no deviation and change nothing.
-        """
-        if len(rewards) < 2:
-            return past
-        mean, std = float(rewards.double().mean()), float(rewards.double().std())
-        if past is None:
-            return cls(mean, std)
-        return cls(
-            momentum * past.mean + (1 - momentum) * mean,
-            momentum * past.std + (1 - momentum) * std,
-        )
+    Fewer than two rewards have no standard deviation and change nothing.
+    """
+    if len(rewards) < 2:
+        return past
+    mean, std = float(rewards.double().mean()), float(rewards.double().std())
+    if past is None:
+        return RunningReward(mean, std)
+    return RunningReward(momentum * past.mean + (1 - momentum) * mean, momentum * past.std + (1 - momentum) * std)
 
 
 def group_normalized_advantages(
@@ -76,7 +66,7 @@ def group_normalized_advantages(
     std = (centered.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     # Past rewards that were all equal say nothing of their scale: divided by it, one group would be the whole gradient.
     if running is None or momentum == 0 or running.std == 0:
-        return torch.where(has_signal(rewards, valid_mask)[:, None], centered / (std + eps), 0.0).float()
+        return torch.where(has_reward_variance(rewards, valid_mask)[:, None], centered / (std + eps), 0.0).float()
     baseline = (1 - momentum) * mean + momentum * running.mean
     scale = (1 - momentum) * std + momentum * running.std
     return torch.where(valid_mask, (values - baseline) / (scale + eps), 0.0).float()
@@ -137,8 +127,8 @@ def batch_scaled_advantages(rewards: Tensor, valid_mask: Tensor, eps: float = ST
     return (centered / (std + eps)).float()
 
 
-def has_signal(rewards: Tensor, valid_mask: Tensor) -> Tensor:
-    """True [P] for the groups that can teach: at least two valid rewards, not all equal."""
+def has_reward_variance(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+    """True [P] for groups with at least two valid rewards that are not all equal (not a zero-variance group)."""
     highest = rewards.masked_fill(~valid_mask, -torch.inf).amax(-1)
     lowest = rewards.masked_fill(~valid_mask, torch.inf).amin(-1)
     return highest > lowest
@@ -161,11 +151,11 @@ def _group_means(rewards: Tensor, valid_mask: Tensor) -> tuple[Tensor, Tensor, T
 def _centered(rewards: Tensor, valid_mask: Tensor) -> Tensor:
     """r - mean_p in float64, 0 for groups without a signal."""
     values, mean, _ = _group_means(rewards, valid_mask)
-    return torch.where(has_signal(rewards, valid_mask)[:, None] & valid_mask, values - mean, 0.0)
+    return torch.where(has_reward_variance(rewards, valid_mask)[:, None] & valid_mask, values - mean, 0.0)
 
 
-Estimator = Callable[[Tensor, Tensor], Tensor]
-ESTIMATORS: dict[str, Estimator] = {
+AdvantageEstimator = Callable[[Tensor, Tensor], Tensor]
+ESTIMATORS: dict[str, AdvantageEstimator] = {
     "grpo": group_normalized_advantages,
     "dr_grpo": group_centered_advantages,
     "rloo": leave_one_out_advantages,
@@ -173,3 +163,12 @@ ESTIMATORS: dict[str, Estimator] = {
     "reinforce++": batch_normalized_advantages,
     "reinforce++-baseline": batch_scaled_advantages,
 }
+
+
+def find_estimator(name: str) -> AdvantageEstimator:
+    """The estimator of a name in `ESTIMATORS`, or of an import path (`package.module:name`, `/folder/file.py:name`).
+
+    Raises:
+        ConfigError: The import path cannot be resolved to a function.
+    """
+    return ESTIMATORS[name] if name in ESTIMATORS else import_function(name)

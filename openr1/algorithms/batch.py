@@ -1,4 +1,4 @@
-"""The batch of one policy update, and how it is cut over ranks and micro-batches."""
+"""The batch of one or more optimizer steps: every tensor that training reads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,27 +8,28 @@ from torch import Tensor
 
 from openr1.algorithms.aggregation import loss_weights
 from openr1.types import Group
-from openr1.workers.balance import balanced_shares
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """Everything an update reads, one row a response. B rows, T the longest prompt + response.
+    """Everything an optimizer step reads, one row per response. B rows, T tokens of the longest prompt + response.
 
-    Index t describes token t. `response_mask` is built from lengths and is False at column 0; nothing outside it is
-    read.
+    Index t describes token t; there is no T - 1 axis. `response_mask` is built from lengths and the responses'
+    `loss_mask`, never by comparing with the padding token; it is False at column 0. No per-token tensor is read outside
+    it.
     """
 
     input_ids: Tensor  # [B, T] int64, padding on the right
     attention_mask: Tensor  # [B, T] bool, True on real tokens
-    response_mask: Tensor  # [B, T] bool, True on response tokens
+    response_mask: Tensor  # [B, T] bool, True on the response tokens that train: sampled, not inserted
     rollout_log_probs: Tensor  # [B, T] float32, nats, of the engine at sampling
     advantages: Tensor | None = None  # [B, T] float32
     ref_log_probs: Tensor | None = None  # [B, T] float32, nats; None without a reference
     old_log_probs: Tensor | None = None  # [B, T] float32, nats; None where one update is made of the batch
     loss_weights: Tensor | None = None  # [B, T] float32; see algorithms.aggregation
     values: Tensor | None = None  # [B, T] float32, in rewards, of the critic before this step; None without one
-    returns: Tensor | None = None  # [B, T] float32, what values are to become; None without a critic
+    returns: Tensor | None = None  # [B, T] float32, regression targets of the values; None without a critic
+    ref_sequence_log_probs: Tensor | None = None  # [B] float64, nats, whole responses under the reference (DPO)
 
     @classmethod
     def from_tokens(cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "TrainBatch":
@@ -51,7 +52,11 @@ class TrainBatch:
         batch = cls.from_tokens([(prompt.token_ids, response.token_ids) for prompt, response in responses])
         log_probs = [log_prob for _, response in responses for log_prob in response.log_probs]
         batch.rollout_log_probs[batch.response_mask] = torch.tensor(log_probs)
-        return batch
+        sampled = [is_sampled for _, response in responses for is_sampled in response.loss_mask]
+        # A new tensor: a masked copy in place would change the mask that it is indexed by.
+        response_mask = torch.zeros_like(batch.response_mask)
+        response_mask[batch.response_mask] = torch.tensor(sampled)
+        return replace(batch, response_mask=response_mask, rollout_log_probs=batch.rollout_log_probs * response_mask)
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -83,97 +88,43 @@ class TrainBatch:
         return torch.where(mask, self.advantages, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
     def with_loss_weights(self, aggregation: str, generate_max_len: int) -> "TrainBatch":
-        """Weigh the tokens' losses by counts over these rows: the whole of what one update is made of."""
+        """Add the weight of every token's loss, from counts over these rows: those of one optimizer step."""
         return replace(self, loss_weights=loss_weights(self.response_mask, aggregation, generate_max_len))
 
-    def weighed_parts(self, size: int, aggregation: str, generate_max_len: int) -> list["TrainBatch"]:
-        """Cut into parts of `size` rows, in order, each with its own loss weights: one for each optimizer step."""
+    def mini_batches(self, size: int, aggregation: str, generate_max_len: int) -> list["TrainBatch"]:
+        """Cut into mini-batches of `size` rows, in order, one per optimizer step, each with its own loss weights."""
         parts = [self.select(range(start, start + size)) for start in range(0, len(self), size)]
         return [part.with_loss_weights(aggregation, generate_max_len) for part in parts]
 
-    def with_signal(self) -> "TrainBatch":
-        """Only rows that train and whose advantage is not 0: the others have no gradient of the policy loss.
+    def drop_zero_advantage(self) -> "TrainBatch":
+        """Keep only rows that train and have a non-zero advantage: the others have no policy gradient.
 
-        All rows where there is no such one: metrics are means over something. Weights stay those of the whole.
+        Returns all rows if none qualifies, so that metric means stay defined. Loss weights stay those of the whole.
         """
         assert self.advantages is not None
         rows = (self.advantages * self.response_mask).any(-1).nonzero().flatten().tolist()
         return self.select(rows) if rows else self
 
-    def without(self, rows: Tensor) -> "TrainBatch":
-        """Keep the rows marked True [B] out of training: their responses are masked, and do not count as tokens."""
+    def mask_responses(self, rows: Tensor) -> "TrainBatch":
+        """Take the rows marked True [B] out of training: their responses are masked and count nowhere."""
         return replace(self, response_mask=self.response_mask & ~rows[:, None])
 
     def select(self, rows: Sequence[int]) -> "TrainBatch":
-        """The given rows, without the columns that are padding in all of them.
-
-        An empty selection gives row 0 with nothing to train on: every rank must take part in every micro-batch.
-        """
-        index = torch.tensor(list(rows) or [0])
+        """The given rows (at least one), without the columns that are padding in all of them."""
+        index = torch.tensor(list(rows))
         width = int(self.attention_mask[index].sum(-1).max())
         tensors = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-        chosen = replace(self, **{name: tensor[index, :width] for name, tensor in tensors.items()})
-        return chosen if rows else replace(chosen, response_mask=torch.zeros_like(chosen.response_mask))
+        cut = {name: tensor[index] if tensor.dim() == 1 else tensor[index, :width] for name, tensor in tensors.items()}
+        return replace(self, **cut)
 
+    def placeholder(self, num_rows: int) -> "TrainBatch":
+        """The first rows with nothing to train on.
 
-@dataclass(frozen=True)
-class PairBatch:
-    """Rows chosen, rejected, chosen, ... [2N], and the log-probs of their responses under the reference [2N], nats.
+        A rank that has no rows left for a micro-batch computes this one: every rank must take part in every collective.
+        """
+        first = self.select(range(num_rows))
+        return replace(first, response_mask=torch.zeros_like(first.response_mask))
 
-    `weight` is 0 where a rank has no pairs of its own but must take part.
-    """
-
-    rows: TrainBatch
-    reference: Tensor
-    weight: float
-
-    @classmethod
-    def select(cls, batch: TrainBatch, reference: Tensor, pairs: Sequence[int]) -> "PairBatch":
-        """The given pairs of a batch; pair 0 with weight 0 where there are none."""
-        rows = [2 * pair + side for pair in pairs or [0] for side in (0, 1)]
-        return cls(batch.select(rows), reference[rows], float(bool(pairs)))
-
-
-def plan_micro_batches(
-    lengths: Sequence[int],
-    num_ranks: int,
-    micro_batch_tokens: int,
-    packing: bool = False,
-    costs: Sequence[int] | None = None,
-) -> list[list[list[int]]]:
-    """Share rows over ranks and cut each share into micro-batches within a token budget.
-
-    Shares cost about the same (`balanced_shares`). A micro-batch of n rows, cut longest first, counts n times its
-    longest row, since it is padded to that. Every rank gets the same number of micro-batches (empty ones where it
-    has fewer): the ranks meet in a collective for each.
-
-    Args:
-        lengths: Tokens of each row.
-        num_ranks: Policy ranks.
-        micro_batch_tokens: Budget; a single row above it gets a micro-batch of its own.
-        packing: A micro-batch counts its real tokens, since it is not padded.
-        costs: What a pass over each row costs; None: its tokens.
-
-    Returns:
-        [rank][micro_batch] -> row indices. Each row stands exactly once.
-    """
-    shares = balanced_shares(lengths if costs is None else costs, num_ranks)
-    by_length = [sorted(share, key=lambda row: (-lengths[row], row)) for share in shares]
-    plan = [_cut_by_budget(share, lengths, micro_batch_tokens, packing) for share in by_length]
-    most = max(len(micro_batches) for micro_batches in plan)
-    return [micro_batches + [[] for _ in range(most - len(micro_batches))] for micro_batches in plan]
-
-
-def _cut_by_budget(rows: list[int], lengths: Sequence[int], budget: int, packing: bool) -> list[list[int]]:
-    """Cut rows, given longest first, so that each part's tokens, padding included, stay within the budget."""
-    micro_batches: list[list[int]] = []
-    left = 0
-    for row in rows:
-        cost = lengths[row] if packing or not micro_batches else lengths[micro_batches[-1][0]]
-        if micro_batches and cost <= left:
-            micro_batches[-1].append(row)
-            left -= cost
-        else:
-            micro_batches.append([row])
-            left = budget - lengths[row]
-    return micro_batches
+    def to(self, device: torch.device) -> "TrainBatch":
+        """A copy on a device."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in vars(self).items() if tensor is not None})

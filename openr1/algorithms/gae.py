@@ -1,31 +1,32 @@
 """Advantages of tokens from a critic's values. Tensors are [B, T]; index t describes token t.
 
-The value V[t] is that of the state before token t: what the critic expects from there on, in units of the reward. A
-response's tokens stand side by side, as `response_mask` says; nothing outside it is read, and results are 0 there.
+The value V[t] is that of the state before token t: the expected return from there on, in units of the reward. A
+response consists of the tokens in the mask, in order; inserted tokens between them, which are not in the mask, are
+skipped. Nothing outside the mask is read, and results are 0 there.
 """
 
 import torch
 from torch import Tensor
 
 
-def token_rewards(rewards: Tensor, costs: Tensor, mask: Tensor) -> Tensor:
-    """Rewards [B, T] of tokens: -costs [B, T], and the response's reward [B] at its last token.
+def token_level_rewards(rewards: Tensor, kl_penalty: Tensor, mask: Tensor) -> Tensor:
+    """Rewards [B, T] of tokens: -kl_penalty [B, T], plus the response's reward [B] at its last token in the mask.
 
-    0 everywhere for a row that is masked.
+    0 everywhere for a row that is fully masked.
     """
-    last = mask & ~torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
-    return torch.where(last, rewards[:, None] - costs, -costs) * mask
+    last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
+    return torch.where(last, rewards[:, None] - kl_penalty, -kl_penalty) * mask
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lambd: float) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimates, and the returns that values are to become.
 
     delta[t] = r[t] + gamma V[t + 1] - V[t], A[t] = delta[t] + gamma lambd A[t + 1], return = A + V.
-    V and A are 0 after the last token, for responses that the length limit ended, too: what might have come counts as
-    nothing, as with OpenRLHF and TRL.
+    t + 1 is the next token in the mask. V and A are 0 after the last one: truncated responses are not bootstrapped, as
+    in OpenRLHF and TRL.
 
     Args:
-        rewards: Of tokens; see `token_rewards`.
+        rewards: Of tokens; see `token_level_rewards`.
         values: Of the state before each token.
         mask: True on response tokens.
         gamma: Discount, in (0, 1].
@@ -47,9 +48,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lambd: floa
     next_value = next_advantage = torch.zeros_like(values[:, 0])
     for t in range(values.shape[1] - 1, -1, -1):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        next_advantage = (delta + gamma * lambd * next_advantage) * mask[:, t]
-        next_value = values[:, t]
-        advantages[:, t] = next_advantage
+        advantages[:, t] = (delta + gamma * lambd * next_advantage) * mask[:, t]
+        next_advantage = torch.where(mask[:, t], advantages[:, t], next_advantage)
+        next_value = torch.where(mask[:, t], values[:, t], next_value)
     return advantages.float(), (advantages + values).float()
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from openr1.runtime.import_path import import_function
+
 
 @dataclass(frozen=True)
 class ClipBounds:
@@ -88,6 +90,15 @@ def _surrogate(ratio: Tensor, advantages: Tensor, bounds: ClipBounds) -> tuple[T
 
 PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, ClipBounds], tuple[Tensor, Tensor]]
 LOSSES: dict[str, PolicyLoss] = {"ppo": clipped_surrogate, "gspo": sequence_surrogate, "cispo": clipped_weight_loss}
+
+
+def find_policy_loss(name: str) -> PolicyLoss:
+    """The policy loss of a name in `LOSSES`, or of an import path (`package.module:name`, `/folder/file.py:name`).
+
+    Raises:
+        ConfigError: The import path cannot be resolved to a function.
+    """
+    return LOSSES[name] if name in LOSSES else import_function(name)
 
 
 def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> tuple[Tensor, Tensor]:

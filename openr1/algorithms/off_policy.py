@@ -6,6 +6,8 @@ Both are made of w = exp(log_probs - rollout_log_probs) without gradient, log_pr
 batch's updates. Counts that normalize the loss stay as they are.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,8 +15,32 @@ LOG_LIMIT = 20.0
 """Bound on log-weights of sequences, so that none overflows."""
 
 
-def importance_weights(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, level: str, most: float) -> Tensor:
-    """Truncated importance weights [B, T] (TIS): min(w, most).
+@dataclass(frozen=True)
+class OffPolicyCorrection:
+    """Both corrections with their settings; see the config section `off_policy`. The defaults correct nothing."""
+
+    importance: str = "none"
+    importance_max: float = 2.0
+    rejection: str = "none"
+    rejection_low: float = 0.5
+    rejection_high: float = 5.0
+
+    def __call__(self, log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Importance weights [B, T], and True [B, T] where a token stays in the loss; both without gradient."""
+        tensors = log_probs, rollout_log_probs, mask
+        return (
+            importance_weights(*tensors, self.importance, self.importance_max),
+            acceptance_mask(*tensors, self.rejection, self.rejection_low, self.rejection_high),
+        )
+
+
+NO_CORRECTION = OffPolicyCorrection()
+
+
+def importance_weights(
+    log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, level: str, max_weight: float
+) -> Tensor:
+    """Truncated importance weights [B, T] (TIS): min(w, max_weight).
 
     Args:
         log_probs: [B, T], nats.
@@ -22,7 +48,7 @@ def importance_weights(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tenso
         mask: [B, T], True on response tokens; values elsewhere are not read.
         level: `token`: a weight for each token. `sequence`: one for a response, the product of its tokens', which is
             unbiased but of high variance. `none`: all 1.
-        most: Bound above, > 0; 2 is usual.
+        max_weight: Bound above, > 0; 2 is usual.
 
     Reference:
         Yao et al., Your Efficient RL Framework Secretly Brings You Off-Policy RL Training (2025).
@@ -32,10 +58,10 @@ def importance_weights(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tenso
         return torch.ones_like(difference)
     if level == "sequence":
         difference = difference.sum(-1, keepdim=True).clamp(-LOG_LIMIT, LOG_LIMIT).expand_as(difference)
-    return difference.exp().clamp(max=most)
+    return difference.exp().clamp(max=max_weight)
 
 
-def kept_tokens(
+def acceptance_mask(
     log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, level: str, low: float, high: float
 ) -> Tensor:
     """True [B, T] where low <= w <= high, and outside the mask.

@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-HELD_VALUES = 2**26
-"""Logits that exist at one time: 256 MiB in float32; with what is computed of them, about four times that."""
+MAX_LOGITS_ELEMENTS = 2**26
+"""Logits that may exist at one time: 256 MiB in float32; with their intermediates about four times that."""
 CHUNK_TOKENS = 2048
-"""Tokens of a chunk at most."""
+"""Largest number of tokens per chunk."""
 
 Entropy = Literal["none", "value", "gradient"]
-"""What is wanted of entropies: nothing, which saves a softmax; values; or values with gradient."""
+"""Whether to compute entropies: not at all, which saves a softmax; without gradient; or with gradient."""
 
 
 class TokenOutputs(NamedTuple):
@@ -41,7 +41,7 @@ class Head(Protocol):
 
 
 def _chunk_outputs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, wanted: Entropy
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, entropy_mode: Entropy
 ) -> TokenOutputs:
     """Outputs [N] of N positions: hidden [N, H], targets [N]."""
     logits = functional.linear(hidden, weight, bias).float()
@@ -50,26 +50,26 @@ def _chunk_outputs(
     log_softmax = logits.log_softmax(-1)
     log_probs, chosen = (values.gather(-1, targets[:, None]).squeeze(-1) for values in (log_softmax, logits))
     entropy = torch.zeros_like(log_probs)
-    if wanted != "none":
-        with torch.set_grad_enabled(wanted == "gradient" and torch.is_grad_enabled()):
+    if entropy_mode != "none":
+        with torch.set_grad_enabled(entropy_mode == "gradient" and torch.is_grad_enabled()):
             # Without a tensor of products.
             entropy = -torch.einsum("nv,nv->n", log_softmax.exp(), log_softmax)
     return TokenOutputs(log_probs, entropy, chosen - log_probs)
 
 
-def held_tokens(vocab_size: int) -> int:
-    """Tokens whose logits may exist at one time: `HELD_VALUES` logits, and one token at least."""
-    return max(1, HELD_VALUES // vocab_size)
+def max_logits_tokens(vocab_size: int) -> int:
+    """Tokens whose logits may exist at one time: `MAX_LOGITS_ELEMENTS` logits, and one token at least."""
+    return max(1, MAX_LOGITS_ELEMENTS // vocab_size)
 
 
-def response_outputs(
+def token_log_probs(
     head: Head,
     hidden: Tensor,
     input_ids: Tensor,
     response_mask: Tensor,
     temperature: float,
     entropy: Entropy = "value",
-    most_held: int = CHUNK_TOKENS,
+    max_tokens_held: int = CHUNK_TOKENS,
 ) -> TokenOutputs:
     """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
@@ -83,18 +83,18 @@ def response_outputs(
         response_mask: True on response tokens [B, T]; column 0 must be False.
         temperature: That of the sampling, > 0.
         entropy: What is wanted of entropies; a gradient through them costs a chunk's logits once more.
-        most_held: Tokens whose logits may exist at one time; see `held_tokens`.
+        max_tokens_held: Tokens whose logits may exist at one time; see `max_logits_tokens`.
 
     Returns:
         [B, T] each. An all-False mask gives zeros that still depend on `hidden`.
     """
     positions = response_mask[:, 1:]
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
-    size = min(CHUNK_TOKENS, most_held)
-    again = len(targets) > most_held
+    size = min(CHUNK_TOKENS, max_tokens_held)
+    recompute = len(targets) > max_tokens_held
 
     def in_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> TokenOutputs:
-        compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if again else _chunk_outputs
+        compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if recompute else _chunk_outputs
         parts = zip(hidden.split(size), targets.split(size), strict=True)
         chunks = [compute(part, weight, bias, target, temperature, entropy) for part, target in parts]
         return TokenOutputs(*(torch.cat(values) for values in zip(*chunks, strict=True)))

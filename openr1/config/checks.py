@@ -1,8 +1,11 @@
 """What must fit together in a configuration; every check names its numbers."""
 
-from openr1.config.fixed_data import DpoConfig, SftConfig
-from openr1.config.train import CriticConfig, ModelConfig, OptimizerConfig, PolicyConfig, TrainConfig
+from openr1.config.dpo import DpoConfig
+from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.config.sft import SftConfig
+from openr1.config.train import GROUP_ESTIMATORS, CriticConfig, TrainConfig
 from openr1.errors import ConfigError
+from openr1.runtime.import_path import import_function
 
 
 def check_train(config: TrainConfig) -> list[str]:
@@ -26,6 +29,7 @@ def check_train(config: TrainConfig) -> list[str]:
         )
     if config.evaluation.eval_steps and config.data.held_out is None:
         raise ConfigError("evaluation.eval_steps needs data.held_out, the prompts to measure on")
+    _check_extensions(config)
     _check_algorithm(config)
     _check_debug(config)
     longest = config.data.prompt_max_len + rollout.generate_max_len
@@ -38,81 +42,122 @@ def check_train(config: TrainConfig) -> list[str]:
     ]
 
 
-def _check_algorithm(config: TrainConfig) -> None:
-    """Refuse settings of rewards and losses that say nothing together, or the wrong thing."""
-    algorithm, reward, rollout = config.algorithm, config.reward, config.rollout
-    estimator, samples = algorithm.advantage_estimator, rollout.n_samples_per_prompt
-    responses, clip, longest = rollout.rollout_batch_size * samples, reward.clip, rollout.generate_max_len
-    by_reward = algorithm.kl_in == "reward"
-    wrong = {
-        f"rollout.n_samples_per_prompt is 1, and {estimator} compares the responses to a prompt: give 2 or more, or "
-        "advantage_estimator reinforce++": samples == 1 and estimator not in ("reinforce", "reinforce++", "gae"),
-        f"critic, algorithm.gamma and algorithm.lambd are for gae; with {estimator} leave them out": (
-            not config.has_critic and (config.critic != CriticConfig() or algorithm.gamma * algorithm.lambd != 1)
-        ),
-        f"critic.warmup_steps {config.critic.warmup_steps} is not below num_steps {config.num_steps}: the policy would "
-        "never train": config.critic.warmup_steps >= config.num_steps,
-        f"algorithm.reward_momentum is for grpo; with {estimator} set it to 0": (
-            algorithm.reward_momentum > 0 and estimator != "grpo"
-        ),
-        "algorithm.kl_in reward is not for grpo: divided by a group's own deviation, the rounding of KL would be as "
-        "large as a right answer; take rloo or reinforce++-baseline, or kl_in loss": by_reward and estimator == "grpo",
-        "algorithm.kl_in reward needs rollout.top_p 1: log-probs of a cut distribution are higher, which would count "
-        "as KL": by_reward and rollout.top_p < 1,
-        f"off_policy.importance {config.importance} needs rollout.top_p 1: of a cut distribution ratios are too low": (
-            config.importance != "none" and rollout.top_p < 1
-        ),
-        "algorithm.dynamic_sampling_rounds needs rollout.n_samples_per_prompt 2 or more: one answer cannot differ": (
-            algorithm.dynamic_sampling_rounds > 1 and samples == 1
-        ),
-        "rollout.in_flight drain is for rollout.max_staleness above 0: without it nothing is in flight at a push": (
-            rollout.in_flight == "drain" and rollout.max_staleness == 0
-        ),
-        "algorithm.kl_estimator k1 has no gradient on average in the loss: take k2 or k3, or kl_in reward": (
-            not by_reward and algorithm.kl_estimator == "k1"
-        ),
-        "algorithm.kl_target adapts the weight of KL: give init_kl_coef above 0 to begin with": (
-            algorithm.kl_target is not None and algorithm.init_kl_coef == 0
-        ),
-        f"algorithm.kl_horizon {algorithm.kl_horizon} is below the {responses} responses of a step: the weight of KL "
-        "would jump": algorithm.kl_target is not None and algorithm.kl_horizon < responses,
-        "algorithm.dual_clip is for policy_loss ppo and gspo: cispo bounds its weights itself": (
-            algorithm.dual_clip is not None and algorithm.policy_loss == "cispo"
-        ),
-        f"reward.clip is {clip}: the first bound must be below the second": clip is not None and clip[0] >= clip[1],
-        f"reward.overlong_buffer_len {reward.overlong_buffer_len} is not below rollout.generate_max_len {longest}": (
-            reward.overlong_buffer_len >= longest
-        ),
+def _check_extensions(config: TrainConfig) -> None:
+    """Import what the config names by import path: whatever is wrong with it shows before anything starts."""
+    named = {
+        "algorithm.advantage_estimator": config.algorithm.advantage_estimator,
+        "algorithm.policy_loss": config.algorithm.policy_loss,
+        "rollout.env": config.rollout.env,
     }
-    _refuse(wrong)
+    for key, name in named.items():
+        if ":" not in name:
+            continue
+        try:
+            import_function(name)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from error
+
+
+def _check_algorithm(config: TrainConfig) -> None:
+    """Refuse settings of rewards and losses that contradict each other or have no effect together."""
+    algorithm, rollout = config.algorithm, config.rollout
+    estimator, samples = algorithm.advantage_estimator, rollout.n_samples_per_prompt
+    if samples == 1 and estimator in GROUP_ESTIMATORS:
+        raise ConfigError(
+            f"rollout.n_samples_per_prompt is 1, and {estimator} compares the responses to a prompt: give 2 or more, "
+            "or advantage_estimator reinforce++"
+        )
+    if algorithm.dynamic_sampling_rounds > 1 and samples == 1:
+        raise ConfigError(
+            "algorithm.dynamic_sampling_rounds needs rollout.n_samples_per_prompt 2 or more: one answer cannot differ"
+        )
+    if algorithm.reward_momentum > 0 and estimator != "grpo":
+        raise ConfigError(f"algorithm.reward_momentum is for grpo; with {estimator} set it to 0")
+    if algorithm.dual_clip is not None and algorithm.policy_loss == "cispo":
+        raise ConfigError("algorithm.dual_clip is for policy_loss ppo and gspo: cispo bounds its weights itself")
+    if config.importance != "none" and rollout.top_p < 1:
+        raise ConfigError(
+            f"off_policy.importance {config.importance} needs rollout.top_p 1: under a truncated distribution the "
+            "ratios are too low"
+        )
+    if rollout.in_flight == "drain" and rollout.max_staleness == 0:
+        raise ConfigError(
+            "rollout.in_flight drain is for rollout.max_staleness above 0: without it nothing is in flight at a push"
+        )
+    _check_critic(config)
+    _check_kl(config)
+    _check_rewards(config)
+
+
+def _check_critic(config: TrainConfig) -> None:
+    algorithm, critic = config.algorithm, config.critic
+    if not config.has_critic and (critic != CriticConfig() or algorithm.gamma * algorithm.lambd != 1):
+        raise ConfigError(
+            f"critic, algorithm.gamma and algorithm.lambd are for gae; with {algorithm.advantage_estimator} leave them "
+            "out"
+        )
+    if critic.warmup_steps >= config.num_steps:
+        raise ConfigError(
+            f"critic.warmup_steps {critic.warmup_steps} is not below num_steps {config.num_steps}: the policy would "
+            "never train"
+        )
+
+
+def _check_kl(config: TrainConfig) -> None:
+    algorithm, rollout = config.algorithm, config.rollout
+    responses = rollout.rollout_batch_size * rollout.n_samples_per_prompt
+    if algorithm.kl_in == "reward" and algorithm.advantage_estimator == "grpo":
+        raise ConfigError(
+            "algorithm.kl_in reward is not for grpo: divided by a group's own deviation, the rounding of KL would be "
+            "as large as a correct answer; take rloo or reinforce++-baseline, or kl_in loss"
+        )
+    if algorithm.kl_in == "reward" and rollout.top_p < 1:
+        raise ConfigError(
+            "algorithm.kl_in reward needs rollout.top_p 1: log-probs of a truncated distribution are higher, which "
+            "would count as KL"
+        )
+    if algorithm.kl_in == "loss" and algorithm.kl_estimator == "k1":
+        raise ConfigError(
+            "algorithm.kl_estimator k1 has no gradient on average in the loss: take k2 or k3, or kl_in reward"
+        )
+    if algorithm.kl_target is not None and algorithm.init_kl_coef == 0:
+        raise ConfigError(
+            "algorithm.kl_target adapts the KL coefficient: set init_kl_coef above 0, where it starts from"
+        )
+    if algorithm.kl_target is not None and algorithm.kl_horizon < responses:
+        raise ConfigError(
+            f"algorithm.kl_horizon {algorithm.kl_horizon} is below the {responses} responses of a step: the KL "
+            "coefficient would jump"
+        )
+
+
+def _check_rewards(config: TrainConfig) -> None:
+    reward, longest = config.reward, config.rollout.generate_max_len
+    if reward.clip is not None and reward.clip[0] >= reward.clip[1]:
+        raise ConfigError(f"reward.clip is {reward.clip}: the first bound must be below the second")
+    if reward.overlong_buffer_len >= longest:
+        raise ConfigError(
+            f"reward.overlong_buffer_len {reward.overlong_buffer_len} is not below rollout.generate_max_len {longest}"
+        )
+    if reward.url is not None and reward.server_config is not None:
+        raise ConfigError(
+            "reward.server_config is for the server that a run starts itself, and reward.url names one that runs "
+            "already: start that one with `serve --config`, or leave one of them out"
+        )
 
 
 def _check_debug(config: TrainConfig) -> None:
-    """Refuse records and replays that cannot be what they say."""
+    """Refuse recording and replaying where they cannot be exact."""
     debug, ahead = config.debug, config.rollout.max_staleness
-    also = "debug.record" if debug.record is not None else "debug.rollout_only"
-    wrong = {
-        "debug.replay_from needs debug.replay, the folder of records": (
-            debug.replay is None and debug.replay_from != "rollout"
-        ),
-        f"debug.replay and {also} exclude each other": (
-            debug.replay is not None and (debug.record is not None or debug.rollout_only)
-        ),
-        f"debug.record and debug.replay need rollout.max_staleness 0, and it is {ahead}": (
-            ahead > 0 and (debug.record is not None or debug.replay is not None)
-        ),
-        "evaluation.eval_steps needs engines, and debug.replay starts none: set it to 0": (
-            debug.replay is not None and config.evaluation.eval_steps > 0
-        ),
-    }
-    _refuse(wrong)
-
-
-def _refuse(wrong: dict[str, bool]) -> None:
-    """Raise the first message that applies."""
-    for message, found in wrong.items():
-        if found:
-            raise ConfigError(message)
+    if debug.replay is None and debug.replay_from != "rollout":
+        raise ConfigError("debug.replay_from needs debug.replay, the folder of records")
+    if debug.replay is not None and (debug.record is not None or debug.rollout_only):
+        also = "debug.record" if debug.record is not None else "debug.rollout_only"
+        raise ConfigError(f"debug.replay and {also} exclude each other")
+    if ahead > 0 and (debug.record is not None or debug.replay is not None):
+        raise ConfigError(f"debug.record and debug.replay need rollout.max_staleness 0, and it is {ahead}")
+    if debug.replay is not None and config.evaluation.eval_steps > 0:
+        raise ConfigError("evaluation.eval_steps needs engines, and debug.replay starts none: set it to 0")
 
 
 def check_dpo(config: DpoConfig, updates: int | None = None) -> list[str]:

@@ -111,6 +111,18 @@ def describe_fields(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, 
     return rows
 
 
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """A configuration as dotted keys with JSON values, at any depth."""
+
+    def flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        rows: dict[str, Any] = {}
+        for key, value in values.items():
+            rows |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return rows
+
+    return flat(config.model_dump(mode="json"), "")
+
+
 def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section that a field is, or may be; None for a plain value."""
     for one in (annotation, *get_args(annotation)):

@@ -1,77 +1,38 @@
-"""Configuration: pydantic models. `config_file.py` reads them, `config_checks.py` checks what spans several keys.
-
-Keys keep the names that users of OpenRLHF and the R1 recipes know. A string under each field says what it is,
-its unit and range.
-"""
+"""Configuration of one RL run (`openr1 train`); `config.checks` checks what spans several keys."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-Positive = Annotated[int, Field(gt=0, strict=True)]
-NotNegative = Annotated[int, Field(ge=0, strict=True)]
-Seconds = Annotated[float, Field(gt=0)]
-Dtype = Literal["bfloat16", "float32"]
+from openr1.config.sections import (
+    CheckpointConfig,
+    ModelConfig,
+    NotNegative,
+    OptimizerConfig,
+    PolicyConfig,
+    Positive,
+    RunConfig,
+    Seconds,
+    Section,
+    TrackingConfig,
+)
+from openr1.runtime.import_path import absolute
 
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-
-class RunConfig(Section):
-    """Where results go, and the seed of everything."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Name of the run and of its folder under `output_dir`."""
-    output_dir: Path = Path("runs")
-    """Parent of run folders."""
-    seed: NotNegative = 0
-    """Seed of the data order and the sampling."""
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.output_dir / self.name
+GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
+"""Estimators that compare the responses to one prompt, and so need several."""
+ADVANTAGE_ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce", "reinforce++", "gae")
+POLICY_LOSSES = ("ppo", "gspo", "cispo")
+ENVS = ("single_turn",)
 
 
-class RopeScalingConfig(Section):
-    """Longer texts by rotary positions that are scaled."""
-
-    rope_type: Literal["linear", "yarn"] = "yarn"
-    """How; as in Hugging Face configs."""
-    factor: Annotated[float, Field(gt=1)]
-    """The model gets so many times its positions."""
-
-
-class LoraConfig(Section):
-    """Low-rank adapters (PEFT): the model's own weights stay as they are."""
-
-    rank: Positive = 16
-    """Rank of the update of each weight matrix."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
-    """The update is scaled by alpha / rank."""
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of the linear layers that get one, such as [q_proj, v_proj]; all-linear: all but the head."""
-
-
-class ModelConfig(Section):
-    """The model that is trained; the reference is a frozen copy of it."""
-
-    path: Path
-    """Folder in Hugging Face format, with tokenizer and chat template."""
-    dtype: Dtype = "bfloat16"
-    """Of policy, reference and engines; the optimizer always keeps float32 weights."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a quarter slower."""
-    packing: bool = False
-    """Lay the rows of a micro-batch end to end instead of padding them; micro_batch_tokens then counts real tokens."""
-    rope_scaling: RopeScalingConfig | None = None
-    """Stretch the positions beyond those that the model was trained with; exports say so in their config.json."""
-    lora: LoraConfig | None = None
-    """Train adapters only; engines and exports get them merged. None: all weights train."""
+def _known_or_import_path(name: str, known: tuple[str, ...]) -> str:
+    """A built-in name, or an import path with its file made absolute, so that it means the same in every process."""
+    if name in known:
+        return name
+    if ":" not in name:
+        raise ValueError(f"must be one of {', '.join(known)}, or an import path, package.module:name or file.py:name")
+    return absolute(name)
 
 
 class DataConfig(Section):
@@ -123,6 +84,14 @@ class RolloutConfig(Section):
     timeout_seconds: Seconds = 600.0
     """Longest wait for the next finished group, and for an engine to start."""
 
+    env: str = "single_turn"
+    """Environment that turns a prompt into a response: single_turn, or the import path of one."""
+
+    @field_validator("env")
+    @classmethod
+    def _check_env(cls, name: str) -> str:
+        return _known_or_import_path(name, ENVS)
+
 
 class RewardConfig(Section):
     """The client of the reward server."""
@@ -154,16 +123,14 @@ class RewardConfig(Section):
 class AlgorithmConfig(Section):
     """How rewards become a loss."""
 
-    advantage_estimator: Literal[
-        "grpo", "dr_grpo", "rloo", "reinforce", "reinforce++", "reinforce++-baseline", "gae"
-    ] = "grpo"
-    """How rewards become advantages; docs/algorithms.md has the formulas. gae trains a critic, too."""
+    advantage_estimator: str = "grpo"
+    """grpo, dr_grpo, rloo, reinforce, reinforce++, reinforce++-baseline, gae (trains a critic), or an import path."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount of a token's reward for each token before it (gae only)."""
     lambd: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Lambda of gae; 1: return minus value, 0: the error of one value; between: less variance, more bias."""
-    policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
-    """ppo: clipped ratios of tokens; gspo: of whole responses; cispo: clipped weights, which keep their gradient."""
+    policy_loss: str = "ppo"
+    """ppo: clipped token ratios; gspo: clipped response ratios; cispo: clipped weights; or an import path."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"
     """Mean over tokens; over responses of means over their tokens; sum / (responses x generate_max_len)."""
     eps_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -193,6 +160,16 @@ class AlgorithmConfig(Section):
     reward_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a running mean and deviation over steps in each group's own; 0: the group's own alone."""
 
+    @field_validator("advantage_estimator")
+    @classmethod
+    def _check_estimator(cls, name: str) -> str:
+        return _known_or_import_path(name, ADVANTAGE_ESTIMATORS)
+
+    @field_validator("policy_loss")
+    @classmethod
+    def _check_policy_loss(cls, name: str) -> str:
+        return _known_or_import_path(name, POLICY_LOSSES)
+
 
 class OffPolicyConfig(Section):
     """Correction for what the engines sampled from, where it is not what is trained."""
@@ -209,25 +186,6 @@ class OffPolicyConfig(Section):
     """Highest ratio that trains."""
 
 
-class OptimizerConfig(Section):
-    """AdamW and its schedule."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-6
-    """Highest learning rate."""
-    lr_scheduler: Literal["constant", "linear", "cosine", "cosine_with_min_lr"] = "constant"
-    """Shape after the warm-up."""
-    lr_warmup_steps: NotNegative = 0
-    """Optimizer steps over which the rate rises from 0."""
-    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Lowest rate as a share of the highest (cosine_with_min_lr only)."""
-    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """Decay rates of AdamW's moments."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled weight decay."""
-    max_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Gradient norm above which gradients are scaled down; 0 = no clipping."""
-
-
 class CriticConfig(Section):
     """The value model, with `advantage_estimator: gae` alone; the rest is as `model`, `optimizer` and `policy` say."""
 
@@ -241,32 +199,6 @@ class CriticConfig(Section):
     """First steps, in which the critic alone trains."""
 
 
-class PolicyConfig(Section):
-    """The DeepSpeed policy actors."""
-
-    num_ranks: Positive = 1
-    """Data-parallel ranks; each takes one GPU where there are GPUs."""
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """What DeepSpeed shards over ranks: 0 nothing (float32 only), 1 optimizer state, 2 gradients, 3 parameters too."""
-    train_batch_size: Positive = 512
-    """Responses an optimizer step; divides rollout_batch_size x n_samples_per_prompt."""
-    micro_batch_tokens: Positive = 16384
-    """Tokens, padding included, of one forward and backward pass on one rank."""
-    threads: Positive = 1
-    """CPU threads of one rank, and of the reference."""
-    timeout_seconds: Seconds = 1800.0
-    """Longest wait for an update, a checkpoint or the start of the actors."""
-
-
-class CheckpointConfig(Section):
-    """Saving and resuming."""
-
-    save_steps: NotNegative = 10
-    """Save every so many steps, and at the end; 0 = only at the end and when interrupted."""
-    keep: Positive = 2
-    """Newest checkpoints that are kept."""
-
-
 class EvaluationConfig(Section):
     """Accuracy on held-out prompts, before the first step, after the last, and on the way."""
 
@@ -276,25 +208,6 @@ class EvaluationConfig(Section):
     """Also report pass@k of the untrained model with k = this many samples; 0 = do not."""
     eval_steps: NotNegative = 0
     """Also measure every so many steps, and keep the checkpoint that was best; 0 = do not."""
-
-
-class TrackingConfig(Section):
-    """Trackers beside the run folder, which has every record anyway; docs/tracking.md."""
-
-    backends: list[Literal["wandb", "swanlab", "tensorboard"]] = []
-    """Trackers to log to. Keys are read from WANDB_API_KEY, SWANLAB_API_KEY or netrc, never from here."""
-    project: Annotated[str, Field(min_length=1)] = "openr1"
-    """Project that the run appears in (wandb, swanlab)."""
-    experiment_name: Annotated[str, Field(min_length=1)] | None = None
-    """Name that the run appears under (wandb, swanlab); none = run.name."""
-    workspace: Annotated[str, Field(min_length=1)] | None = None
-    """User or team that owns the project (wandb calls it entity); none = the key's own."""
-    mode: Literal["online", "offline", "disabled"] = "online"
-    """Of wandb and swanlab: online; offline, kept in the run folder to be uploaded later; disabled, not started."""
-    rollout_table_steps: NotNegative = 10
-    """Send a table of rollouts every so many steps; 0 = never."""
-    rollout_table_rows: Positive = 16
-    """Responses in a table at most: the first ones of the step."""
 
 
 class DebugConfig(Section):
@@ -353,14 +266,9 @@ class TrainConfig(Section):
         return (self.num_steps - self.critic.warmup_steps) * self.updates_per_step
 
     @property
-    def num_engines(self) -> int:
-        """Engines that are started."""
-        return 0 if self.debug.reads("rollout") else self.rollout.num_engines
-
-    @property
     def has_reference(self) -> bool:
-        """Whether a reference is started."""
-        return self.algorithm.init_kl_coef > 0 and not self.debug.reads("advantage")
+        """Whether the algorithm needs reference log-probs."""
+        return self.algorithm.init_kl_coef > 0
 
     @property
     def has_critic(self) -> bool:

@@ -1,15 +1,14 @@
 """How often each prompt is solved: a ledger that a run keeps, and by which it passes over what is solved already."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openr1.errors import ConfigError
 from openr1.runtime.files import read_objects, write_objects
-from openr1.types import Group, Score
+from openr1.types import ScoredGroup
 
-LEDGER = "pass_rates.jsonl"
+PASS_RATE_FILE = "pass_rates.jsonl"
 """In the run folder, for people and for other runs; in a checkpoint, for resuming."""
 COLUMNS = ("id", "attempts", "pass_rate", "newest_pass_rate")
 
@@ -34,9 +33,10 @@ class PassRates:
         rate = self._rates.get(prompt_id)
         return None if rate is None else rate.newest
 
-    def add(self, group: Group, scores: Sequence[Score]) -> None:
-        """Enter a visit; ungraded responses do not count."""
-        self._enter(group.prompt.id, [score.accuracy for score in scores if score.accuracy is not None])
+    def add(self, scored: ScoredGroup) -> None:
+        """Add a visit of a prompt; ungraded responses do not count."""
+        scores = [grade.score for grade in scored.grades if grade.score is not None]
+        self._enter(scored.group.prompt.id, scores)
 
     def read(self, path: Path) -> None:
         """Take over what an earlier run's `pass_rates.jsonl` says.

@@ -1,7 +1,6 @@
 """Prompts: a JSONL dataset, rendered once with the chat template, drawn as an endless stream that can resume."""
 
 import json
-import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from openr1.errors import ConfigError, MissingError, OutOfPrompts
+from openr1.data.order import epoch_order
+from openr1.errors import ConfigError, DatasetExhausted, MissingError
 from openr1.runtime.files import read_objects
 from openr1.types import Prompt
 
@@ -101,7 +101,7 @@ def _are_messages(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptFormat:
     """What goes around the questions of a dataset, where a row does not say otherwise.
 
     `system_prompt` comes before rows with a `prompt`; rows with `messages` bring their own. `assistant_prefix` is text
@@ -112,7 +112,7 @@ class Wording:
     assistant_prefix: str = ""
 
 
-def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, wording: Wording) -> tuple[str, str]:
+def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> tuple[str, str]:
     """The row's prompt as the model sees it, up to where its response begins, and the prefix that it ends with.
 
     The prefix is what of the response is written already: a `<think>` that the chat template opens by itself, then the
@@ -122,9 +122,9 @@ def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, wording: Wor
         ConfigError: The chat template does not leave the prefix as it is.
     """
     messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
-    if wording.system_prompt is not None and "prompt" in row:
-        messages = [{"role": "system", "content": wording.system_prompt}, *messages]
-    prefix = row.get("prefix", wording.assistant_prefix)
+    if prompt_format.system_prompt is not None and "prompt" in row:
+        messages = [{"role": "system", "content": prompt_format.system_prompt}, *messages]
+    prefix = row.get("prefix", prompt_format.assistant_prefix)
     start = _apply_template(tokenizer, messages, add_generation_prompt=True)
     text = start + prefix
     if prefix:
@@ -161,7 +161,9 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(dict.fromkeys([*special, int(tokenizer.eos_token_id)]))
 
 
-def load_prompts(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_max_len: int, wording: Wording) -> list[Prompt]:
+def load_prompts(
+    path: Path, tokenizer: PreTrainedTokenizerBase, prompt_max_len: int, prompt_format: PromptFormat
+) -> list[Prompt]:
     """Read, render and tokenize a dataset.
 
     Raises:
@@ -170,7 +172,7 @@ def load_prompts(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_max_len:
     """
     prompts: dict[str, Prompt] = {}
     for place, row in read_rows(path):
-        text, prefix = render(row, tokenizer, wording)
+        text, prefix = render(row, tokenizer, prompt_format)
         token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
         if len(token_ids) > prompt_max_len:
             raise ConfigError(
@@ -200,14 +202,14 @@ class PromptStream:
         """The next `count` prompts, all different: a batch that the epoch's rest cannot fill starts the next epoch.
 
         Raises:
-            OutOfPrompts: A whole epoch has fewer that are not passed over.
+            DatasetExhausted: A whole epoch has fewer that are not passed over.
         """
         taken: list[Prompt] = []
         first_epoch = self._epoch
         while len(taken) < count:
             if self._cursor == len(self._prompts):
                 if self._epoch > first_epoch:
-                    raise OutOfPrompts(
+                    raise DatasetExhausted(
                         f"only {len(taken)} of {len(self._prompts)} prompts are not above data.max_pass_rate, "
                         f"and a step takes {count}; train on harder ones, or raise the limit"
                     )
@@ -233,6 +235,4 @@ class PromptStream:
         self._cursor = state["cursor"]
 
     def _shuffled(self) -> list[int]:
-        order = list(range(len(self._prompts)))
-        random.Random(f"{self._seed}/{self._epoch}").shuffle(order)
-        return order
+        return epoch_order(len(self._prompts), self._seed, self._epoch)

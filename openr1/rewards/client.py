@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from openr1.errors import ConfigError, RewardProtocolError, RewardServerUnavailable
 from openr1.rewards.http import NotYet, RewardHttp, port_of, read_token
-from openr1.types import Group, Score
+from openr1.types import Grade, Group
 from reward_server.schema import GraderName, ScoreItem, ScoreReply, ScoreRequest, describe_problems
 
 _FIRST_PAUSE_SECONDS = 0.1
@@ -86,10 +86,10 @@ class RewardClient:
         """
         asyncio.run_coroutine_threadsafe(self._wait_until_ready(), self._loop).result()
 
-    def submit(self, group: Group) -> concurrent.futures.Future[list[Score]]:
+    def submit(self, group: Group) -> concurrent.futures.Future[list[Grade]]:
         """Have a group graded; returns at once. The result holds one score a response, in their order.
 
-        An item that the server could not grade is a `Score` without reward, never one of 0. The future raises
+        An item that the server could not grade is a `Grade` without reward, never one of 0. The future raises
 
         - RewardServerUnavailable: no usable answer came within the deadline, over all attempts;
         - RewardProtocolError: a server refused the request, or its answer does not fit what was asked;
@@ -129,14 +129,14 @@ class RewardClient:
         if any(complaints):
             raise RewardServerUnavailable("; ".join(filter(None, complaints)))
 
-    async def _score(self, request: ScoreRequest) -> list[Score]:
+    async def _score(self, request: ScoreRequest) -> list[Grade]:
         payload = request.model_dump_json().encode()
         ids = [item.id for item in request.items]
         async with self._slots:
             turn = next(self._turns) % len(self._urls)
             urls = self._urls[turn:] + self._urls[:turn]
 
-            async def ask(url: str) -> list[Score]:
+            async def ask(url: str) -> list[Grade]:
                 # The last of a round may use all the time that is left: nobody is kept waiting for it.
                 limit = None if url == urls[-1] else self._deadline_seconds / len(urls)
                 return self._read_scores(url, await self._ask_score(url, payload, limit), ids)
@@ -190,7 +190,7 @@ class RewardClient:
             ]
             raise RewardServerUnavailable("; ".join(failed)) from error
 
-    def _read_scores(self, url: str, body: bytes, ids: list[str]) -> list[Score]:
+    def _read_scores(self, url: str, body: bytes, ids: list[str]) -> list[Grade]:
         """The scores of an answer, which must hold one result for each of `ids`, in their order."""
         try:
             reply = ScoreReply.model_validate_json(body)
@@ -205,7 +205,7 @@ class RewardClient:
                 raise self._unusable(url, f"result {index} has the id {result.id!r} instead of {expected!r}", body)
         self._note_version(url, reply.grader)
         return [
-            Score(result.reward, result.score, result.components, result.verdict, result.error) for result in results
+            Grade(result.reward, result.score, result.components, result.verdict, result.error) for result in results
         ]
 
     def _note_version(self, url: str, grader: GraderName) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
-from openr1.rollout.sampling_params import Sampling
+from openr1.rollout.env import build_env
 from openr1.runtime.process import log_to
-from openr1.types import Group, Prompt, Response, WeightVersion
+from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput, SamplingParams
+    from vllm import LLM, RequestOutput
+    from vllm import SamplingParams as VllmSamplingParams
 
 Result = TypeVar("Result")
 
-STEP_TOKENS = 8192
-"""Tokens that one step of an engine takes at most, unless a single response may be longer."""
+MAX_BATCHED_TOKENS = 8192
+"""Largest number of tokens in one engine step, unless a single sequence may be longer."""
 
 STEPS_SECONDS = 0.02
-"""For so long steps are made on end: weights wait no longer for the engine, and going to its thread costs 0.2 ms."""
+"""Longest uninterrupted run of engine steps. It bounds how long a weight update waits, and amortizes the 0.2 ms that a
+switch to the engine's thread costs."""
 
 
 @dataclass(frozen=True)
@@ -39,61 +41,122 @@ class EngineSettings:
     on_gpu: bool
     weight_transfer_backend: str
     log_path: Path
+    env: str = "single_turn"
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One sequence that the engine has to sample."""
+
+    token_ids: list[int]
+    sampling: "VllmSamplingParams"
+    finished: "asyncio.Future[RequestOutput]"
 
 
 class EngineActor:
-    """Runs vLLM in this process, a step at a time: not stepping is pausing, so a weight update needs no protocol.
+    """Runs vLLM in this process, one step at a time: not stepping is pausing, so weight updates need no protocol.
 
-    All calls into vLLM happen on one thread; `_between_steps` is held for the steps of a moment (`STEPS_SECONDS`), and
-    from the start of a weight update to its end.
+    Environments run on the actor's event loop and queue requests. One task, alive while there are requests, steps the
+    engine on its thread and hands results back. All calls into vLLM happen on that thread. `_between_steps` is held
+    while the engine steps (at most `STEPS_SECONDS`) and from the start of a weight update to its end.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
         """Load the model; takes seconds to minutes."""
         log_to(settings.log_path)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
-        self._llm = self._thread.submit(_build_llm, settings).result()
-        self._end_token_ids = end_token_ids(self._llm.get_tokenizer())
+        self._llm = self._thread.submit(build_llm, settings).result()
+        tokenizer = self._llm.get_tokenizer()
+        self._end_token_ids = end_token_ids(tokenizer)
+        self._env = build_env(settings.env, tokenizer)
         self._between_steps = asyncio.Lock()
-        self._requests = 0
-        self._finished: dict[str, RequestOutput] = {}
+        self._num_requests = 0
+        self._queued: list[_Request] = []
+        self._running: dict[str, _Request] = {}
+        self._stepping: asyncio.Task[None] | None = None
 
     async def ready(self) -> bool:
         """Answers once the engine has started."""
         return True
 
-    async def generate(self, prompts: list[Prompt], sampling: Sampling) -> AsyncIterator[Group]:
+    async def generate(self, prompts: list[Prompt], sampling: SamplingParams) -> AsyncIterator[Group]:
         """Sample every prompt and yield each group as soon as its last response is finished.
 
-        Several calls may run side by side: each makes steps, for all, until its own prompts are finished.
+        Several calls may run side by side; their requests share the engine's batches.
         """
-        waiting = await self._call(self._add_requests, prompts, sampling)
-        while waiting:
-            async with self._between_steps:
-                if waiting.keys().isdisjoint(self._finished):
-                    outputs = await self._call(self._steps)
-                    self._finished |= {output.request_id: output for output in outputs}
-            for request_id in [name for name in self._finished if name in waiting]:
-                yield to_group(waiting.pop(request_id), self._finished.pop(request_id))
+        groups = [asyncio.create_task(self._sample_group(prompt, sampling)) for prompt in prompts]
+        try:
+            for finished in asyncio.as_completed(groups):
+                yield await finished
+        finally:
+            for task in groups:
+                task.cancel()
 
-    def _steps(self) -> "list[RequestOutput]":
-        """Make steps until a request is finished, for a moment at most; returns what is finished."""
+    async def _sample_group(self, prompt: Prompt, sampling: SamplingParams) -> Group:
+        """Run the environment once per response, side by side."""
+        count = sampling.n_samples_per_prompt
+        runs = (self._sample_response(prompt, sampling, index) for index in range(count))
+        return Group(prompt, tuple(await asyncio.gather(*runs)))
+
+    async def _sample_response(self, prompt: Prompt, sampling: SamplingParams, index: int) -> Response:
+        first = len(prompt.token_ids)
+
+        async def sample(context: Sequence[int]) -> Response:
+            room = sampling.generate_max_len - (len(context) - first)
+            if room <= 0:
+                raise EngineError(
+                    f"prompt {prompt.id}: the environment asked for more than rollout.generate_max_len "
+                    f"{sampling.generate_max_len} tokens; it must end the response first"
+                )
+            return to_response(prompt, await self._sample(context, sampling, prompt, index, room))
+
+        return checked_response(prompt, await self._env.run(prompt, sample), sampling.generate_max_len)
+
+    async def _sample(
+        self, context: Sequence[int], sampling: SamplingParams, prompt: Prompt, index: int, max_tokens: int
+    ) -> "RequestOutput":
+        """Queue a request and wait for its output."""
+        finished: asyncio.Future[RequestOutput] = asyncio.get_running_loop().create_future()
+        # A turn's seed depends on where it starts, so that the turns of one response do not repeat their draws.
+        seed = sampling.seed_of(prompt, index, len(context) - len(prompt.token_ids))
+        vllm_sampling = to_vllm(sampling, seed, max_tokens, self._end_token_ids)
+        self._queued.append(_Request(list(context), vllm_sampling, finished))
+        if self._stepping is None or self._stepping.done():
+            self._stepping = asyncio.create_task(self._step_until_idle())
+        return await finished
+
+    async def _step_until_idle(self) -> None:
+        """Step the engine until it has no request left. A failure is raised in everything that waits for a result."""
+        try:
+            while self._queued or self._running:
+                async with self._between_steps:
+                    queued, self._queued = self._queued, []
+                    outputs = await self._call(self._steps, queued)
+                for output in outputs:
+                    finished = self._running.pop(output.request_id).finished
+                    # Cancelled if whoever asked is gone.
+                    if not finished.done():
+                        finished.set_result(output)
+                # Environments that got a result queue their next turn before the engine steps again.
+                await asyncio.sleep(0)
+        except Exception as error:  # noqa: BLE001 (any error of vLLM ends all requests)
+            for request in [*self._queued, *self._running.values()]:
+                if not request.finished.done():
+                    request.finished.set_exception(error)
+            self._queued, self._running = [], {}
+
+    def _steps(self, queued: "list[_Request]") -> "list[RequestOutput]":
+        """On the engine's thread: add requests, then step until one is finished, for `STEPS_SECONDS` at most."""
+        for request in queued:
+            self._num_requests += 1
+            request_id = f"{self._num_requests}"
+            self._running[request_id] = request
+            self._llm.llm_engine.add_request(request_id, {"prompt_token_ids": request.token_ids}, request.sampling)
         end = time.monotonic() + STEPS_SECONDS
         while True:
             outputs: list[RequestOutput] = self._llm.llm_engine.step()
             if outputs or time.monotonic() > end:
                 return outputs
-
-    def _add_requests(self, prompts: list[Prompt], sampling: Sampling) -> dict[str, Prompt]:
-        """Queue the prompts; returns them by request id."""
-        waiting = {}
-        for prompt in prompts:
-            self._requests += 1
-            request_id = f"{self._requests}"
-            request = {"prompt_token_ids": list(prompt.token_ids)}
-            self._llm.llm_engine.add_request(request_id, request, to_vllm(sampling, prompt, self._end_token_ids))
-            waiting[request_id] = prompt
-        return waiting
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Set up the receiving end of vLLM's weight transfer."""
@@ -120,7 +183,7 @@ class EngineActor:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 
-def _build_llm(settings: EngineSettings) -> "LLM":
+def build_llm(settings: EngineSettings) -> "LLM":
     """Start vLLM in this process, at weight version 0."""
     from vllm import LLM
 
@@ -133,7 +196,7 @@ def _build_llm(settings: EngineSettings) -> "LLM":
         kv_cache_memory_bytes=settings.kv_cache_bytes,
         # On CPU, vLLM cannot split the prompt of a seeded request over two steps: a step must take any prompt whole.
         enable_chunked_prefill=settings.on_gpu,
-        max_num_batched_tokens=max(settings.max_model_len, STEP_TOKENS),
+        max_num_batched_tokens=max(settings.max_model_len, MAX_BATCHED_TOKENS),
         # With it, a batch would be under way between two steps, while weights are loaded.
         async_scheduling=False,
         # Log-probs of the distribution that was sampled from: after temperature and top-p.
@@ -148,40 +211,55 @@ def _build_llm(settings: EngineSettings) -> "LLM":
     return llm
 
 
-def to_vllm(sampling: Sampling, prompt: Prompt, end_token_ids: list[int]) -> "SamplingParams":
-    """vLLM's own record of the sampling; only the sampled token's log-prob is asked for."""
-    from vllm import SamplingParams
+def to_vllm(sampling: SamplingParams, seed: int, max_tokens: int, end_token_ids: list[int]) -> "VllmSamplingParams":
+    """vLLM's sampling parameters for one sequence; only the sampled token's log-prob is requested."""
+    from vllm import SamplingParams as VllmSamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    return SamplingParams(
-        n=sampling.n_samples_per_prompt,
+    return VllmSamplingParams(
+        n=1,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        max_tokens=sampling.generate_max_len,
+        max_tokens=max_tokens,
         stop_token_ids=end_token_ids,
-        seed=sampling.seed_of(prompt),
+        seed=seed,
         logprobs=0,
         flat_logprobs=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def to_group(prompt: Prompt, output: "RequestOutput") -> Group:
-    """The finished request as a group, responses in the order of their seeds.
+def to_response(prompt: Prompt, output: "RequestOutput") -> Response:
+    """A finished request as a response, all of its tokens sampled.
 
     Raises:
-        EngineError: A response has no tokens, or other than one log-prob a token.
+        EngineError: It has no tokens, or not one log-prob per token.
     """
-    responses = []
-    for completion in sorted(output.outputs, key=lambda completion: completion.index):
-        token_ids = tuple(completion.token_ids)
-        log_probs = tuple(completion.logprobs.logprobs)
-        if not token_ids or len(log_probs) != len(token_ids):
-            raise EngineError(
-                f"prompt {prompt.id}: an answer of {len(token_ids)} tokens has {len(log_probs)} log-probs"
-            )
-        versions = [int(span.version) for span in completion.weight_versions]
-        responses.append(
-            Response(completion.text, token_ids, log_probs, completion.finish_reason, versions[0], versions[-1])
+    (completion,) = output.outputs
+    token_ids = tuple(completion.token_ids)
+    log_probs = tuple(completion.logprobs.logprobs)
+    if not token_ids or len(log_probs) != len(token_ids):
+        raise EngineError(
+            f"prompt {prompt.id}: the engine returned {len(token_ids)} tokens with {len(log_probs)} log-probs"
         )
-    return Group(prompt, tuple(responses))
+    versions = [int(span.version) for span in completion.weight_versions]
+    sampled = (True,) * len(token_ids)
+    reason = completion.finish_reason
+    return Response(completion.text, token_ids, log_probs, sampled, reason, versions[0], versions[-1])
+
+
+def checked_response(prompt: Prompt, response: Response, generate_max_len: int) -> Response:
+    """Refuse what an environment got wrong before anything trains on it.
+
+    Raises:
+        EngineError: Lengths of the per-token fields differ, no token was sampled, or the response is too long.
+    """
+    length, sampled = len(response.token_ids), response.num_tokens
+    lengths = {length, len(response.log_probs), len(response.loss_mask)}
+    if len(lengths) != 1 or sampled == 0 or length > generate_max_len:
+        raise EngineError(
+            f"prompt {prompt.id}: the environment returned {length} tokens ({sampled} of them sampled), "
+            f"{len(response.log_probs)} log-probs and a loss_mask of {len(response.loss_mask)}; all must have the same "
+            f"length, from 1 to rollout.generate_max_len {generate_max_len}, with at least one sampled token"
+        )
+    return response

@@ -8,10 +8,9 @@ import ray
 from ray.actor import ActorHandle
 
 from openr1.errors import EngineError, StageTimeout
-from openr1.rollout.sampling_params import Sampling
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
 from openr1.runtime.ray_calls import gather
-from openr1.types import Group, Prompt
+from openr1.types import Group, Prompt, SamplingParams
 
 
 @dataclass
@@ -25,19 +24,19 @@ class RolloutPool:
     """Generation engines of a run. Several threads may ask at a time: engines work first come, first served."""
 
     def __init__(self, engines: list[ActorHandle], timeout_seconds: float) -> None:
-        """`timeout_seconds` bounds the wait for the next group that is finished, for whomever."""
+        """`timeout_seconds`: longest time during which no caller receives a finished group."""
         self._engines = engines
         self._timeout_seconds = timeout_seconds
         self._progress = Progress(time.monotonic())
 
-    def alone(self) -> "list[RolloutPool]":
-        """For each engine a pool that has no other."""
+    def per_engine(self) -> "list[RolloutPool]":
+        """One single-engine pool per engine."""
         pools = [RolloutPool([engine], self._timeout_seconds) for engine in self._engines]
         for pool in pools:
             pool._progress = self._progress
         return pools
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[Group]:
         """Sample every prompt; yields each group once, in the order in which they finish.
 
         Raises:
@@ -76,7 +75,7 @@ class RolloutPool:
                 f"the engines ended without answering {len(waiting)} prompts, {sorted(waiting)[0]} among them"
             )
 
-    def _checked(self, reference: ray.ObjectRef, waiting: set[str], sampling: Sampling) -> Group:
+    def _checked(self, reference: ray.ObjectRef, waiting: set[str], sampling: SamplingParams) -> Group:
         """Fetch a group and check that it was asked for, once, with all its responses."""
         group: Group = gather([reference], self._timeout_seconds, "the trainer waits for an engine's group")[0]
         if group.prompt.id not in waiting:

@@ -26,6 +26,7 @@ class Interrupts:
     def __init__(self) -> None:
         """Nothing is installed yet."""
         self._held_back = False
+        self._in_section = False
         self._polled = False
         self._pending: int | None = None
         self._ended: set[threading.Thread] = set()
@@ -76,6 +77,24 @@ class Interrupts:
         finally:
             self._held_back = False
         self.check()
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """A block that `defer` reaches to the end of. Of nested blocks the outermost counts."""
+        if self._in_section:
+            yield
+            return
+        self._in_section = True
+        try:
+            yield
+        finally:
+            self._in_section = self._held_back = False
+        self.check()
+
+    def defer(self) -> None:
+        """From here to the end of the `section` signals are held back: what has begun must be completed."""
+        assert self._in_section
+        self._held_back = True
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._pending is not None:

@@ -1,8 +1,17 @@
-"""What an actor's process does before it loads anything heavy."""
+"""What child processes need: the import path, and their output in a log file."""
 
 import os
 import sys
 from pathlib import Path
+
+PYTHON_ROOT = str(Path(__file__).resolve().parents[2])
+"""The folder that `openr1` is imported from; child processes need it on their import path."""
+
+
+def python_environment() -> dict[str, str]:
+    """This process's environment, with this package's folder first on the import path of Python."""
+    others = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": PYTHON_ROOT if not others else os.pathsep.join([PYTHON_ROOT, others])}
 
 
 def log_to(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from openr1.errors import MissingError
 from openr1.runtime.console import say
 from openr1.runtime.files import write_whole
-from openr1.training.trainer import TrainerState
+from openr1.types import TrainerState
 
 WriteFolder = Callable[[Path], None]
 CHECKSUMS = "checksums.json"
@@ -31,22 +31,17 @@ class Checkpoints:
         self._keep = keep
         self._best = folder / "best"
 
-    def save(
-        self,
-        state: TrainerState,
-        save_policy: WriteFolder,
-        export_model: WriteFolder,
-        save_more: WriteFolder = lambda folder: None,
-    ) -> Path:
-        """Write a checkpoint; it is visible under its name only when complete. `save_more` gets its folder itself."""
+    def save(self, state: TrainerState, write_contents: WriteFolder) -> Path:
+        """Write a checkpoint; it is visible under its name only when complete.
+
+        `write_contents` gets a folder to write everything but `trainer.json` into.
+        """
         final = self._folder / f"step_{state.step:06d}"
         aside = self._folder / f"tmp_step_{state.step:06d}"
         for leftover in self._folder.glob("tmp_*"):
             shutil.rmtree(leftover)
         aside.mkdir(parents=True)
-        save_policy(aside / "policy")
-        export_model(aside / "model")
-        save_more(aside)
+        write_contents(aside)
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
         publish(aside, final)
         # Damaged ones, or the run would have gone on from them; they must not count as the newest.
@@ -94,7 +89,7 @@ class Checkpoints:
             damaged = find_damage(folder)
             if damaged is None:
                 values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
-                return folder, TrainerState.from_values(values)
+                return folder, TrainerState.from_json(values)
             say(f"warning: {folder} is passed over: {damaged} is not as it was saved")
         if complete:
             raise MissingError(f"{self._folder}: all {len(complete)} checkpoints are damaged; begin anew")

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
-from openr1.config.load import AnyConfig, to_yaml, validate
+from openr1.config.load import AnyConfig, flatten, to_yaml, validate
 from openr1.errors import ConfigError, MissingError
 from openr1.runtime.files import write_whole
 
@@ -28,7 +27,7 @@ def check_unused(folder: Path, resume: bool) -> None:
 
 
 @contextmanager
-def opened(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
+def open_run_folder(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
     """Create or reopen the folder, for this process alone, and keep the resolved config in it.
 
     Raises:
@@ -52,28 +51,22 @@ def opened(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
         lock.release()
 
 
-FREE = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks")
-"""What may change on resuming, beside `WATCHING`: where the reward server is, how long to train, which prompts are
-passed over, over how many ranks."""
-WATCHING = ("tracking.", "debug.record", "debug.replay")
-
-
-def _flatten(config: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys of a resolved config."""
-    flat: dict[str, Any] = {}
-    for section, values in config.items():
-        if isinstance(values, dict):
-            flat |= {f"{section}.{key}": value for key, value in values.items()}
-        else:
-            flat[section] = values
-    return flat
+MUTABLE_ON_RESUME = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks")
+"""Keys that may change on resuming: where the reward server is, how long to train, which prompts are skipped, over how
+many ranks."""
+MUTABLE_PREFIXES = ("tracking.", "debug.record", "debug.replay")
+"""Sections and keys that only observe the run, and may change, too."""
 
 
 def _check_same(kept: Path, config: AnyConfig) -> None:
-    """A resumed run must go on as it began, but for `FREE`; keys that were not there then have their defaults."""
+    """Refuse other values than the run began with, except of mutable keys; keys that are new since have defaults."""
     began = validate(type(config), yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept))
-    before, now = _flatten(began.model_dump()), _flatten(config.model_dump())
-    fixed = [key for key in sorted(before.keys() | now.keys()) if key not in FREE and not key.startswith(WATCHING)]
+    before, now = flatten(began), flatten(config)
+    fixed = [key for key in sorted(before.keys() | now.keys()) if not _is_mutable(key)]
     different = [key for key in fixed if before.get(key) != now.get(key)]
     if different:
         raise ConfigError(f"{kept}: the run began with other values of {', '.join(different)}; resume with the same")
+
+
+def _is_mutable(key: str) -> bool:
+    return key in MUTABLE_ON_RESUME or key.startswith(MUTABLE_PREFIXES)

@@ -2,60 +2,54 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 
 from openr1.algorithms.advantages import batch_normalized_advantages
 from openr1.algorithms.batch import TrainBatch
-from openr1.algorithms.gae import explained_variance, gae, token_rewards
+from openr1.algorithms.gae import explained_variance, gae, token_level_rewards
+from openr1.algorithms.objectives.base import StepStats
+from openr1.algorithms.objectives.value import ValueObjective, ValueSums
 from openr1.algorithms.token_ops import masked_sum
 from openr1.config.train import AlgorithmConfig, TrainConfig
+from openr1.interfaces import Critic
+from openr1.rollout.experience import Experience
 
 
-class Critic(Protocol):
-    """The model of values (`policy.group.CriticGroup`)."""
-
-    def values(self, batch: TrainBatch) -> torch.Tensor:
-        """Values [B, T] under the current weights."""
-
-    def update(self, batch: TrainBatch, clip: float | None) -> Callable[[], dict[str, float]]:
-        """Begin one optimizer step; returns at once, with what waits for its numbers."""
-
-
-def with_values(
-    critic: Critic, batch: TrainBatch, rewards: torch.Tensor, costs: torch.Tensor, algorithm: AlgorithmConfig
-) -> TrainBatch:
-    """The batch with values, returns and advantages, which are normalized over all tokens that train.
-
-    `rewards` [B] are of responses, `costs` [B, T] are what is taken off them, by token.
-    """
-    mask, values = batch.response_mask, critic.values(batch)
-    advantages, returns = gae(token_rewards(rewards, costs, mask), values, mask, algorithm.gamma, algorithm.lambd)
+def with_values(critic: Critic, experience: Experience, algorithm: AlgorithmConfig) -> TrainBatch:
+    """The experience's batch with values, returns and advantages, normalized over all tokens that train."""
+    batch, mask = experience.batch, experience.batch.response_mask
+    penalty = torch.zeros_like(batch.rollout_log_probs) if experience.kl_penalty is None else experience.kl_penalty
+    values = critic.values(batch)
+    rewards = token_level_rewards(experience.rewards.flatten(), penalty, mask)
+    advantages, returns = gae(rewards, values, mask, algorithm.gamma, algorithm.lambd)
     return replace(batch, advantages=batch_normalized_advantages(advantages, mask), values=values, returns=returns)
 
 
-def begin_updates(critic: Critic | None, batch: TrainBatch, config: TrainConfig) -> Callable[[], dict[str, float]]:
-    """Have the critic learn from the batch, in as many optimizer steps as the policy, and meanwhile.
+def begin_critic_updates(
+    critic: Critic | None, batch: TrainBatch, config: TrainConfig
+) -> Callable[[], dict[str, float]]:
+    """Start the critic's optimizer steps, which run concurrently with the policy's, one for each of them.
 
-    Returns at once, with what waits for its metrics; without a critic, or updates, there are none.
+    Returns at once, with a function that waits for the critic's metrics; without a critic there are none.
     """
-    if critic is None or config.debug.rollout_only:
+    if critic is None:
         return dict
-    parts = batch.weighed_parts(config.policy.train_batch_size, "token", config.rollout.generate_max_len)
-    epochs, clip = config.algorithm.max_epochs, config.critic.value_clip
-    begun = [critic.update(part, clip) for _ in range(epochs) for part in parts]
+    size, longest = config.policy.train_batch_size, config.rollout.generate_max_len
+    parts = batch.mini_batches(size, "token", longest)
+    objective = ValueObjective(config.critic.value_clip)
+    begun = [critic.begin_step(part, objective) for _ in range(config.algorithm.max_epochs) for part in parts]
     return lambda: critic_metrics(batch, [finish() for finish in begun])
 
 
-def critic_metrics(batch: TrainBatch, updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """What the critic knew of the batch before it learned from it, and what it answered to each update."""
+def critic_metrics(batch: TrainBatch, updates: Sequence[StepStats[ValueSums]]) -> dict[str, float]:
+    """How well the critic predicted the batch before it learned from it, and its updates."""
     assert batch.values is not None
     assert batch.returns is not None
     mask, tokens = batch.response_mask, max(batch.num_response_tokens, 1)
     return {
-        "critic/loss": sum(update["loss"] for update in updates) / len(updates),
-        "critic/grad_norm": sum(update["grad_norm"] for update in updates) / len(updates),
+        "critic/loss": sum(update.loss for update in updates) / len(updates),
+        "critic/grad_norm": sum(update.grad_norm for update in updates) / len(updates),
         "critic/value_mean": float(masked_sum(batch.values, mask)) / tokens,
         "critic/return_mean": float(masked_sum(batch.returns, mask)) / tokens,
         "critic/explained_variance": explained_variance(batch.values, batch.returns, mask),

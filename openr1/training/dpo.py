@@ -1,121 +1,89 @@
-"""Direct preference optimization (DPO) on the policy actors: pairs of responses, one better than the other."""
+"""One DPO run from config to exported model: pairs of responses, on the policy workers."""
 
-import hashlib
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from openr1.algorithms.batch import TrainBatch
-from openr1.config.fixed_data import DpoConfig, DpoDataConfig
-from openr1.data.prompts import Wording, check_prompt, end_token_ids, render
-from openr1.errors import ConfigError, MissingError
-from openr1.runtime.files import read_objects
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Tokens of a prompt and of two responses; one that was not cut off ends with the end token."""
-
-    prompt_ids: list[int]
-    chosen_ids: list[int]
-    rejected_ids: list[int]
-
-
-class PreferencePolicy(Protocol):
-    """The model that learns (`policy.group.PolicyGroup`)."""
-
-    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        """Log-probs [B, T] under the current weights."""
-
-    def preference_update(self, batch: TrainBatch, reference: torch.Tensor, beta: float) -> dict[str, float]:
-        """One optimizer step on rows chosen, rejected, chosen, ...; sums over pairs."""
+from openr1.algorithms.objectives.dpo import DpoObjective
+from openr1.config.checks import check_dpo
+from openr1.config.dpo import DpoConfig
+from openr1.data.order import batch_order
+from openr1.data.pairs import Pair, fingerprint, load_pairs, to_batch
+from openr1.data.prompts import load_tokenizer
+from openr1.errors import ConfigError
+from openr1.interfaces import Policy
+from openr1.runtime.files import read_objects, write_objects
+from openr1.runtime.interrupts import INTERRUPTS
+from openr1.tracking.loggers.client import check_tracking
+from openr1.tracking.run_folder import check_unused
+from openr1.training.fixed_dataset import (
+    FixedDatasetJob,
+    Metrics,
+    count_steps,
+    describe_count,
+    run_fixed_dataset,
+)
+from openr1.workers.rope import check_context_length
 
 
-def load_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConfig) -> tuple[list[Pair], int]:
-    """Pairs of a JSONL file, or of a run's folder; also how many were dropped because they are too long.
-
-    A file's rows have prompt or messages, and `chosen` and `rejected`. Of a run, each group of rollouts whose rewards
-    differ gives its best response and its worst, the first ones where several are.
+def run_dpo(config: DpoConfig, resume: bool) -> None:
+    """Train, write metrics.jsonl, and export the model to `<run folder>/model` in Hugging Face format.
 
     Raises:
-        MissingError: There is nothing to read.
-        ConfigError: A row is malformed, or no pair is left.
+        OpenR1Error: With one line on what is wrong.
+        Interrupted: A signal came; past the first step a checkpoint was written.
     """
-    tokenize = _tokenize_rollouts if path.is_dir() else _tokenize_rows
-    pairs = list(tokenize(path, tokenizer, data))
-    kept = [pair for pair in pairs if _longest(pair) <= data.max_len]
-    if not kept:
-        why = f"all {len(pairs)} pairs are longer than data.max_len {data.max_len}" if pairs else "no pairs"
-        raise ConfigError(f"{path}: {why}")
-    return kept, len(pairs) - len(kept)
+    with INTERRUPTS.installed():
+        check_dpo(config)
+        check_tracking(config.tracking)
+        tokenizer = load_tokenizer(config.model.path)
+        check_context_length(config.model, config.data.max_len)
+        pairs, dropped = load_pairs(config.data.train, tokenizer, config.data)
+        num_steps = count_steps(config, len(pairs))
+        check_dpo(config, num_steps)
+        check_unused(config.run.folder, resume)
+
+        def make_job(policy: Policy) -> FixedDatasetJob:
+            return dpo_job(config, num_steps, pairs, policy)
+
+        run_fixed_dataset(config, num_steps, resume, describe_count(len(pairs), "pairs", dropped), make_job)
 
 
-def fingerprint(pair: Pair) -> str:
-    """A text that is the same for the same tokens."""
-    return hashlib.sha256(repr(pair).encode()).hexdigest()[:16]
+def dpo_job(config: DpoConfig, num_steps: int, pairs: Sequence[Pair], policy: Policy) -> FixedDatasetJob:
+    """The job of a DPO run around a policy that holds the initial weights."""
+    reference = reference_log_probs(policy, pairs, config)
+
+    def train(rows: list[int]) -> Metrics:
+        return train_step(policy, [pairs[row] for row in rows], reference[rows], config.beta)
+
+    order = batch_order(len(pairs), config.policy.train_batch_size, config.run.seed, config.max_epochs)
+    return FixedDatasetJob(config, num_steps, order, policy, train)
 
 
-def _longest(pair: Pair) -> int:
-    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+def reference_log_probs(policy: Policy, pairs: Sequence[Pair], config: DpoConfig) -> torch.Tensor:
+    """Log-probs [N, 2] of whole responses under the initial weights, kept in the run folder for a resumed run.
+
+    The policy computes them itself while it still is the reference: no second model is needed.
+
+    Raises:
+        ConfigError: The kept ones belong to other pairs.
+    """
+    path = config.run.folder / "reference_log_probs.jsonl"
+    if not path.exists():
+        sums = sequence_log_probs(policy, pairs, config.policy.train_batch_size).tolist()
+        rows = [
+            {"pair": fingerprint(pair), "chosen": chosen, "rejected": rejected}
+            for pair, (chosen, rejected) in zip(pairs, sums, strict=True)
+        ]
+        write_objects(path, rows)
+    kept = [row for _, row in read_objects(path)]
+    if [row["pair"] for row in kept] != [fingerprint(pair) for pair in pairs]:
+        raise ConfigError(f"{path}: belongs to other pairs; {config.data.train} has changed since the run began")
+    return torch.tensor([(row["chosen"], row["rejected"]) for row in kept], dtype=torch.float64)
 
 
-def _tokenize_rows(path: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConfig) -> Iterator[Pair]:
-    wording = Wording(data.system_prompt, data.assistant_prefix)
-    end = end_token_ids(tokenizer)[:1]
-    for place, row in read_objects(path):
-        check_prompt(row, place)
-        for key in ("chosen", "rejected"):
-            if not isinstance(row.get(key), str):
-                raise ConfigError(f"{place}: `{key}` must be a string")
-        prompt, _ = render(row, tokenizer, wording)
-        ids = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, row["chosen"], row["rejected"])]
-        yield Pair(ids[0], ids[1] + end, ids[2] + end)
-
-
-def _tokenize_rollouts(folder: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConfig) -> Iterator[Pair]:
-    files = sorted(folder.glob("rollouts/step_*.jsonl"))
-    if not files:
-        raise MissingError(f"{folder}: no rollouts/step_*.jsonl; name the folder of a run, or a .jsonl file of pairs")
-    end = end_token_ids(tokenizer)[:1]
-
-    def response_ids(row: dict[str, Any]) -> list[int]:
-        ids: list[int] = tokenizer.encode(row["response"], add_special_tokens=False)
-        return ids + (end if row["finish_reason"] == "stop" else [])
-
-    for file in files:
-        rows = [row for _, row in read_objects(file) if row["reward"] is not None]
-        for _, group in groupby(rows, key=lambda row: row["id"].rpartition("/")[0]):
-            responses = list(group)
-            best, worst = (pick(responses, key=lambda row: row["reward"]) for pick in (max, min))
-            if best["reward"] > worst["reward"]:
-                prompt_ids = tokenizer.encode(best["prompt"], add_special_tokens=False)
-                yield Pair(prompt_ids, response_ids(best), response_ids(worst))
-
-
-def to_batch(pairs: Sequence[Pair]) -> TrainBatch:
-    """Rows chosen, rejected, chosen, ..."""
-    return TrainBatch.from_tokens(
-        [(pair.prompt_ids, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
-    )
-
-
-def order_of_pairs(num_pairs: int, config: DpoConfig) -> Iterator[list[int]]:
-    """The pairs of each optimizer step: a shuffle an epoch."""
-    size = config.policy.train_batch_size
-    for epoch in range(config.max_epochs):
-        order = list(range(num_pairs))
-        random.Random(f"{config.run.seed}/{epoch}").shuffle(order)
-        for start in range(0, num_pairs, size):
-            yield order[start : start + size]
-
-
-def sums_of_log_probs(policy: PreferencePolicy, pairs: Sequence[Pair], size: int) -> torch.Tensor:
+def sequence_log_probs(policy: Policy, pairs: Sequence[Pair], size: int) -> torch.Tensor:
     """Log-prob of each whole response [N, 2] (chosen, rejected), nats, `size` pairs at a time."""
     sums = []
     for start in range(0, len(pairs), size):
@@ -125,19 +93,18 @@ def sums_of_log_probs(policy: PreferencePolicy, pairs: Sequence[Pair], size: int
     return torch.cat(sums)
 
 
-def train_step(
-    policy: PreferencePolicy, pairs: Sequence[Pair], reference: torch.Tensor, beta: float
-) -> dict[str, float]:
-    """One optimizer step; its metrics are means over pairs. `reference` [N, 2] as `sums_of_log_probs` gives."""
-    batch = to_batch(pairs)
-    update = policy.preference_update(batch, reference.flatten(), beta)
+def train_step(policy: Policy, pairs: Sequence[Pair], reference: torch.Tensor, beta: float) -> Metrics:
+    """One optimizer step; its metrics are means over pairs. `reference` [N, 2] as `sequence_log_probs` returns."""
+    batch = replace(to_batch(pairs), ref_sequence_log_probs=reference.flatten())
+    update = policy.step(batch, DpoObjective(beta, len(pairs)))
+    sums = update.sums
     return {
-        "dpo/loss": update["loss"] / len(pairs),
-        "dpo/accuracy": update["accurate"] / len(pairs),
-        "dpo/margin": update["margin"] / len(pairs),
-        "dpo/chosen_reward": update["chosen"] / len(pairs),
-        "dpo/rejected_reward": update["rejected"] / len(pairs),
+        "dpo/loss": sums.loss / len(pairs),
+        "dpo/accuracy": sums.correct / len(pairs),
+        "dpo/margin": sums.margin / len(pairs),
+        "dpo/chosen_reward": sums.chosen_reward / len(pairs),
+        "dpo/rejected_reward": sums.rejected_reward / len(pairs),
         "dpo/tokens": sum(batch.lengths),
-        "policy/grad_norm": update["grad_norm"],
-        "policy/learning_rate": update["learning_rate"],
+        "policy/grad_norm": update.grad_norm,
+        "policy/learning_rate": update.learning_rate,
     }

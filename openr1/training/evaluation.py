@@ -1,55 +1,82 @@
-"""Accuracy of the current weights on held-out prompts, by the same engines and the same get_score as training."""
+"""Accuracy of the current weights on held-out prompts, with the engines and the reward server of training."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import replace
 
-from eval.pass_at_k import mean_with_interval, pass_at_k
+from openr1.algorithms.pass_at_k import mean_with_interval, pass_at_k
+from openr1.config.train import TrainConfig
 from openr1.errors import TrainingError
-from openr1.rollout.sampling_params import Sampling
-from openr1.runtime.files import write_whole
-from openr1.training.trainer import Rewards, Rollout
-from openr1.types import Prompt
+from openr1.interfaces import RewardSource, Rollout
+from openr1.rollout.sampling_params import training_sampling
+from openr1.runtime.console import progress
+from openr1.tracking.eval_results import EvalResult, eval_path, read_eval_results, write_eval_results
+from openr1.types import Prompt, SamplingParams
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Accuracy of one sampling over all prompts.
+class Evaluator:
+    """Evaluates held-out prompts at given steps, and keeps the results in the run folder."""
 
-    `accuracy` is pass@1: the mean over prompts of their share of right responses; `ci95` its bootstrap interval over
-    prompts. `pass_at_k` is pass@k with k = `n_samples_per_prompt`. `num_failed` responses could not be graded and count
-    as not right, so with any the others are lower bounds.
-    """
+    def __init__(self, config: TrainConfig, prompts: Sequence[Prompt], rollout: Rollout, rewards: RewardSource) -> None:
+        """Without `prompts` every evaluation is empty."""
+        self._config = config
+        self._prompts = prompts
+        self._rollout = rollout
+        self._rewards = rewards
 
-    accuracy: float
-    ci95: tuple[float, float]
-    pass_at_k: float
-    num_prompts: int
-    n_samples_per_prompt: int
-    temperature: float
-    response_length: float
-    truncated_fraction: float
-    num_failed: int = 0
+    def is_due(self, step: int) -> bool:
+        """Whether `evaluation.eval_steps` asks for an evaluation after this step."""
+        every = self._config.evaluation.eval_steps
+        return every > 0 and step % every == 0 and len(self._prompts) > 0
+
+    def results(self, step: int) -> dict[str, EvalResult]:
+        """Results of a step, by sampling; nothing if it was not evaluated."""
+        return read_eval_results(eval_path(self._config.run.folder, step))
+
+    def evaluate(self, step: int) -> dict[str, EvalResult]:
+        """Evaluate the weights of the step that is complete, and write the results; nothing without prompts.
+
+        Raises:
+            TrainingError: More responses are ungraded than `reward.max_failed_fraction` allows.
+        """
+        if not self._prompts:
+            return {}
+        kinds, allowed = self._samplings(step), self._config.reward.max_failed_fraction
+        results = {}
+        with progress(f"evaluating step {step}", len(kinds) * len(self._prompts)) as advance:
+            for kind, sampling in kinds.items():
+                results[kind] = evaluate(self._prompts, self._rollout, self._rewards, sampling, allowed, advance)
+        write_eval_results(eval_path(self._config.run.folder, step), results)
+        return results
+
+    def _samplings(self, step: int) -> dict[str, SamplingParams]:
+        """As in training; before the first step and after the last one greedily, too."""
+        evaluation, sampling = self._config.evaluation, training_sampling(self._config, "eval")
+        sampled = replace(sampling, n_samples_per_prompt=evaluation.n_samples_per_prompt)
+        kinds = {"sampled": sampled}
+        if step in (0, self._config.num_steps):
+            kinds["greedy"] = replace(sampled, n_samples_per_prompt=1, temperature=0.0, top_p=1.0)
+        if step == 0 and evaluation.base_pass_at > 0:
+            kinds["base"] = replace(sampled, n_samples_per_prompt=evaluation.base_pass_at, seed_stream="eval/base")
+        return kinds
 
 
-def measure(
+def evaluate(
     prompts: Sequence[Prompt],
     rollout: Rollout,
-    rewards: Rewards,
-    sampling: Sampling,
+    rewards: RewardSource,
+    sampling: SamplingParams,
     max_failed_fraction: float = 0.0,
     on_group: Callable[[], None] = lambda: None,
-) -> Measurement:
+) -> EvalResult:
     """Sample every prompt and score the responses.
 
     Args:
         prompts: At least one.
-        rollout: The engines, holding the weights to be measured.
-        rewards: The reward server; `score` is the accuracy.
-        sampling: How; `n_samples_per_prompt` responses each.
-        max_failed_fraction: Share of the responses that may stay ungraded, 0 to 1. They count as not right: without
-            them the accuracy would be that of other responses, and could rise where grading fails.
+        rollout: The engines, holding the weights to be evaluated.
+        rewards: The reward server; the mean of its `score` is the accuracy.
+        sampling: `n_samples_per_prompt` responses each.
+        max_failed_fraction: Fraction of the responses that may be ungraded, 0 to 1. They count as incorrect: leaving
+            them out would raise the accuracy wherever grading fails.
         on_group: Called as each group finishes, for progress.
 
     Raises:
@@ -62,12 +89,12 @@ def measure(
     pending.sort(key=lambda item: item[0].prompt.id)
     accuracies, passes, failures = [], [], []
     for group, future in pending:
-        scores = future.result()
-        right = [score.accuracy or 0.0 for score in scores]
-        accuracies.append(sum(right) / len(right))
-        passes.append(pass_at_k(sum(value == 1.0 for value in right), len(right), len(right)))
-        named = zip(group.ids, scores, strict=True)
-        failures += [f"{name}: {score.error}" for name, score in named if score.accuracy is None]
+        grades = future.result()
+        scores = [grade.score or 0.0 for grade in grades]
+        accuracies.append(sum(scores) / len(scores))
+        passes.append(pass_at_k(sum(score == 1.0 for score in scores), len(scores), len(scores)))
+        named = zip(group.ids, grades, strict=True)
+        failures += [f"{name}: {grade.error}" for name, grade in named if grade.score is None]
     responses = [response for group, _ in pending for response in group.responses]
     failed = len(failures) / len(responses)
     if failed > max_failed_fraction:
@@ -76,26 +103,14 @@ def measure(
             f"{max_failed_fraction:g} allows; the first error: {failures[0]}"
         )
     accuracy, interval = mean_with_interval(accuracies)
-    return Measurement(
+    return EvalResult(
         accuracy=accuracy,
         ci95=interval,
         pass_at_k=sum(passes) / len(passes),
         num_prompts=len(pending),
         n_samples_per_prompt=sampling.n_samples_per_prompt,
         temperature=sampling.temperature,
-        response_length=sum(len(response.token_ids) for response in responses) / len(responses),
+        response_length=sum(response.num_tokens for response in responses) / len(responses),
         truncated_fraction=sum(response.truncated for response in responses) / len(responses),
         num_failed=len(failures),
     )
-
-
-def write_measurements(path: Path, measurements: dict[str, Measurement]) -> None:
-    """Write measurements by name, complete or not at all."""
-    rows = {name: asdict(measurement) for name, measurement in measurements.items()}
-    write_whole(path, json.dumps(rows, indent=2) + "\n")
-
-
-def read_measurements(path: Path) -> dict[str, Measurement]:
-    """What `write_measurements` wrote."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return {name: Measurement(**{**row, "ci95": tuple(row["ci95"])}) for name, row in rows.items()}

@@ -1,44 +1,124 @@
-"""What a step says of itself: numbers over its groups, scores and updates."""
+"""All metrics of a step, assembled in one place; docs/metrics.md explains each."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
+from openr1.algorithms.advantages import has_reward_variance
+from openr1.algorithms.objectives.base import StepStats
+from openr1.algorithms.objectives.policy import PolicySums
+from openr1.rollout.experience import Experience
+from openr1.rollout.producer import has_mixed_outcomes
+from openr1.types import Grade, Group, ScoredGroup, WeightVersion
 
-from openr1.algorithms.advantages import has_signal
-from openr1.types import Group, Score, WeightVersion
 
-Graded = list[tuple[Group, list[Score]]]
-"""Groups with the scores of their responses."""
+@dataclass(frozen=True)
+class StepUpdates:
+    """What the optimizer steps of one training step reported: the policy's in order, and the critic's metrics."""
+
+    policy: list[StepStats[PolicySums]]
+    critic: dict[str, float]
 
 
-def has_both(scores: Sequence[Score]) -> bool:
-    """Whether a group has right and wrong answers; those that could not be graded do not count.
+def failed_fraction(grades: Sequence[Grade]) -> float:
+    """Fraction of responses that could not be graded; exact, since it is compared with a limit."""
+    return sum(not grade.valid for grade in grades) / len(grades)
 
-    What dynamic sampling keeps (DAPO, arXiv:2503.14476, equation 11). Accuracy decides, not the reward: shaping makes
-    rewards differ where all answers are wrong.
+
+def step_metrics(
+    experience: Experience, updates: StepUpdates, version: WeightVersion, kl_coef: float
+) -> dict[str, float]:
+    """Everything but times.
+
+    Args:
+        experience: With advantages.
+        updates: Of this step.
+        version: Weight version after this step.
+        kl_coef: KL coefficient of this step.
     """
-    accuracies = torch.tensor([[0.0 if score.accuracy is None else score.accuracy for score in scores]])
-    return bool(has_signal(accuracies, torch.tensor([[score.valid for score in scores]])))
-
-
-def failed_fraction(scores: Sequence[Score]) -> float:
-    """Share of responses that could not be graded; exact, since it is compared with a limit."""
-    return sum(not score.valid for score in scores) / len(scores)
-
-
-def dropped_metrics(dropped: Graded) -> dict[str, float]:
-    """How many groups dynamic sampling left out, and why; without a graded answer they count as all wrong."""
-    useful = [has_both(scores) for _, scores in dropped]
-    right = [any(score.accuracy == 1.0 for score in scores) for _, scores in dropped]
     return {
-        "rollout/dropped_surplus": float(sum(useful)),
-        "rollout/dropped_all_right": float(sum(r and not u for r, u in zip(right, useful, strict=True))),
-        "rollout/dropped_all_wrong": float(sum(not r and not u for r, u in zip(right, useful, strict=True))),
+        **_reward_metrics(experience),
+        **_rollout_metrics(experience),
+        **_policy_metrics(updates.policy),
+        **_dropped_metrics(experience.dropped),
+        **updates.critic,
+        **_staleness_metrics(experience.groups, version - 1),
+        "policy/kl_coef": kl_coef,
+        "sync/version": version,
     }
 
 
-def staleness_metrics(groups: Sequence[Group], version: WeightVersion) -> dict[str, float]:
-    """How many steps old the weights are that made a response's first token, when it trains."""
+def time_metrics(experience: Experience, step_seconds: float) -> dict[str, float]:
+    """Wall time of each phase and of the whole step, and the throughput over all sampled groups."""
+    seconds = experience.seconds | {"step": step_seconds}
+    tokens = sum(scored.group.num_tokens for scored in experience.sampled)
+    return {
+        "sync/seconds": seconds["sync"],
+        "throughput/tokens_per_second": tokens / step_seconds,
+        **{f"time/{phase}_seconds": value for phase, value in seconds.items()},
+    }
+
+
+def _reward_metrics(experience: Experience) -> dict[str, float]:
+    """Means over graded responses, dropped groups included but for the shaped rewards."""
+    grades = [grade for scored in experience.sampled for grade in scored.grades]
+    valid = [grade for grade in grades if grade.valid]
+    names = sorted({name for grade in valid for name in grade.components})
+    shaped, trained = experience.penalized_rewards, experience.valid
+    return {
+        **{
+            f"reward/{name}": _mean([grade.components[name] for grade in valid if name in grade.components])
+            for name in names
+        },
+        "reward/mean": _mean([grade.reward for grade in valid if grade.reward is not None]),
+        "reward/accuracy": _mean([grade.score for grade in valid if grade.score is not None]),
+        "reward/failed_fraction": failed_fraction(grades),
+        "reward/shaped_mean": float(shaped[trained].mean()) if trained.any() else 0.0,
+        "reward/signal_fraction": float(has_reward_variance(shaped, trained).float().mean()),
+    }
+
+
+def _rollout_metrics(experience: Experience) -> dict[str, float]:
+    responses = [response for scored in experience.sampled for response in scored.group.responses]
+    return {
+        "rollout/response_length_mean": _mean([float(response.num_tokens) for response in responses]),
+        "rollout/truncated_fraction": _mean([float(response.truncated) for response in responses]),
+    }
+
+
+def _policy_metrics(updates: Sequence[StepStats[PolicySums]]) -> dict[str, float]:
+    """Means over the tokens that trained, in all optimizer steps together; 0 if none did."""
+    sums = PolicySums(*(sum(values) for values in zip(*(update.sums for update in updates), strict=True)))
+    mean = PolicySums(*(value / max(sums.tokens, 1.0) for value in sums))
+    first = updates[0].sums
+    return {
+        "rollout/mismatch_kl": mean.mismatch_kl,
+        "rollout/mismatch_abs_mean": mean.mismatch_abs,
+        "rollout/effective_sample_fraction": mean.weight**2 / (mean.weight_squared or 1.0),
+        "policy/loss": _mean([update.loss for update in updates]),
+        "policy/kl": mean.kl,
+        "policy/kl_before": first.kl / max(first.tokens, 1.0),
+        "policy/entropy": mean.entropy,
+        "policy/clip_fraction": mean.clipped,
+        "policy/importance_weight_mean": mean.importance,
+        "policy/rejected_fraction": mean.rejected,
+        "policy/grad_norm": _mean([update.grad_norm for update in updates]),
+        "policy/learning_rate": updates[-1].learning_rate,
+    }
+
+
+def _dropped_metrics(dropped: Sequence[ScoredGroup]) -> dict[str, float]:
+    """How many groups dynamic sampling dropped, and why; a group without a graded answer counts as all wrong."""
+    mixed = [has_mixed_outcomes(scored.grades) for scored in dropped]
+    any_right = [any(grade.score == 1.0 for grade in scored.grades) for scored in dropped]
+    return {
+        "rollout/dropped_surplus": float(sum(mixed)),
+        "rollout/dropped_all_right": float(sum(r and not m for r, m in zip(any_right, mixed, strict=True))),
+        "rollout/dropped_all_wrong": float(sum(not r and not m for r, m in zip(any_right, mixed, strict=True))),
+    }
+
+
+def _staleness_metrics(groups: Sequence[Group], version: WeightVersion) -> dict[str, float]:
+    """Policy lag: how many steps older than the trained weights are those that sampled a response's first token."""
     staleness = [version - response.weight_version for group in groups for response in group.responses]
     return {
         "rollout/staleness_mean": sum(staleness) / len(staleness),
@@ -46,55 +126,5 @@ def staleness_metrics(groups: Sequence[Group], version: WeightVersion) -> dict[s
     }
 
 
-def time_metrics(sampled: Graded, seconds: dict[str, float], version: WeightVersion) -> dict[str, float]:
-    """What took how long; `seconds` of each phase, `step` of the whole."""
-    return {
-        "sync/seconds": seconds["sync"],
-        "sync/version": version,
-        "throughput/tokens_per_second": sum(group.num_tokens for group, _ in sampled) / seconds["step"],
-    } | {f"time/{phase}_seconds": seconds[phase] for phase in seconds}
-
-
-def step_metrics(sampled: Graded, updates: list[dict[str, float]]) -> dict[str, float]:
-    """The step's metrics, but for times: means over graded responses, over responses, or over tokens that train.
-
-    Args:
-        sampled: All groups, those that were dropped included.
-        updates: What the policy answered to each optimizer step.
-    """
-    responses = [response for group, _ in sampled for response in group.responses]
-    scores = [score for _, scores in sampled for score in scores]
-    flat = [score for score in scores if score.valid]
-    # Where all responses are masked nothing trains, and means over tokens are 0.
-    tokens = max(sum(update["tokens"] for update in updates), 1.0)
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
-
-    def token_mean(name: str) -> float:
-        return sum(update[name] for update in updates) / tokens
-
-    components = {name for score in flat for name in score.components}
-    return {
-        **{
-            f"reward/{name}": mean([score.components[name] for score in flat if name in score.components])
-            for name in sorted(components)
-        },
-        "reward/mean": mean([score.reward for score in flat if score.reward is not None]),
-        "reward/accuracy": mean([score.accuracy for score in flat if score.accuracy is not None]),
-        "reward/failed_fraction": failed_fraction(scores),
-        "rollout/response_length_mean": mean([float(len(response.token_ids)) for response in responses]),
-        "rollout/truncated_fraction": mean([float(response.truncated) for response in responses]),
-        "rollout/mismatch_kl": token_mean("mismatch_kl"),
-        "rollout/mismatch_abs_mean": token_mean("mismatch_abs"),
-        "rollout/effective_sample_fraction": token_mean("weight") ** 2 / (token_mean("weight_squared") or 1.0),
-        "policy/loss": mean([update["loss"] for update in updates]),
-        "policy/kl": token_mean("kl"),
-        "policy/kl_before": updates[0]["kl"] / max(updates[0]["tokens"], 1.0),
-        "policy/entropy": token_mean("entropy"),
-        "policy/clip_fraction": token_mean("clipped"),
-        "policy/importance_weight_mean": token_mean("importance"),
-        "policy/rejected_fraction": token_mean("rejected"),
-        "policy/grad_norm": mean([update["grad_norm"] for update in updates]),
-        "policy/learning_rate": updates[-1]["learning_rate"],
-    }
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

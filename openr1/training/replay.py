@@ -1,57 +1,86 @@
 """Steps on disk: recorded just before their update, and replayed in place of the stages that made them.
 
 A folder of records holds `config.yaml` of the run and, for each step, step_NNNNNN/ with `groups.jsonl` (prompts,
-tokens, log-probs, versions and scores, one group a line), `batch.safetensors` (all that the update reads), `step.json`
-and `checksums.json`.
+tokens, log-probs, versions and grades, one group per line), `batch.safetensors` (all that the update reads),
+`step.json` and `checksums.json`. Recording and replaying wrap the stages of a run (`replay_stages`); the stages do not
+know about it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from openr1.algorithms.advantages import RunningReward
 from openr1.algorithms.batch import TrainBatch
-from openr1.config.load import to_yaml, validate
+from openr1.config.load import flatten, to_yaml, validate
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError
-from openr1.rollout.producer import Sampled, train_stream
-from openr1.rollout.sampling_params import Sampling
+from openr1.rollout.experience import Experience
+from openr1.rollout.producer import seed_stream
 from openr1.runtime.files import read_objects, write_objects, write_whole
 from openr1.tracking.checkpoint import find_damage, publish
-from openr1.tracking.loggers.client import flat_settings
-from openr1.training.metrics import Graded
-from openr1.training.trainer import Estimated
-from openr1.types import Group, Prompt, Response, Score
+from openr1.training.frozen import DetachedPolicy, FrozenCritic, FrozenPolicy
+from openr1.training.stages import Stages
+from openr1.training.trainer import AdvantageStage
+from openr1.types import Grade, Group, Prompt, Response, RunningReward, SamplingParams, ScoredGroup
 
-ROLLOUT_KEYS = ("rollout_batch_size", "n_samples_per_prompt", "generate_max_len", "temperature", "top_p")
-SAME = ("run.seed", "algorithm.dynamic_sampling_rounds", *(f"rollout.{key}" for key in ROLLOUT_KEYS))
-"""What records must have been made with: which prompts a step has, and how they were sampled."""
+ROLLOUT_KEYS = ("rollout_batch_size", "n_samples_per_prompt", "generate_max_len", "temperature", "top_p", "env")
+REPLAY_INVARIANTS = (
+    "run.seed",
+    "algorithm.dynamic_sampling_rounds",
+    *(f"rollout.{key}" for key in ROLLOUT_KEYS),
+)
+"""Keys that must be those of the recorded run: they decide which prompts a step has, and how they were sampled."""
+
+
+def replay_stages(stages: Stages, replay: "Replay | None", recording: "Recording | None", rollout_only: bool) -> Stages:
+    """Exchange stages as the config section `debug` says."""
+    if recording is not None:
+        stages = replace(stages, estimate_advantages=recording.wrap(stages.estimate_advantages))
+    if replay is not None:
+        # Records may come from other weights than the policy's and the reference's, so nothing is compared with them.
+        stages = replace(
+            stages,
+            rollout=replay,
+            policy=DetachedPolicy(stages.policy),
+            estimate_advantages=replay.wrap(stages.estimate_advantages),
+            comparable=False,
+        )
+    if rollout_only:
+        critic = None if stages.critic is None else FrozenCritic(stages.critic)
+        stages = replace(stages, policy=FrozenPolicy(stages.policy), critic=critic)
+    return stages
 
 
 @dataclass(frozen=True)
 class RecordedStep:
     """A step as it was just before its update; groups are found by their prompt's id."""
 
-    graded: dict[str, tuple[Group, list[Score]]]
-    estimated: Estimated
+    scored: dict[str, ScoredGroup]
+    batch: TrainBatch
+    shaped: torch.Tensor
+    advantages: torch.Tensor
+    running_reward: RunningReward | None
 
 
-def write_step(folder: Path, step: int, sampled: Sampled, estimated: Estimated) -> None:
+def write_step(folder: Path, experience: Experience) -> None:
     """Record a step, whole or not at all; one that was recorded before is replaced."""
+    assert experience.advantages is not None
+    step = experience.step
     aside = folder / f"tmp_step_{step:06d}"
     aside.mkdir(parents=True, exist_ok=True)
-    write_objects(aside / "groups.jsonl", [*_rows(sampled.chosen), *_rows(sampled.dropped)])
-    batch = {f"batch.{name}": tensor for name, tensor in vars(estimated.batch).items() if tensor is not None}
-    tensors = {**batch, "shaped": estimated.shaped, "advantages": estimated.advantages}
+    write_objects(aside / "groups.jsonl", [_to_row(scored) for scored in experience.sampled])
+    batch = {f"batch.{name}": tensor for name, tensor in vars(experience.batch).items() if tensor is not None}
+    tensors = {**batch, "shaped": experience.penalized_rewards, "advantages": experience.advantages}
     # Copies: the format refuses tensors that share memory.
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, aside / "batch.safetensors")
-    running = estimated.running_reward
+    running = experience.running_reward
     values = {"step": step, "running_reward": None if running is None else asdict(running)}
     write_whole(aside / "step.json", json.dumps(values) + "\n")
     publish(aside, _of_step(folder, step))
@@ -70,18 +99,18 @@ def read_step(folder: Path, step: int) -> RecordedStep:
     if damaged is not None:
         raise MissingError(f"{path}: {damaged} is not as it was recorded; record the step again")
     try:
-        graded = {group.prompt.id: (group, scores) for group, scores in map(_parse, _objects(path))}
+        scored = {one.group.prompt.id: one for one in map(_parse, _objects(path))}
         tensors = load_file(path / "batch.safetensors")
         batch = {name: tensors.pop(name) for name in list(tensors) if name.startswith("batch.")}
         running = json.loads((path / "step.json").read_text(encoding="utf-8"))["running_reward"]
-        estimated = Estimated(
+        return RecordedStep(
+            scored,
             TrainBatch(**{name.removeprefix("batch."): tensor for name, tensor in batch.items()}),
             **tensors,
             running_reward=running and RunningReward(**running),
         )
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path}: recorded by another version of openr1 ({error}); record the step again") from error
-    return RecordedStep(graded, estimated)
 
 
 class Recording:
@@ -100,16 +129,21 @@ class Recording:
         if not own and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"debug.record {folder}: already used; choose another folder, or remove it")
 
-    def estimated(self, step: int, sampled: Sampled, estimate: Callable[[], Estimated]) -> Estimated:
-        """Record the step, and pass it on."""
-        estimated = estimate()
-        write_whole(self._folder / "config.yaml", to_yaml(self._config))
-        write_step(self._folder, step, sampled, estimated)
-        return estimated
+    def wrap(self, estimate_advantages: AdvantageStage) -> AdvantageStage:
+        """The stage, recording what it returns: all that the update reads."""
+
+        def estimate_and_record(experience: Experience, past: RunningReward | None) -> Experience:
+            experience = estimate_advantages(experience, past)
+            if not (self._folder / "config.yaml").exists():
+                write_whole(self._folder / "config.yaml", to_yaml(self._config))
+            write_step(self._folder, experience)
+            return experience
+
+        return estimate_and_record
 
 
 class Replay:
-    """Stands for the engines, the reward server and all that precedes the update, as far as `debug.replay_from` says.
+    """Replays recorded steps in place of everything up to `debug.replay_from`: a rollout, and a source of grades.
 
     Steps are read in order, each when its prompts are asked for.
     """
@@ -119,21 +153,21 @@ class Replay:
 
         Raises:
             MissingError: There are no records, or not of every step.
-            ConfigError: They are of a run that was sampled otherwise, or lack what this one reads.
+            ConfigError: They are of a run that was sampled differently, or lack what this one reads.
         """
         self._folder = folder
         self._reads_advantages = config.debug.reads("advantage")
-        self._steps = {train_stream(step): step for step in range(1, config.num_steps + 1)}
+        self._steps = {seed_stream(step): step for step in range(1, config.num_steps + 1)}
         self._step = 0
         self._recorded: RecordedStep | None = None
         recorded = _recorded_config(folder)
-        before, now = flat_settings(recorded), flat_settings(config)
-        different = [f"{key} {before[key]}, here {now[key]}" for key in SAME if before[key] != now[key]]
+        before, now = flatten(recorded), flatten(config)
+        different = [f"{key} {before[key]}, here {now[key]}" for key in REPLAY_INVARIANTS if before[key] != now[key]]
         if different:
             raise ConfigError(f"debug.replay {folder}: recorded with {'; '.join(different)}; give the same")
         lacking = {
             "values (gae)": config.has_critic and not recorded.has_critic,
-            "log-probs of a reference (init_kl_coef)": config.algorithm.init_kl_coef > 0 and not recorded.has_reference,
+            "log-probs of a reference (init_kl_coef)": config.has_reference and not recorded.has_reference,
         }
         if self._reads_advantages and any(lacking.values()):
             what = " and ".join(name for name, is_lacking in lacking.items() if is_lacking)
@@ -141,7 +175,7 @@ class Replay:
         if not resume:
             _check_there(folder, self._steps.values())
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Group]:
+    def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[Group]:
         """Yield each prompt's recorded group, as engines would.
 
         Raises:
@@ -151,29 +185,39 @@ class Replay:
         if step != self._step:
             self._recorded, self._step = read_step(self._folder, step), step
         for prompt in prompts:
-            group, _ = self._graded(prompt.id)
+            group = self._scored(prompt.id).group
             if group.prompt != prompt:
                 raise self._other(prompt.id, "another prompt")
             yield group
 
-    def submit(self, group: Group) -> "Future[list[Score]]":
-        """The recorded scores, as from a reward server that has answered."""
-        future: Future[list[Score]] = Future()
-        future.set_result(self._graded(group.prompt.id)[1])
+    def submit(self, group: Group) -> "Future[list[Grade]]":
+        """The recorded grades, as from a reward server that has answered."""
+        future: Future[list[Grade]] = Future()
+        future.set_result(list(self._scored(group.prompt.id).grades))
         return future
 
-    def estimated(self, step: int, sampled: Sampled, estimate: Callable[[], Estimated]) -> Estimated:
-        """The recorded batch, or what is made of the groups and scores that were read."""
-        if not self._reads_advantages:
-            return estimate()
-        assert self._recorded is not None
-        return self._recorded.estimated
+    def wrap(self, estimate_advantages: AdvantageStage) -> AdvantageStage:
+        """The stage, or what it recorded if the replay reads advantages."""
 
-    def _graded(self, prompt_id: str) -> tuple[Group, list[Score]]:
+        def recorded(experience: Experience, past: RunningReward | None) -> Experience:
+            step = self._recorded
+            assert step is not None
+            return replace(
+                experience,
+                batch=step.batch,
+                rewards=step.shaped,
+                kl_penalty=None,
+                advantages=step.advantages,
+                running_reward=step.running_reward,
+            )
+
+        return recorded if self._reads_advantages else estimate_advantages
+
+    def _scored(self, prompt_id: str) -> ScoredGroup:
         assert self._recorded is not None
-        if prompt_id not in self._recorded.graded:
+        if prompt_id not in self._recorded.scored:
             raise self._other(prompt_id, "no responses")
-        return self._recorded.graded[prompt_id]
+        return self._recorded.scored[prompt_id]
 
     def _other(self, prompt_id: str, found: str) -> ConfigError:
         return ConfigError(
@@ -202,19 +246,17 @@ def _recorded_config(folder: Path) -> TrainConfig:
     return validate(TrainConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
 
 
-def _rows(graded: Graded) -> list[dict[str, Any]]:
-    return [{**asdict(group), "scores": [asdict(score) for score in scores]} for group, scores in graded]
+def _to_row(scored: ScoredGroup) -> dict[str, Any]:
+    return {**asdict(scored.group), "scores": [asdict(grade) for grade in scored.grades]}
 
 
 def _objects(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in read_objects(path / "groups.jsonl")]
 
 
-def _parse(row: dict[str, Any]) -> tuple[Group, list[Score]]:
-    """A group and its scores from a row of `_rows`."""
+def _parse(row: dict[str, Any]) -> ScoredGroup:
+    """A group and its grades from a row of `_to_row`."""
     prompt = Prompt(**{**row["prompt"], "token_ids": tuple(row["prompt"]["token_ids"])})
-    responses = [
-        Response(**{**one, "token_ids": tuple(one["token_ids"]), "log_probs": tuple(one["log_probs"])})
-        for one in row["responses"]
-    ]
-    return Group(prompt, tuple(responses)), [Score(**score) for score in row["scores"]]
+    per_token = ("token_ids", "log_probs", "loss_mask")
+    responses = [Response(**{**one, **{name: tuple(one[name]) for name in per_token}}) for one in row["responses"]]
+    return ScoredGroup(Group(prompt, tuple(responses)), tuple(Grade(**grade) for grade in row["scores"]))

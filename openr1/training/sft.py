@@ -1,95 +1,85 @@
-"""Supervised fine-tuning on the policy actors: negative log-likelihood of responses, in a plain loop."""
+"""One SFT run from config to exported model: negative log-likelihood of responses on the policy workers."""
 
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Sequence
 
-import torch
-from transformers import PreTrainedTokenizerBase
-
-from openr1.algorithms.batch import TrainBatch
-from openr1.config.fixed_data import SftConfig, SftDataConfig
-from openr1.data.prompts import Wording, end_token_ids, read_rows, render
-from openr1.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Example:
-    """Tokens of one supervised row; the response ends with the end token."""
-
-    prompt_ids: list[int]
-    response_ids: list[int]
-
-
-class SupervisedPolicy(Protocol):
-    """The model that learns (`policy.group.PolicyGroup`)."""
-
-    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        """Log-probs [B, T] under the current weights."""
-
-    def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
-        """One optimizer step; `loss` is summed over response tokens."""
+from openr1.algorithms.objectives.sft import SftObjective
+from openr1.config.checks import check_sft
+from openr1.config.sft import SftConfig
+from openr1.data.examples import Example, load_examples, to_batch
+from openr1.data.order import batch_order
+from openr1.data.prompts import load_tokenizer
+from openr1.interfaces import Policy
+from openr1.runtime.interrupts import INTERRUPTS
+from openr1.tracking.loggers.client import check_tracking
+from openr1.tracking.run_folder import check_unused
+from openr1.training.fixed_dataset import (
+    FixedDatasetJob,
+    Metrics,
+    count_steps,
+    describe_count,
+    run_fixed_dataset,
+)
+from openr1.workers.rope import check_context_length
 
 
-def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataConfig) -> tuple[list[Example], int]:
-    """Read, render and tokenize supervised rows; also how many were dropped for their length.
+def run_sft(config: SftConfig, resume: bool) -> None:
+    """Train, write metrics.jsonl, and export the model to `<run folder>/model` in Hugging Face format.
 
     Raises:
-        MissingError: The file cannot be read.
-        ConfigError: A row is malformed, or longer than `data.max_len` tokens where such rows are refused, or all are.
+        OpenR1Error: With one line on what is wrong.
+        Interrupted: A signal came; past the first step a checkpoint was written.
     """
-    wording = Wording(data.system_prompt, data.assistant_prefix)
-    end_token = end_token_ids(tokenizer)[0]
-    examples = []
-    dropped = 0
-    for place, row in read_rows(path, extra_strings=("response",)):
-        prompt_ids = tokenizer.encode(render(row, tokenizer, wording)[0], add_special_tokens=False)
-        response_ids = [*tokenizer.encode(row["response"], add_special_tokens=False), end_token]
-        length = len(prompt_ids) + len(response_ids)
-        if length <= data.max_len:
-            examples.append(Example(prompt_ids, response_ids))
-        elif data.overlong == "drop":
-            dropped += 1
-        else:
-            raise ConfigError(
-                f"{place}: {length} tokens, more than data.max_len {data.max_len}; raise the limit, remove the row, or "
-                "set data.overlong to drop"
-            )
-    if not examples:
-        raise ConfigError(f"{path}: all {dropped} rows are longer than data.max_len {data.max_len}; raise the limit")
-    return examples, dropped
+    with INTERRUPTS.installed():
+        check_sft(config)
+        check_tracking(config.tracking)
+        tokenizer = load_tokenizer(config.model.path)
+        check_context_length(config.model, config.data.max_len)
+        examples, dropped = load_examples(config.data.train, tokenizer, config.data)
+        data = describe_count(len(examples), "examples", dropped)
+        held_out: list[Example] = []
+        if config.data.held_out is not None:
+            held_out, dropped = load_examples(config.data.held_out, tokenizer, config.data)
+            data += ", " + describe_count(len(held_out), "held out", dropped)
+        num_steps = count_steps(config, len(examples))
+        check_sft(config, num_steps)
+        check_unused(config.run.folder, resume)
+
+        def make_job(policy: Policy) -> FixedDatasetJob:
+            return sft_job(config, num_steps, examples, held_out, policy)
+
+        run_fixed_dataset(config, num_steps, resume, data, make_job)
 
 
-def batches(examples: list[Example], config: SftConfig) -> Iterator[TrainBatch]:
-    """What each optimizer step trains on, in order; the same config gives the same batches."""
-    size = config.policy.train_batch_size
-    for epoch in range(config.max_epochs):
-        order = list(range(len(examples)))
-        if config.data.shuffle:
-            random.Random(f"{config.run.seed}/{epoch}").shuffle(order)
-        for start in range(0, len(order), size):
-            yield to_batch([examples[index] for index in order[start : start + size]])
+def sft_job(
+    config: SftConfig, num_steps: int, examples: Sequence[Example], held_out: Sequence[Example], policy: Policy
+) -> FixedDatasetJob:
+    """The job of an SFT run around a policy."""
+    size, seed = config.policy.train_batch_size, config.run.seed
+    order = batch_order(len(examples), size, seed, config.max_epochs, config.data.shuffle)
+
+    def train(rows: list[int]) -> Metrics:
+        return train_step(policy, [examples[row] for row in rows], config.z_loss_coef)
+
+    def loss() -> float:
+        return held_out_loss(policy, held_out, size)
+
+    return FixedDatasetJob(config, num_steps, order, policy, train, loss if held_out else None, config.eval_steps)
 
 
-def to_batch(examples: Sequence[Example]) -> TrainBatch:
-    """Rows of one batch."""
-    return TrainBatch.from_tokens([(example.prompt_ids, example.response_ids) for example in examples])
-
-
-def train_step(policy: SupervisedPolicy, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
-    """One optimizer step; returns its metrics (loss in nats a response token)."""
-    update = policy.supervised_update(batch, z_loss_coef)
+def train_step(policy: Policy, examples: Sequence[Example], z_loss_coef: float) -> Metrics:
+    """One optimizer step on the mean over all response tokens; returns its metrics (loss in nats per token)."""
+    # The longest response only matters to constant aggregation.
+    batch = to_batch(examples).with_loss_weights("token", generate_max_len=1)
+    update = policy.step(batch, SftObjective(z_loss_coef))
     return {
-        "sft/loss": update["loss"] / batch.num_response_tokens,
+        "sft/loss": update.sums.nll / batch.num_response_tokens,
         "sft/tokens": sum(batch.lengths),
-        "policy/grad_norm": update["grad_norm"],
-        "policy/learning_rate": update["learning_rate"],
+        "policy/grad_norm": update.grad_norm,
+        "policy/learning_rate": update.learning_rate,
     }
 
 
-def held_out_loss(policy: SupervisedPolicy, examples: Sequence[Example], size: int) -> float:
+def held_out_loss(policy: Policy, examples: Sequence[Example], size: int) -> float:
     """Mean negative log-likelihood over all response tokens, nats; `size` examples at a time."""
     total, tokens = 0.0, 0
     for start in range(0, len(examples), size):

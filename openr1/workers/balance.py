@@ -15,7 +15,7 @@ def row_cost(length: int, hidden_size: int) -> int:
     return 6 * hidden_size * length + length**2
 
 
-def balanced_shares(costs: Sequence[int], num_shares: int) -> list[list[int]]:
+def partition_by_cost(costs: Sequence[int], num_shares: int) -> list[list[int]]:
     """Share out items so that the shares cost about the same; they need not have as many items.
 
     By the largest differencing method, or longest first where that happens to be better, which is rare. Either way the
@@ -28,11 +28,11 @@ def balanced_shares(costs: Sequence[int], num_shares: int) -> list[list[int]]:
     Returns:
         [share] -> indices of its items; empty shares where there are too few items.
     """
-    ways = differenced(costs, num_shares), longest_first(costs, num_shares)
+    ways = karmarkar_karp(costs, num_shares), greedy_lpt(costs, num_shares)
     return min(ways, key=lambda shares: max(sum(costs[item] for item in share) for share in shares))
 
 
-def differenced(costs: Sequence[int], num_shares: int) -> list[list[int]]:
+def karmarkar_karp(costs: Sequence[int], num_shares: int) -> list[list[int]]:
     """The largest differencing method for k shares (Karmarkar and Karp, The differencing method of set partitioning,
     1982).
 
@@ -52,7 +52,7 @@ def differenced(costs: Sequence[int], num_shares: int) -> list[list[int]]:
     return [items for _, items in heap[0][2]]
 
 
-def longest_first(costs: Sequence[int], num_shares: int) -> list[list[int]]:
+def greedy_lpt(costs: Sequence[int], num_shares: int) -> list[list[int]]:
     """Each item, costliest first, to the share that costs least so far (Graham, 1969)."""
     shares: list[list[int]] = [[] for _ in range(num_shares)]
     totals = [0] * num_shares

@@ -1,182 +1,154 @@
 """Policy, critic and reference as the trainer sees them: typed calls, fanned out over ranks, each with a deadline."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
 import torch
 from ray.actor import ActorHandle
 
-from openr1.algorithms.batch import PairBatch, TrainBatch, plan_micro_batches
+from openr1.algorithms.batch import TrainBatch
+from openr1.algorithms.objectives.base import Objective, StepStats, combine_ranks
+from openr1.interfaces import WeightSenderFactory
 from openr1.runtime.console import say
 from openr1.runtime.ray_calls import gather
 from openr1.types import Group, WeightVersion
-from openr1.workers.balance import row_cost
-from openr1.workers.deepspeed.universal import saved_ranks
-from openr1.workers.update import LossSettings
+from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
+
+Sums = TypeVar("Sums", bound=tuple[float, ...])
 
 
-class RankGroup:
-    """All ranks of a model that learns; a batch given here is shared out over them."""
+@dataclass(frozen=True)
+class GroupSettings:
+    """How a group shares out its work.
 
-    ROLE: ClassVar[str]
+    Attributes:
+        role: "policy" or "critic", for messages.
+        micro_batch_tokens: Token budget of one forward and backward pass on one rank.
+        timeout_seconds: Deadline of every call.
+        hidden_size: Of the model; rows are balanced over ranks by their estimated cost.
+        packing: Micro-batches have no padding, so the budget counts real tokens.
+    """
 
-    def __init__(
-        self,
-        actors: list[ActorHandle],
-        micro_batch_tokens: int,
-        timeout_seconds: float,
-        hidden_size: int,
-        *,
-        packing: bool = False,
-    ) -> None:
-        """`micro_batch_tokens` is the budget of one pass on one rank, without padding where there is `packing`.
+    role: str
+    micro_batch_tokens: int
+    timeout_seconds: float
+    hidden_size: int
+    packing: bool = False
 
-        `timeout_seconds` bounds every call; `hidden_size` is the model's, by which rows are balanced over the ranks.
+
+class WorkerGroup:
+    """All ranks of one trained model. A batch given here is shared out over them."""
+
+    def __init__(self, workers: list[ActorHandle], settings: GroupSettings) -> None:
+        """Take workers that have loaded their model."""
+        self._workers = workers
+        self._settings = settings
+
+    def predict(self, batch: TrainBatch) -> torch.Tensor:
+        """Per-token outputs [B, T] under the current weights: log-probs of a policy, values of a critic."""
+        plan = self._plan(batch)
+        shares = cut_into_micro_batches(batch, plan)
+        calls = [worker.predict.remote(share) for worker, share in zip(self._workers, shares, strict=True)]
+        outputs = torch.zeros(batch.input_ids.shape)
+        for rank_plan, parts in zip(plan, self._wait(calls, "a forward pass"), strict=True):
+            for rows, part in zip(rank_plan, parts, strict=True):
+                if rows:
+                    outputs[torch.tensor(rows), : part.shape[1]] = part
+        return outputs
+
+    def begin_step(
+        self, batch: TrainBatch, objective: Objective[Any, Sums], apply: bool = True
+    ) -> Callable[[], StepStats[Sums]]:
+        """Start an optimizer step on the whole batch and return at once, so that two groups can train side by side.
+
+        Returns:
+            A function that waits for the step and returns its statistics over all ranks.
         """
-        self._actors = actors
-        self._hidden_size = hidden_size
-        self._packing = packing
-        self._micro_batch_tokens = micro_batch_tokens
-        self._timeout_seconds = timeout_seconds
+        plan = self._plan(batch, objective.rows_together)
+        shares = cut_into_micro_batches(batch, plan, objective.rows_together)
+        workers = zip(self._workers, shares, strict=True)
+        calls = [worker.step.remote(share, objective, apply) for worker, share in workers]
+        return lambda: combine_ranks(self._wait(calls, f"a step of {type(objective).__name__}"))
+
+    def step(self, batch: TrainBatch, objective: Objective[Any, Sums], apply: bool = True) -> StepStats[Sums]:
+        """One optimizer step on the whole batch; with `apply=False` only its statistics."""
+        return self.begin_step(batch, objective, apply)()
 
     def save(self, folder: Path) -> None:
         """Write what resuming needs."""
-        self._wait([actor.save.remote(folder) for actor in self._actors], "saving")
+        self._wait([worker.save.remote(folder) for worker in self._workers], "saving")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, with as many ranks or others."""
-        saved, ranks = saved_ranks(folder / self.ROLE), len(self._actors)
-        if saved not in (0, ranks):
-            say(f"{folder}: saved by {saved} {self.ROLE} rank(s), and now there are {ranks}: it is converted first")
-        self._wait([actor.load.remote(folder) for actor in self._actors], "loading a checkpoint")
+        """Read what `save` wrote, with any number of ranks."""
+        calls = [worker.load.remote(folder) for worker in self._workers]
+        saved = self._wait(calls, "loading a checkpoint")[0]
+        if saved is not None:
+            role = self._settings.role
+            say(f"{folder}: was saved by {saved} {role} rank(s); converted for {len(self._workers)}")
 
-    def _plan(self, lengths: list[int], rows: int = 1) -> list[list[list[int]]]:
-        """`plan_micro_batches` of what has so many rows of each length."""
-        tokens = [rows * length for length in lengths]
-        costs = [rows * row_cost(length, self._hidden_size) for length in lengths]
-        return plan_micro_batches(tokens, len(self._actors), self._micro_batch_tokens, self._packing, costs)
-
-    def _shares(self, batch: TrainBatch) -> list[tuple[ActorHandle, list[TrainBatch]]]:
-        """Each rank with its micro-batches."""
-        shares = [[batch.select(rows) for rows in rank] for rank in self._plan(batch.lengths)]
-        return list(zip(self._actors, shares, strict=True))
-
-    def _per_token(self, batch: TrainBatch, calls: list[Any], purpose: str) -> torch.Tensor:
-        """The ranks' answers for their shares, put together: [B, T]."""
-        together = torch.zeros(batch.input_ids.shape)
-        for rank_plan, parts in zip(self._plan(batch.lengths), self._wait(calls, purpose), strict=True):
-            for rows, part in zip(rank_plan, parts, strict=True):
-                if rows:
-                    together[torch.tensor(rows), : part.shape[1]] = part
-        return together
+    def _plan(self, batch: TrainBatch, rows_together: int = 1) -> list[list[list[int]]]:
+        settings, ranks = self._settings, len(self._workers)
+        tokens, size = settings.micro_batch_tokens, settings.hidden_size
+        return plan_batch(batch, ranks, tokens, size, settings.packing, rows_together)
 
     def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
-        waiting = f"the trainer waits for {len(calls)} {self.ROLE} rank(s): {purpose}"
-        return gather(calls, self._timeout_seconds, f"{waiting} (policy.timeout_seconds)")
+        waiting = f"the trainer waits for {len(calls)} {self._settings.role} rank(s): {purpose}"
+        return gather(calls, self._settings.timeout_seconds, f"{waiting} (policy.timeout_seconds)")
 
 
-class CriticGroup(RankGroup):
-    """The critic."""
-
-    ROLE = "critic"
-
-    def values(self, batch: TrainBatch) -> torch.Tensor:
-        """Values [B, T] under the current weights; see `model.ValueModel`."""
-        calls = [actor.values.remote(share) for actor, share in self._shares(batch)]
-        return self._per_token(batch, calls, "values")
-
-    def update(self, batch: TrainBatch, clip: float | None) -> Callable[[], dict[str, float]]:
-        """Begin an optimizer step on the whole batch, which has its `loss_weights`, and return at once.
-
-        Returns:
-            What waits for the step's end, and gives the loss, `grad_norm` and `learning_rate`.
-        """
-        calls = [actor.update.remote(share, clip) for actor, share in self._shares(batch)]
-        return lambda: _add_up(self._wait(calls, "an update"))
-
-
-class PolicyGroup(RankGroup):
+class PolicyGroup(WorkerGroup):
     """The policy."""
 
-    ROLE = "policy"
-
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        """Log-probs [B, T] under the current weights."""
-        calls = [actor.log_probs.remote(share) for actor, share in self._shares(batch)]
-        return self._per_token(batch, calls, "log-probs")
+        """Log-probs [B, T] of response tokens under the current weights, nats."""
+        return self.predict(batch)
 
-    def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
-        """One optimizer step on the whole batch, which has its `loss_weights`.
-
-        Returns:
-            The loss, sums over the batch's response tokens (see `policy.update`), `grad_norm` and `learning_rate`.
-        """
-        calls = [actor.update.remote(share, loss) for actor, share in self._shares(batch)]
-        return _add_up(self._wait(calls, "an update"))
-
-    def measure(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
-        """What `update` tells, without an update; gradient norm and learning rate are 0."""
-        calls = [actor.measure.remote(share, loss) for actor, share in self._shares(batch)]
-        return _add_up(self._wait(calls, "metrics"))
-
-    def supervised_update(self, batch: TrainBatch, z_loss_coef: float) -> dict[str, float]:
-        """One optimizer step of the likelihood; `loss` in the answer is summed over response tokens."""
-        tokens = batch.num_response_tokens
-        calls = [actor.supervised_update.remote(share, z_loss_coef, tokens) for actor, share in self._shares(batch)]
-        return _add_up(self._wait(calls, "a supervised update"))
-
-    def preference_update(self, batch: TrainBatch, reference: torch.Tensor, beta: float) -> dict[str, float]:
-        """One optimizer step on pairs of rows, chosen and rejected in turn; sums over pairs.
-
-        `reference` [B] has the log-prob of each response under the reference. The two rows of a pair stay together.
-        """
-        longer = [max(pair) for pair in zip(batch.lengths[::2], batch.lengths[1::2], strict=True)]
-        plan = self._plan(longer, rows=2)
-        calls = []
-        for actor, share in zip(self._actors, plan, strict=True):
-            micro_batches = [PairBatch.select(batch, reference, pairs) for pairs in share]
-            calls.append(actor.preference_update.remote(micro_batches, beta, len(longer)))
-        return _add_up(self._wait(calls, "a preference update"))
+    def connect_engines(self, make_sender: WeightSenderFactory) -> None:
+        """Set up the weight transfer to the engines; required before `push_weights`."""
+        self._wait([worker.connect_engines.remote(make_sender) for worker in self._workers], "connecting to engines")
 
     def push_weights(self, version: WeightVersion) -> None:
         """Push the current weights to all engines."""
-        self._wait([actor.push_weights.remote(version) for actor in self._actors], "a push of weights")
+        self._wait([worker.push_weights.remote(version) for worker in self._workers], "a weight push")
 
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format."""
-        self._wait([actor.export.remote(folder) for actor in self._actors], "exporting the model")
+        self._wait([worker.export.remote(folder) for worker in self._workers], "exporting the model")
 
 
-def _add_up(ranks: list[dict[str, float]]) -> dict[str, float]:
-    """Sums added over ranks; what is the same on every rank is taken from rank 0."""
-    total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
-    return total | {name: ranks[0][name] for name in ("grad_norm", "learning_rate")}
+class CriticGroup(WorkerGroup):
+    """The critic."""
+
+    def values(self, batch: TrainBatch) -> torch.Tensor:
+        """Values [B, T] of the states before response tokens under the current weights; see `ValueModel`."""
+        return self.predict(batch)
 
 
-PASSES_AT_ONCE = 4
-"""Passes' worth of groups that the reference gets at once; it sorts them by length, for less padding."""
+REFERENCE_BUFFER_PASSES = 4
+"""How many forward passes' worth of groups are buffered before they are sent; sorting them by length saves padding."""
 
 
-class ReferenceLine:
-    """The reference actor: groups go in as they finish, log-probs are collected later."""
+class ReferenceClient:
+    """The reference worker: groups go in as they finish, log-probs are collected later."""
 
-    def __init__(self, actor: ActorHandle, micro_batch_tokens: int, timeout_seconds: float) -> None:
+    def __init__(self, worker: ActorHandle, micro_batch_tokens: int, timeout_seconds: float) -> None:
         """`micro_batch_tokens` is the budget of one pass; `timeout_seconds` bounds the wait for a whole step."""
-        self._actor = actor
+        self._worker = worker
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout_seconds = timeout_seconds
         self._unsent: list[Group] = []
         self._sent: list[tuple[list[Group], Any]] = []
 
     def submit(self, group: Group) -> None:
-        """Have a group read, as soon as there are enough for a few passes; returns at once."""
+        """Queue a group, and send the queue once it fills a few forward passes; returns at once."""
         self._unsent.append(group)
-        if sum(group.num_tokens for group in self._unsent) >= PASSES_AT_ONCE * self._micro_batch_tokens:
+        if sum(group.num_tokens for group in self._unsent) >= REFERENCE_BUFFER_PASSES * self._micro_batch_tokens:
             self._send()
 
     def collect(self, groups: Sequence[Group]) -> torch.Tensor:
-        """Log-probs of all response tokens of the groups, in one row and in their order."""
+        """Log-probs of all sampled tokens of the groups, concatenated in the order given."""
         self._send()
         sent, self._sent = self._sent, []
         waiting = f"the trainer waits for the reference: log-probs of {len(groups)} groups (policy.timeout_seconds)"
@@ -192,5 +164,5 @@ class ReferenceLine:
 
     def _send(self) -> None:
         if self._unsent:
-            self._sent.append((self._unsent, self._actor.log_probs.remote(self._unsent)))
+            self._sent.append((self._unsent, self._worker.log_probs.remote(self._unsent)))
             self._unsent = []

@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from openr1.config.train import LoraConfig
+from openr1.config.sections import LoraConfig
 from openr1.errors import ConfigError
 
 ADAPTER = "default"

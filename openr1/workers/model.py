@@ -8,43 +8,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from openr1.algorithms.token_ops import Entropy, TokenOutputs, held_tokens, response_outputs
-from openr1.config.train import ModelConfig
+from openr1.algorithms.token_ops import Entropy, TokenOutputs, max_logits_tokens, token_log_probs
+from openr1.config.sections import ModelConfig
 from openr1.workers.attention import attention_of
-from openr1.workers.rope import position_overrides
+from openr1.workers.rope import rope_scaling_overrides
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-class TokenModel(nn.Module):
+class LogProbModel(nn.Module):
     """A causal language model whose forward pass gives log-probs, so that DeepSpeed wraps the whole computation."""
 
-    def __init__(
-        self, lm: PreTrainedModel, temperature: float, packing: bool = False, entropy_gradient: bool = False
-    ) -> None:
-        """Wrap `lm` (of `load_causal_lm`).
+    def __init__(self, lm: PreTrainedModel, temperature: float, packing: bool = False) -> None:
+        """Wrap `lm` (from `load_causal_lm`).
 
         Args:
             lm: The model.
-            temperature: That of the sampling.
+            temperature: Sampling temperature; logits are divided by it.
             packing: Compute no padding; the result is the same.
-            entropy_gradient: Entropies have gradients.
         """
         super().__init__()
         self.lm = lm
         self.temperature = temperature
         self.packing = packing
-        self.entropy: Entropy = "gradient" if entropy_gradient else "value"
-        self.most_held = held_tokens(lm.config.vocab_size)
+        self.max_logits_tokens = max_logits_tokens(lm.config.vocab_size)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, with_entropy: bool = True
+        self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, entropy: Entropy = "none"
     ) -> TokenOutputs:
-        """Log-probs and more of response tokens; see `response_outputs`. Without entropies, these are 0."""
+        """Log-probs, entropies and log-normalizers of response tokens; see `token_log_probs`."""
         hidden = hidden_states(self.lm.base_model, input_ids, attention_mask, self.packing)
         head = self.lm.get_output_embeddings()
-        entropy = self.entropy if with_entropy else "none"
-        return response_outputs(head, hidden, input_ids, response_mask, self.temperature, entropy, self.most_held)
+        size = self.max_logits_tokens
+        return token_log_probs(head, hidden, input_ids, response_mask, self.temperature, entropy, size)
 
 
 class ValueHead(nn.Linear):
@@ -64,7 +60,7 @@ class ValueModel(nn.Module):
     """What lies below a language model's head, and a head for values."""
 
     def __init__(self, lm: PreTrainedModel, packing: bool = False) -> None:
-        """Wrap the inside of `lm`, whose own head is left out; `packing` as with `TokenModel`."""
+        """Wrap the inside of `lm`, whose own head is left out; `packing` as with `LogProbModel`."""
         super().__init__()
         self.backbone = lm.base_model
         self.head = ValueHead(lm.config.hidden_size)
@@ -109,7 +105,7 @@ def hidden_size(settings: ModelConfig) -> int:
 
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
     """Load a Hugging Face causal model with PyTorch's SDPA; code that ships with a model is never run."""
-    config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **position_overrides(settings))
+    config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **rope_scaling_overrides(settings))
     lm = AutoModelForCausalLM.from_pretrained(
         settings.path,
         config=config,

@@ -2,14 +2,15 @@
 
 import torch
 
-from openr1.algorithms.batch import TrainBatch, plan_micro_batches
+from openr1.algorithms.batch import TrainBatch
 from openr1.runtime.process import log_to
 from openr1.types import Group
-from openr1.workers.model import TokenModel, load_causal_lm
+from openr1.workers.micro_batches import plan_micro_batches
+from openr1.workers.model import LogProbModel, load_causal_lm
 from openr1.workers.settings import ReferenceSettings
 
 
-class ReferenceActor:
+class ReferenceWorker:
     """Holds the weights that the policy started from."""
 
     def __init__(self, settings: ReferenceSettings) -> None:
@@ -20,7 +21,7 @@ class ReferenceActor:
         self._device = torch.device("cuda" if settings.on_gpu else "cpu")
         self._packing = settings.model.packing
         lm = load_causal_lm(settings.model)
-        self._model = TokenModel(lm, settings.temperature, self._packing).to(self._device).eval()
+        self._model = LogProbModel(lm, settings.temperature, self._packing).to(self._device).eval()
 
     def ready(self) -> bool:
         """Answers once the model is loaded."""
@@ -33,6 +34,6 @@ class ReferenceActor:
         log_probs = torch.zeros_like(batch.rollout_log_probs)
         for rows in plan_micro_batches(batch.lengths, 1, self._micro_batch_tokens, self._packing)[0]:
             micro = batch.select(rows)
-            part = self._model(*(tensor.to(self._device) for tensor in micro.inputs), with_entropy=False).log_probs
+            part = self._model(*micro.to(self._device).inputs).log_probs
             log_probs[torch.tensor(rows), : part.shape[1]] = part.cpu()
         return log_probs[batch.response_mask]

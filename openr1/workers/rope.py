@@ -4,11 +4,11 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from openr1.config.train import ModelConfig
+from openr1.config.sections import ModelConfig
 from openr1.errors import ConfigError
 
 
-def position_overrides(model: ModelConfig) -> dict[str, Any]:
+def rope_scaling_overrides(model: ModelConfig) -> dict[str, Any]:
     """What `model.rope_scaling` changes in the model's config.json, for trainer and engines alike."""
     if model.rope_scaling is None:
         return {}
@@ -21,14 +21,14 @@ def position_overrides(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def check_positions(model: ModelConfig, longest: int) -> None:
+def check_context_length(model: ModelConfig, longest: int) -> None:
     """Refuse texts that are longer than the model has positions for: it would answer nonsense, or crash.
 
     Raises:
         ConfigError: `longest`, in tokens, is too much.
     """
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
-    positions = position_overrides(model).get("max_position_embeddings", config.max_position_embeddings)
+    positions = rope_scaling_overrides(model).get("max_position_embeddings", config.max_position_embeddings)
     if longest > positions:
         raise ConfigError(
             f"texts of {longest} tokens, and {model.path} has {positions} positions; shorten them, or set "

@@ -1,15 +1,15 @@
-"""What the policy's and the reference's processes need to start. Imports nothing heavy: the driver makes these."""
+"""What worker processes need to start. Imports nothing heavy: the driver builds these."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from openr1.config.train import ModelConfig, OptimizerConfig
+from openr1.config.sections import ModelConfig, OptimizerConfig
 
 
 @dataclass(frozen=True)
-class RankSettings:
-    """Which rank of how many a process is, and what it may use."""
+class WorkerSettings:
+    """Which rank of how many a process is, and the resources it may use."""
 
     rank: int
     num_ranks: int
@@ -28,13 +28,12 @@ class LearnerSettings:
     zero_stage: int
     temperature: float
     total_updates: int
-    entropy_gradient: bool = False
     role: Literal["policy", "critic"] = "policy"
 
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """What the reference holds."""
+    """What the reference worker holds."""
 
     model: ModelConfig
     temperature: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from openr1.config.train import TrackingConfig
+from openr1.config.sections import TrackingConfig
 
 TEXT_CHARS = 4000
 """Longest text in a table; rollouts/*.jsonl have all of it."""

@@ -1,4 +1,4 @@
-"""Trackers beside the run folder's own records: wandb, SwanLab, TensorBoard. A step never waits for one.
+"""Loggers beside the run folder's own records: wandb, SwanLab, TensorBoard. A step never waits for one.
 
 Each has a process of its own, fed by a thread from a bounded queue. One that is slow loses steps, one that fails is
 turned off, one that does not end is killed; each of these is said in one line, and the run goes on.
@@ -25,12 +25,14 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from openr1.config.train import RunConfig, TrackingConfig
+from openr1.config.load import flatten
+from openr1.config.sections import RunConfig, TrackingConfig
 from openr1.errors import ConfigError
 from openr1.runtime.console import say
 from openr1.runtime.files import write_whole
+from openr1.runtime.process import python_environment
 from openr1.tracking.loggers.backends import Row, Setup, table_rows
-from openr1.tracking.recorder import kept_steps
+from openr1.tracking.recorder import recorded_steps
 
 BACKENDS = {
     "wandb": "openr1.tracking.loggers.backends:Wandb",
@@ -46,45 +48,44 @@ START_SECONDS = 60.0
 """Time that a tracker has to start; no step waits for it."""
 FINISH_SECONDS = 30.0
 """Longest wait at the end, for all trackers together."""
-ROOT = str(Path(__file__).resolve().parents[3])
 
 
-class Trackers:
+class Loggers:
     """The trackers of a run. Leaving its context finishes them, as failed after an error."""
 
     def __init__(self, tracking: TrackingConfig, run: RunConfig, settings: Mapping[str, object]) -> None:
-        """Nothing is started yet. `settings` (`flat_settings`) is shown as the run's configuration."""
+        """Nothing is started yet. `settings` (`public_settings`) is shown as the run's configuration."""
         self._tracking = tracking
         self._run = run
         self._settings = settings
-        self._lines: list[_Line] = []
+        self._processes: list[_LoggerProcess] = []
 
     def start(self, step: int) -> None:
         """Start them, for the steps after `step`; returns at once."""
         notes = _Notes(self._run.folder / "tracking.json")
         name = self._tracking.experiment_name or self._run.name
-        for backend in wanted(self._tracking):
+        for backend in enabled_backends(self._tracking):
             run_id, logged = notes.read(backend)
             setup = Setup(backend, self._tracking, name, self._run.folder, self._settings, run_id, step)
             # TensorBoard forgets a step that is made again; in the others the first one stays.
-            self._lines.append(_Line(setup, notes, step if backend == "tensorboard" else logged))
+            self._processes.append(_LoggerProcess(setup, notes, step if backend == "tensorboard" else logged))
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Iterable[Mapping[str, Any]] = ()) -> None:
         """Hand a step over to those that do not have it; returns at once.
 
         `rows` (`tracking.rollout_rows`) are read where a table is due.
         """
-        lines = [line for line in self._lines if line.wants(step)]
+        processes = [process for process in self._processes if process.wants(step)]
         every = self._tracking.rollout_table_steps
-        due = bool(lines) and every > 0 and step % every == 0
+        due = bool(processes) and every > 0 and step % every == 0
         table = table_rows(step, islice(rows, self._tracking.rollout_table_rows)) if due else []
-        for line in lines:
-            line.log(step, metrics, table)
+        for process in processes:
+            process.log(step, metrics, table)
 
     def catch_up(self) -> None:
         """Hand over the newest steps of the run folder that not every tracker has; room is left for those to come."""
-        after = min((line.logged for line in self._lines), default=sys.maxsize)
-        for step, metrics, rows in deque(kept_steps(self._run.folder, after), QUEUE_SIZE // 2):
+        after = min((process.logged for process in self._processes), default=sys.maxsize)
+        for step, metrics, rows in deque(recorded_steps(self._run.folder, after), QUEUE_SIZE // 2):
             self.log(step, metrics, rows)
 
     def __enter__(self) -> Self:
@@ -93,13 +94,13 @@ class Trackers:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let them send what is left, for FINISH_SECONDS at most."""
         deadline = time.monotonic() + FINISH_SECONDS
-        for line in self._lines:
-            line.close(succeeded=kind is None)
-        for line in self._lines:
-            line.wait(deadline)
+        for process in self._processes:
+            process.close(succeeded=kind is None)
+        for process in self._processes:
+            process.wait(deadline)
 
 
-class _Line:
+class _LoggerProcess:
     """One tracker: its process, its queue, and the thread between them, which alone ever waits."""
 
     def __init__(self, setup: Setup, notes: "_Notes", logged: int) -> None:
@@ -123,7 +124,7 @@ class _Line:
                 stderr=output,
                 # Ctrl-C is for the run, which then finishes its trackers.
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])},
+                env=python_environment(),
             )
         theirs.close()
         self._thread = Thread(target=self._work, name=f"tracker-{setup.backend}", daemon=True)
@@ -231,7 +232,7 @@ class _Notes:
             write_whole(self._path, json.dumps(self._runs, indent=2) + "\n")
 
 
-def wanted(tracking: TrackingConfig) -> list[str]:
+def enabled_backends(tracking: TrackingConfig) -> list[str]:
     """The trackers that a run starts."""
     return [name for name in tracking.backends if name == "tensorboard" or tracking.mode != "disabled"]
 
@@ -242,7 +243,7 @@ def check_tracking(tracking: TrackingConfig) -> None:
     Raises:
         ConfigError: With what to do.
     """
-    for name in wanted(tracking):
+    for name in enabled_backends(tracking):
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f"tracking.backends: {name} is not installed; run `make setup`, or leave it out")
         if name in KEYS and tracking.mode == "online" and not has_key(name):
@@ -275,14 +276,7 @@ def has_key(name: str) -> bool:
     return False
 
 
-def flat_settings(config: BaseModel) -> dict[str, object]:
-    """Dotted keys of a configuration, without the passwords that addresses may have."""
-
-    def flatten(values: Mapping[str, Any], prefix: str) -> dict[str, object]:
-        flat: dict[str, object] = {}
-        for key, value in values.items():
-            flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        return flat
-
-    text = json.dumps(config.model_dump(mode="json"))
-    return flatten(json.loads(re.sub(r"://[^/@\s\"]+@", "://", text)), "")
+def public_settings(config: BaseModel) -> dict[str, object]:
+    """Dotted keys of a configuration, without the passwords that addresses may contain."""
+    without: dict[str, object] = json.loads(re.sub(r"://[^/@\s\"]+@", "://", json.dumps(flatten(config))))
+    return without

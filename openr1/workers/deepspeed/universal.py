@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 
-def saved_ranks(state: Path) -> int:
+def count_saved_ranks(state: Path) -> int:
     """How many ranks wrote the shards of a saved state; 0 without ZeRO: there are none, and any number may load it."""
     return len(list(state.glob("*_optim_states.pt")))
 

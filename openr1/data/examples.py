@@ -1,0 +1,54 @@
+"""Supervised examples: a prompt and the response to imitate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.sft import SftDataConfig
+from openr1.data.prompts import PromptFormat, end_token_ids, read_rows, render
+from openr1.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Example:
+    """Tokens of one supervised row; the response ends with the end token."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+
+
+def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataConfig) -> tuple[list[Example], int]:
+    """Read, render and tokenize supervised rows; also how many were dropped for their length.
+
+    Raises:
+        MissingError: The file cannot be read.
+        ConfigError: A row is malformed, or longer than `data.max_len` tokens where such rows are refused, or all are.
+    """
+    prompt_format = PromptFormat(data.system_prompt, data.assistant_prefix)
+    end_token = end_token_ids(tokenizer)[0]
+    examples = []
+    dropped = 0
+    for place, row in read_rows(path, extra_strings=("response",)):
+        prompt_ids = tokenizer.encode(render(row, tokenizer, prompt_format)[0], add_special_tokens=False)
+        response_ids = [*tokenizer.encode(row["response"], add_special_tokens=False), end_token]
+        length = len(prompt_ids) + len(response_ids)
+        if length <= data.max_len:
+            examples.append(Example(prompt_ids, response_ids))
+        elif data.overlong == "drop":
+            dropped += 1
+        else:
+            raise ConfigError(
+                f"{place}: {length} tokens, more than data.max_len {data.max_len}; raise the limit, remove the row, or "
+                "set data.overlong to drop"
+            )
+    if not examples:
+        raise ConfigError(f"{path}: all {dropped} rows are longer than data.max_len {data.max_len}; raise the limit")
+    return examples, dropped
+
+
+def to_batch(examples: Sequence[Example]) -> TrainBatch:
+    """Rows of one batch."""
+    return TrainBatch.from_tokens([(example.prompt_ids, example.response_ids) for example in examples])

@@ -1,0 +1,103 @@
+"""A reward server in a process of its own, for runs that name no server, tests and benchmarks."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import IO
+
+from openr1.errors import ConfigError, MissingError
+from openr1.runtime.process import python_environment
+
+ANNOUNCEMENT = "reward server: "
+"""What the server prints before its address as soon as it listens."""
+STOP_SECONDS = 20.0
+USAGE_ERROR = 2
+
+
+@contextmanager
+def running_reward_server(
+    config: Path | None = None, log_folder: Path | None = None, timeout_seconds: float = 60.0
+) -> Iterator[str]:
+    """Start a reward server on a free loopback port for the block; it does not outlive this process, even if killed.
+
+    Args:
+        config: The server's YAML file of weights and limits; None: defaults.
+        log_folder: Folder that `reward_server.log` is appended to at the end, if it exists by then.
+        timeout_seconds: Longest wait for the server to listen. Whether it grades correctly is `/ready`'s to say.
+
+    Yields:
+        Its address.
+
+    Raises:
+        ConfigError: The server refused its configuration; the message is the server's.
+        MissingError: It did not start.
+    """
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, "-m", "openr1.rewards.serve_child", "serve", "--port", "0"]
+        process = subprocess.Popen(
+            command + ([] if config is None else ["--config", str(config)]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            # Ctrl-C is for the run, which stops its server last.
+            start_new_session=True,
+            env=python_environment(),
+        )
+        try:
+            line = _first_line(process, timeout_seconds)
+            if not line.startswith(ANNOUNCEMENT):
+                _raise_failure(process, _read_log(log).decode(errors="replace"), timeout_seconds)
+            yield line.removeprefix(ANNOUNCEMENT).strip()
+        finally:
+            _stop(process)
+            if log_folder is not None and log_folder.is_dir():
+                with (log_folder / "reward_server.log").open("ab") as kept:
+                    kept.write(_read_log(log))
+
+
+def _first_line(process: "subprocess.Popen[str]", timeout_seconds: float) -> str:
+    """The first line of output; empty if the process ended, or printed none in time."""
+    lines: Queue[str] = Queue()
+    output = process.stdout
+    assert output is not None
+    # Reading a pipe has no deadline, waiting for a thread that reads has.
+    Thread(target=lambda: lines.put(output.readline()), daemon=True).start()
+    try:
+        return lines.get(timeout=timeout_seconds)
+    except Empty:
+        return ""
+
+
+def _read_log(log: IO[bytes]) -> bytes:
+    log.seek(0)
+    return log.read()
+
+
+def _raise_failure(process: "subprocess.Popen[str]", log: str, timeout_seconds: float) -> None:
+    last = (log.strip().splitlines() or ["it printed nothing"])[-1]
+    try:
+        code = process.wait(timeout=1.0)
+    except subprocess.TimeoutExpired:
+        raise MissingError(
+            f"the reward server did not listen within {timeout_seconds:g} s (reward.ready_timeout_seconds): {last}"
+        ) from None
+    if code == USAGE_ERROR:
+        raise ConfigError(f"the reward server refused to start: {last.removeprefix('serve: ')}")
+    raise MissingError(f"the reward server ended with exit code {code}: {last}")
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

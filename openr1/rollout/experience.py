@@ -1,0 +1,90 @@
+"""The data of one training step, from sampling to the record."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from openr1.algorithms.batch import TrainBatch
+from openr1.types import Group, RunningReward, ScoredGroup
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What one step trains on: P prompts, G responses each, B = P x G rows in the batch.
+
+    Stages return a copy with more filled in: sampling everything above `kl_penalty`, reward shaping `rewards`,
+    `kl_penalty` and the batch's response mask, advantage estimation `advantages`, `running_reward` and the batch's
+    advantages (and values and returns with a critic).
+
+    Attributes:
+        step: Number of the step, from 1.
+        scored: Groups to train on, in the order of their prompts.
+        dropped: Groups that dynamic sampling discarded.
+        batch: The tokens of `scored`, with log-probs of engine and reference.
+        prompts: Position in the data after this step.
+        rewards: [P, G] float32; the server's, then shaped (before any KL penalty). 0 for ungraded responses.
+        valid: [P, G] bool, True for graded responses.
+        seconds: Wall time of each phase; stages add theirs.
+        kl_penalty: [B, T] float32, subtracted from each token's reward; None if KL is not in the reward.
+        advantages: [P, G] float32; with a critic the mean over a response's tokens.
+        running_reward: Running mean and deviation, this step included.
+    """
+
+    step: int
+    scored: list[ScoredGroup]
+    dropped: list[ScoredGroup]
+    batch: TrainBatch
+    prompts: dict[str, int]
+    rewards: Tensor
+    valid: Tensor
+    seconds: dict[str, float] = field(default_factory=dict)
+    kl_penalty: Tensor | None = None
+    advantages: Tensor | None = None
+    running_reward: RunningReward | None = None
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups that train."""
+        return [scored.group for scored in self.scored]
+
+    @property
+    def sampled(self) -> list[ScoredGroup]:
+        """All groups, also those that were dropped."""
+        return self.scored + self.dropped
+
+    @property
+    def penalized_rewards(self) -> Tensor:
+        """[P, G] rewards less the KL penalty of all their tokens: what estimators of whole responses read."""
+        return self.rewards if self.kl_penalty is None else self.rewards - self.kl_penalty.sum(-1).view_as(self.rewards)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A complete step, for the record."""
+
+    experience: Experience
+    metrics: dict[str, float]
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 1."""
+        return self.experience.step
+
+
+def to_rewards(scored: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:
+    """Rewards [P, G] float32, 0 where a response could not be graded, and [P, G] bool where it was."""
+    valid = torch.tensor([[grade.valid for grade in one.grades] for one in scored])
+    rewards = torch.tensor([[grade.reward or 0.0 for grade in one.grades] for one in scored], dtype=torch.float32)
+    return rewards, valid
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the block's wall time to the phase's."""
+    start = time.monotonic()
+    yield
+    seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - start

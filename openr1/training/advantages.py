@@ -1,0 +1,44 @@
+"""The stage that turns shaped rewards into advantages, by an estimator of whole responses or by a critic."""
+
+from dataclasses import replace
+
+from openr1.algorithms.advantages import find_estimator, group_normalized_advantages, update_running_reward
+from openr1.config.train import AlgorithmConfig
+from openr1.interfaces import Critic
+from openr1.rollout.experience import Experience, timed
+from openr1.training.critic import with_values
+from openr1.types import RunningReward
+
+
+class AdvantageEstimation:
+    """Fills in `advantages`, `running_reward` and the batch's advantages of an experience."""
+
+    def __init__(self, algorithm: AlgorithmConfig, critic: Critic | None) -> None:
+        """`critic` is given if and only if the estimator is gae.
+
+        Raises:
+            ConfigError: The estimator's import path cannot be resolved.
+        """
+        self._algorithm = algorithm
+        self._critic = critic
+        self._estimator = None if critic is not None else find_estimator(algorithm.advantage_estimator)
+
+    def __call__(self, experience: Experience, past: RunningReward | None) -> Experience:
+        """`past` is the running reward of the steps before; it is used if `reward_momentum` is set."""
+        if self._critic is not None:
+            with timed(experience.seconds, "values"):
+                batch = with_values(self._critic, experience, self._algorithm)
+            advantages = batch.mean_advantages.view_as(experience.rewards)
+            return replace(experience, batch=batch, advantages=advantages)
+        assert self._estimator is not None
+        rewards, valid, momentum = experience.penalized_rewards, experience.valid, self._algorithm.reward_momentum
+        if momentum > 0:
+            advantages = group_normalized_advantages(rewards, valid, past, momentum)
+        else:
+            advantages = self._estimator(rewards, valid)
+        return replace(
+            experience,
+            batch=experience.batch.with_advantages(advantages.flatten()),
+            advantages=advantages,
+            running_reward=update_running_reward(past, momentum, rewards[valid]),
+        )

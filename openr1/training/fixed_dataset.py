@@ -1,0 +1,144 @@
+"""What SFT and DPO have in common: optimizer steps over a fixed dataset, as `run.Run` drives them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from openr1.config.dpo import DpoConfig
+from openr1.config.sft import SftConfig
+from openr1.interfaces import Policy
+from openr1.runtime.console import say
+from openr1.runtime.interrupts import INTERRUPTS, Interrupts
+from openr1.runtime.ray_cluster import check_machine
+from openr1.tracking.checkpoint import Checkpoints
+from openr1.training.actors import learner_settings, start_policy
+from openr1.training.run import Run, StepOutput, run_services
+from openr1.types import TrainerState
+
+Metrics = dict[str, float]
+
+
+class FixedDatasetJob:
+    """See `run.Job`. The position in the data follows from the step and the config."""
+
+    extend_hint = "--max_epochs or --max_steps"
+
+    def __init__(
+        self,
+        config: SftConfig | DpoConfig,
+        num_steps: int,
+        order: Iterator[list[int]],
+        policy: Policy,
+        train: Callable[[list[int]], Metrics],
+        held_out_loss: Callable[[], float] | None = None,
+        eval_steps: int = 0,
+        interrupts: Interrupts = INTERRUPTS,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            config: Of the run.
+            num_steps: Optimizer steps of the whole run.
+            order: Rows of each optimizer step, from the first.
+            policy: The model.
+            train: Makes an optimizer step on rows; returns its metrics.
+            held_out_loss: Loss on held-out data, before the first step and after the last, too; None without any.
+            eval_steps: Interval of evaluations, in steps; 0: none in between.
+            interrupts: Of this process.
+        """
+        self.num_steps = num_steps
+        self._folder = config.run.folder
+        self._order = order
+        self._policy = policy
+        self._train = train
+        self._held_out_loss = held_out_loss
+        self._eval_steps = eval_steps
+        self._interrupts = interrupts
+        self._state = TrainerState(step=0, version=0, prompts={})
+
+    @property
+    def state(self) -> TrainerState:
+        """The state after the last complete step."""
+        return self._state
+
+    def is_finished(self) -> bool:
+        """The model is exported last."""
+        return (self._folder / "model").exists()
+
+    def start(self, checkpoint: tuple[Path, TrainerState] | None) -> None:
+        """Load a checkpoint if there is one, and go to its place in the data."""
+        if checkpoint is not None:
+            folder, self._state = checkpoint
+            self._policy.load(folder / "policy")
+        self._order = islice(self._order, self._state.step, None)
+
+    def before_first_step(self) -> None:
+        """Evaluate the untrained model."""
+        if self._held_out_loss is not None:
+            say(f"before the first step: eval/loss {self._held_out_loss():.3f}")
+
+    def step(self) -> StepOutput:
+        """One optimizer step."""
+        rows = next(self._order)
+        with self._interrupts.section():
+            self._interrupts.defer()
+            metrics = self._train(rows)
+            self._state = TrainerState(step=self._state.step + 1, version=0, prompts={})
+        return StepOutput(metrics)
+
+    def check(self) -> None:
+        """A loss that is not finite ends the run in the optimizer step."""
+
+    def evaluate(self) -> Metrics:
+        """The held-out loss, every `eval_steps` steps and after the last one."""
+        step = self._state.step
+        due = step == self.num_steps or (self._eval_steps > 0 and step % self._eval_steps == 0)
+        return {"eval/loss": self._held_out_loss()} if due and self._held_out_loss is not None else {}
+
+    def is_best(self, best: int | None) -> bool:
+        """The newest checkpoints are kept, not the best one."""
+        return False
+
+    def save(self, folder: Path) -> None:
+        """Write policy and exported model."""
+        self._policy.save(folder / "policy")
+        self._policy.export(folder / "model")
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        """Losses and accuracies."""
+        shown = [f"{name} {value:.3f}" for name, value in metrics.items() if name.endswith(("loss", "accuracy"))]
+        return ", ".join(shown)
+
+    def finish(self, metrics: Mapping[str, float], checkpoints: Checkpoints) -> None:
+        """Export the model to `<run folder>/model`."""
+        with self._interrupts.held_back():
+            self._policy.export(self._folder / "model")
+        say(f"after {self.num_steps} updates: {self.describe(metrics)}; the model: {self._folder}/model")
+
+
+def run_fixed_dataset(
+    config: SftConfig | DpoConfig,
+    num_steps: int,
+    resume: bool,
+    data: str,
+    make_job: Callable[[Policy], FixedDatasetJob],
+) -> None:
+    """Start the policy and run the job that `make_job` builds around it; `data` describes the dataset."""
+    on_gpu = check_machine(config.policy.num_ranks)
+    folder = config.run.folder
+    with run_services(config, resume) as loggers:
+        say(f"{data}; starting {config.policy.num_ranks} policy rank(s); logs in {folder}/logs")
+        learner = learner_settings(config.model, config.optimizer, config.policy, num_steps)
+        policy = start_policy(learner, config.policy, on_gpu, folder / "logs")
+        Run(config, make_job(policy), loggers, INTERRUPTS).go(resume)
+
+
+def count_steps(config: SftConfig | DpoConfig, num_rows: int) -> int:
+    """Optimizer steps of a whole run; an epoch's incomplete last batch is trained on, too."""
+    whole = config.max_epochs * -(-num_rows // config.policy.train_batch_size)
+    return min(whole, config.max_steps or whole)
+
+
+def describe_count(count: int, rows: str, dropped: int) -> str:
+    """Rows that are used and rows that were dropped for their length: `96 examples (2 longer ones dropped)`."""
+    return f"{count} {rows}" + (f" ({dropped} longer ones dropped)" if dropped else "")

@@ -1,0 +1,239 @@
+"""One run of reinforcement learning, from config to summary."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from openr1.algorithms.losses import find_policy_loss
+from openr1.config.checks import check_train
+from openr1.config.train import TrainConfig
+from openr1.data.pass_rates import PASS_RATE_FILE, PassRates
+from openr1.data.prompts import PromptStream
+from openr1.interfaces import RewardSource
+from openr1.rewards.client import RewardClient
+from openr1.rewards.process import running_reward_server
+from openr1.rollout.experience import StepResult
+from openr1.rollout.producer import ExperienceProducer
+from openr1.runtime.console import print_table, say
+from openr1.runtime.files import write_whole
+from openr1.runtime.interrupts import INTERRUPTS
+from openr1.runtime.ray_cluster import check_machine, shared_memory_folder
+from openr1.tracking.checkpoint import Checkpoints
+from openr1.tracking.loggers.client import check_tracking
+from openr1.tracking.recorder import read_metrics, rollout_rows
+from openr1.tracking.run_folder import check_unused
+from openr1.training.actors import Actors
+from openr1.training.advantages import AdvantageEstimation
+from openr1.training.datasets import Datasets, load_datasets
+from openr1.training.evaluation import Evaluator
+from openr1.training.replay import Recording, Replay, replay_stages
+from openr1.training.run import Run, StepOutput, run_services
+from openr1.training.sanity_checks import SanityChecks
+from openr1.training.stages import Stages
+from openr1.training.summary import TABLE_HEADER, summarize, table_rows
+from openr1.training.trainer import Trainer
+from openr1.training.weight_check import WeightCheck
+from openr1.types import TrainerState
+
+
+def run_training(config: TrainConfig, resume: bool) -> None:
+    """Train, and leave everything in the run folder. Files, settings and services are validated before anything starts.
+
+    Raises:
+        OpenR1Error: With one line on what is wrong; past the first step a checkpoint can be resumed from.
+        Interrupted: A signal came; past the first step a checkpoint was written.
+    """
+    with INTERRUPTS.installed():
+        check_train(config)
+        find_policy_loss(config.algorithm.policy_loss)
+        check_tracking(config.tracking)
+        datasets = load_datasets(config)
+        on_gpu = check_machine(gpus_needed(config))
+        check_unused(config.run.folder, resume)
+        replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
+        recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
+        with (
+            ready_rewards(config, replay) as rewards,
+            run_services(config, resume) as loggers,
+            shared_memory_folder() as shared,
+        ):
+            say(f"starting {describe_actors(config)}; logs in {config.run.folder}/logs")
+            actors = Actors(
+                config,
+                on_gpu,
+                shared,
+                with_engines=not config.debug.reads("rollout"),
+                with_reference=config.has_reference and not config.debug.reads("advantage"),
+            )
+            stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, actors.critic))
+            stages = replay_stages(stages, replay, recording, config.debug.rollout_only)
+            with closing(RLJob(config, datasets, stages)) as job:
+                Run(config, job, loggers, INTERRUPTS).go(resume)
+
+
+def gpus_needed(config: TrainConfig) -> int:
+    """GPUs that a run takes on a machine that has any: one per actor."""
+    engines = 0 if config.debug.reads("rollout") else config.rollout.num_engines
+    reference = int(config.has_reference and not config.debug.reads("advantage"))
+    return (1 + int(config.has_critic)) * config.policy.num_ranks + engines + reference
+
+
+def describe_actors(config: TrainConfig) -> str:
+    """What a run starts, in words."""
+    engines = 0 if config.debug.reads("rollout") else config.rollout.num_engines
+    actors = f"{engines} engine(s), {config.policy.num_ranks} policy rank(s)"
+    return actors + (", as many of a critic" if config.has_critic else "")
+
+
+@contextmanager
+def ready_rewards(config: TrainConfig, replay: Replay | None) -> Iterator[RewardSource]:
+    """What grades responses: recorded grades, the servers of `reward.url`, or a server started for this run."""
+    reward = config.reward
+    if replay is not None and config.debug.reads("reward"):
+        yield replay
+        return
+    if reward.url is None:
+        logs = config.run.folder / "logs"
+        with running_reward_server(reward.server_config, logs, reward.ready_timeout_seconds) as url:
+            yield from _ready_client(config, [url])
+        return
+    yield from _ready_client(config, reward.url)
+
+
+def _ready_client(config: TrainConfig, urls: list[str]) -> Iterator[RewardClient]:
+    with RewardClient(urls, config.reward.deadline_seconds, config.reward.ready_timeout_seconds) as client:
+        client.wait_until_ready()
+        yield client
+
+
+class RLJob:
+    """RL as `run.Run` drives it: the trainer, and what surrounds its steps: evaluation, pass rates, checks."""
+
+    extend_hint = "--num_steps"
+
+    def __init__(self, config: TrainConfig, datasets: Datasets, stages: Stages) -> None:
+        """Take the stages; nothing runs yet."""
+        self.num_steps = config.num_steps
+        self._config = config
+        self._folder = config.run.folder
+        self._stages = stages
+        self._start = time.monotonic()
+        self._last: StepResult | None = None
+        self._pass_rates = PassRates()
+        if config.data.pass_rates is not None:
+            self._pass_rates.read(config.data.pass_rates)
+        prompts = PromptStream(datasets.train, config.run.seed, self._is_solved)
+        producer = ExperienceProducer(
+            config, prompts, stages.rollout, stages.rewards, stages.reference, stages.interrupts
+        )
+        self._trainer = Trainer(
+            config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.interrupts
+        )
+        self._checks = SanityChecks(config) if stages.comparable else None
+        self._weights = WeightCheck(config, stages.per_engine_rollouts, stages.policy, datasets.train)
+        self._evaluator = Evaluator(config, datasets.held_out, stages.rollout, stages.rewards)
+
+    @property
+    def state(self) -> TrainerState:
+        """The state after the last complete step."""
+        return self._trainer.state
+
+    def close(self) -> None:
+        """End what still samples; the actors can be stopped then."""
+        self._trainer.close()
+
+    def is_finished(self) -> bool:
+        """The summary is written last."""
+        return (self._folder / "summary.json").exists()
+
+    def start(self, checkpoint: tuple[Path, TrainerState] | None) -> None:
+        """Load a checkpoint if there is one, push the weights and verify them.
+
+        The first push comes before the first rollout: a broken weight transfer shows within the first minute.
+        """
+        state = self._trainer.state
+        if checkpoint is not None:
+            folder, state = checkpoint
+            self._stages.policy.load(folder / "policy")
+            if self._stages.critic is not None:
+                self._stages.critic.load(folder / "critic")
+            self._pass_rates.read(folder / PASS_RATE_FILE)
+        self._trainer.restore(state)
+        self._weights.check(state.step)
+
+    def before_first_step(self) -> None:
+        """Evaluate the untrained model."""
+        self._evaluator.evaluate(0)
+
+    def step(self) -> StepOutput:
+        """Make a step and count its pass rates."""
+        result = self._last = self._trainer.step()
+        for scored in result.experience.sampled:
+            self._pass_rates.add(scored)
+        return StepOutput(result.metrics, lambda: rollout_rows(result.experience))
+
+    def check(self) -> None:
+        """Check the step's metrics, and every `rollout.verify_steps` steps each engine's weights."""
+        assert self._last is not None
+        if self._checks is not None:
+            self._checks.check(self._last)
+        verify_every = self._config.rollout.verify_steps
+        if verify_every > 0 and self._last.step % verify_every == 0:
+            self._weights.check(self._last.step)
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out accuracy, every `evaluation.eval_steps` steps."""
+        step = self.state.step
+        if not self._evaluator.is_due(step):
+            return {}
+        results = self._evaluator.results(step) or self._evaluator.evaluate(step)
+        return {"eval/accuracy": results["sampled"].accuracy}
+
+    def is_best(self, best: int | None) -> bool:
+        """By held-out accuracy; nothing is known of a best step whose file in eval/ was removed."""
+        step = self.state.step
+        accuracy = self._evaluator.results(step)["sampled"].accuracy
+        known = {} if best is None else self._evaluator.results(best)
+        better = not known or accuracy > known["sampled"].accuracy
+        say(f"step {step}: held-out accuracy {accuracy:.3f}; best: step {step if better else best}")
+        return better
+
+    def save(self, folder: Path) -> None:
+        """Write policy, critic, exported model and pass rates.
+
+        The pass rates go into the run folder, too, for people and other runs; resuming needs those of just this step.
+        """
+        self._stages.policy.save(folder / "policy")
+        self._stages.policy.export(folder / "model")
+        if self._stages.critic is not None:
+            self._stages.critic.save(folder / "critic")
+        self._pass_rates.write(folder / PASS_RATE_FILE)
+        self._pass_rates.write(self._folder / PASS_RATE_FILE)
+
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        """Training accuracy."""
+        return f"accuracy {metrics['reward/accuracy']:.2f}"
+
+    def finish(self, metrics: Mapping[str, float], checkpoints: Checkpoints) -> None:
+        """Evaluate the last step, write summary.json and print its table."""
+        before, after = self._evaluator.results(0), self._evaluator.results(self.num_steps)
+        # The in-loop evaluation may already have covered the last step.
+        if "greedy" not in after:
+            after = self._evaluator.evaluate(self.num_steps)
+        seconds = time.monotonic() - self._start
+        rows = read_metrics(self._folder / "metrics.jsonl")
+        summary = summarize(rows, before, after) | {"wall_seconds": seconds}
+        write_whole(self._folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        if before:
+            print_table(f"held-out accuracy ({summary['eval_size']} problems)", TABLE_HEADER, table_rows(before, after))
+        say(f"{summary['steps']} steps in {seconds:.0f} s, {summary['tokens_per_second']:.0f} tokens/s in training")
+        say(f"run folder: {self._folder}")
+        say("  summary.json, metrics.jsonl, rollouts/, eval/, logs/")
+        say(f"  the trained model: {checkpoints.complete()[-1]}/model")
+
+    def _is_solved(self, prompt_id: str) -> bool:
+        """Whether a prompt is skipped because its newest pass rate is above `data.max_pass_rate`."""
+        limit, newest = self._config.data.max_pass_rate, self._pass_rates.newest(prompt_id)
+        return limit is not None and newest is not None and newest > limit

@@ -1,0 +1,155 @@
+"""The DeepSpeed backend: ZeRO 0 to 3, checkpoints that any number of ranks can load."""
+
+import shutil
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from openr1.config.sections import OptimizerConfig
+from openr1.errors import PolicyError
+from openr1.workers.deepspeed.config import deepspeed_config
+from openr1.workers.deepspeed.universal import count_saved_ranks, write_universal
+from openr1.workers.settings import LearnerSettings
+
+
+def init_process_group(backend: str) -> None:
+    """Let DeepSpeed use the process group that exists (`torch.distributed`) instead of making its own."""
+    deepspeed.init_distributed(dist_backend=backend)
+
+
+def build(module: nn.Module, settings: LearnerSettings) -> "DeepSpeedBackend":
+    """Shard a model over the process group; every rank calls this at the same time."""
+    return DeepSpeedBackend(module, settings)
+
+
+class DeepSpeedBackend:
+    """See `workers.backend.Backend`."""
+
+    def __init__(self, module: nn.Module, settings: LearnerSettings) -> None:
+        """Shard `module`; frozen parameters get no optimizer state."""
+        self._settings = settings
+        optimizer = settings.optimizer
+        adamw = torch.optim.AdamW(
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
+            lr=optimizer.learning_rate,
+            betas=optimizer.adam_betas,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        self._unsharded_norm = float("nan")
+        if settings.zero_stage == 0:
+            # Without ZeRO, DeepSpeed clips but does not report the norm.
+            adamw.register_step_pre_hook(lambda *_: self._clip_unsharded(module))
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=adamw,
+            lr_scheduler=lambda opt: build_scheduler(opt, optimizer, settings.total_updates),
+            config=deepspeed_config(settings.zero_stage, settings.model.dtype, optimizer.max_norm),
+        )
+        self._engine.train()
+        self.device: torch.device = self._engine.device
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **kwargs: Any) -> Any:
+        """Forward pass."""
+        return self._engine(input_ids, attention_mask, response_mask, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """Clip, apply, clear."""
+        self._engine.step()
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self._engine.get_lr()[0])
+
+    @property
+    def grad_norm(self) -> float:
+        """Of the newest step. A step whose norm is not finite was skipped by DeepSpeed."""
+        return self._unsharded_norm if self._settings.zero_stage == 0 else float(self._engine.get_global_grad_norm())
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer state and schedule."""
+        self._engine.save_checkpoint(str(folder), tag=self._settings.role, save_latest=False)
+
+    def load(self, folder: Path) -> int | None:
+        """Read what `save` wrote at the same ZeRO stage; converted first if another number of ranks wrote it."""
+        role = self._settings.role
+        saved = count_saved_ranks(folder / role)
+        if saved in (0, dist.get_world_size()):
+            self._load(folder)
+            return None
+        # In the checkpoints folder, where saving removes tmp_* that a killed process left behind.
+        universal = folder.parent.with_name(f"tmp_universal_{role}")
+        if dist.get_rank() == 0:
+            shutil.rmtree(universal, ignore_errors=True)
+            write_universal(folder / role, universal / role)
+        # The other ranks must not look for the converted files before rank 0 has written them.
+        dist.barrier()
+        # DeepSpeed takes no argument for it, and reads this setting again at every load.
+        self._engine._config.load_universal_checkpoint = True
+        self._load(universal)
+        self._engine._config.load_universal_checkpoint = False
+        # Nor may rank 0 remove them while others still read.
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(universal)
+        return saved
+
+    def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """Inside the block the parameters are whole on every rank."""
+        return deepspeed.zero.GatheredParameters(list(parameters)) if self.shards_parameters else nullcontext()
+
+    def full_shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
+        """Under ZeRO 3 a parameter outside `gathered` is empty; DeepSpeed keeps its shape beside it."""
+        whole: Any = parameter
+        return tuple(whole.ds_shape if self.shards_parameters else whole.shape)
+
+    @property
+    def shards_parameters(self) -> bool:
+        """Only ZeRO 3 does."""
+        return self._settings.zero_stage == 3
+
+    def _load(self, folder: Path) -> None:
+        path, _ = self._engine.load_checkpoint(str(folder), tag=self._settings.role)
+        if path is None:
+            raise PolicyError(f"{folder}: DeepSpeed found no training state to load")
+        apply_schedule(self._engine.lr_scheduler)
+
+    def _clip_unsharded(self, module: nn.Module) -> None:
+        max_norm = self._settings.optimizer.max_norm or float("inf")
+        self._unsharded_norm = float(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
+
+
+def build_scheduler(optimizer: Any, settings: OptimizerConfig, total_updates: int) -> Any:
+    """The Hugging Face learning-rate schedule of the configured name over `total_updates` optimizer steps."""
+    specific = {"min_lr_rate": settings.min_lr_ratio} if settings.lr_scheduler == "cosine_with_min_lr" else None
+    name = "constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=total_updates,
+        scheduler_specific_kwargs=specific,
+    )
+
+
+def apply_schedule(scheduler: Any) -> None:
+    """Set the optimizer's learning rates to what the schedule says at its present step.
+
+    A checkpoint restores the rates that were saved, and the next update would use them: wrong if the total number of
+    updates, and with it the schedule, has changed since.
+    """
+    groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    for group, base, share in groups:
+        group["lr"] = base * share(scheduler.last_epoch)

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# What grpo.sh, sft_cot.sh, sft_longcot.sh and dpo.sh have in common:
+#   bash scripts/launch.sh COMMAND DEFAULT_CONFIG [CONFIG.yaml] [flags of `python -m cli COMMAND`]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+command=$1
+config=$2
+shift 2
+[ -x .venv/bin/python ] || { echo "$command: no .venv here; run: make setup" >&2; exit 3; }
+if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then
+    config=$1
+    shift
+fi
+exec .venv/bin/python -m cli "$command" --config "$config" "$@"

@@ -1,0 +1,243 @@
+"""The gradient does not depend on how a batch is cut: real DeepSpeed, one and two gloo ranks, every ZeRO stage."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import deepspeed
+import pytest
+import ray
+import torch
+from openr1.training.cluster import start_policy
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from openr1.algorithms.batch import TrainBatch
+from openr1.algorithms.losses import ClipBounds
+from openr1.algorithms.objectives.policy import PolicyObjective
+from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.workers.group import CriticGroup, PolicyGroup
+from openr1.workers.learner import Learner
+from openr1.workers.settings import LearnerSettings
+from openr1.workers.worker import TrainWorker
+
+BETA1 = 0.9
+LOSS = PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.1)
+
+
+class ReadablePolicyActor(TrainWorker):
+    """A policy rank that tells the gradient of its first update."""
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Full gradients by name: after one AdamW step from zero state, the first moment is (1 - beta1) * gradient."""
+        moments = first_moments(self._learner, self._learner._lm)
+        return {name: moment / (1 - BETA1) for name, moment in moments.items()}
+
+
+class ReadableCriticActor(TrainWorker):
+    """A critic's rank that tells the gradient of its newest update, where Adam's beta1 is 0."""
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Full gradients by name."""
+        return first_moments(self._learner, self._learner._engine.module)
+
+
+def first_moments(learner: Learner, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """AdamW's first moments, whole, by the names of the module's parameters."""
+    read = deepspeed.utils.safe_get_full_optimizer_state
+    result = {}
+    for name, parameter in module.named_parameters():
+        if learner._settings.zero_stage == 0:
+            moment = learner._engine.optimizer.state[parameter]["exp_avg"]
+        else:
+            moment = read(parameter, "exp_avg")
+        result[name] = moment.float()
+    return result
+
+
+def make_batch() -> TrainBatch:
+    """Eight rows of different lengths, with advantages, old log-probs off the policy, and a reference."""
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for length in (3, 9, 4, 12, 7, 5, 11, 6):
+        tokens = torch.randint(5, 500, (4 + length,), generator=generator).tolist()
+        rows.append((tokens[:4], tokens[4:]))
+    batch = TrainBatch.from_tokens(rows).with_advantages(torch.randn(8, generator=generator))
+    noise = 0.3 * torch.randn(batch.input_ids.shape, generator=generator)
+    log_probs = (-6.2 + noise) * batch.response_mask
+    return TrainBatch(
+        **{**vars(batch), "old_log_probs": log_probs, "ref_log_probs": log_probs + 0.1 * batch.response_mask}
+    )
+
+
+def plain_torch_gradients(model: Path, batch: TrainBatch) -> dict[str, torch.Tensor]:
+    """The same loss written out once more, on the whole batch, with nothing of openr1."""
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    logits = lm(batch.input_ids, attention_mask=batch.attention_mask.long()).logits[:, :-1]
+    targets = batch.input_ids[:, 1:]
+    log_probs = torch.distributions.Categorical(logits=logits).log_prob(targets)
+    mask = batch.response_mask[:, 1:]
+    ratio = torch.exp(log_probs - batch.old_log_probs[:, 1:])
+    advantages = batch.advantages[:, 1:]
+    surrogate = torch.min(ratio * advantages, torch.clip(ratio, 0.8, 1.2) * advantages)
+    difference = batch.ref_log_probs[:, 1:] - log_probs
+    kl = torch.exp(difference) - difference - 1
+    loss = ((-surrogate + 0.1 * kl) * mask).sum() / mask.sum()
+    loss.backward()
+    return {name: parameter.grad for name, parameter in lm.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "micro_batch_tokens", "packing"), [(1, 10_000, False), (2, 40, False), (2, 30, True)]
+)
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_gradient_equals_plain_torch(
+    ray_cluster: None,
+    tiny_model: Callable[[bool], Path],
+    tmp_path: Path,
+    zero_stage: int,
+    num_ranks: int,
+    micro_batch_tokens: int,
+    packing: bool,
+) -> None:
+    """Catches a mean per micro-batch or rank instead of over all tokens, and gradients averaged where they must add.
+
+    One rank with one micro-batch, and two ranks with two or more each, all against the same loss in plain torch. Packed
+    rows that see their neighbour, or whose positions go on from it, would show as well.
+    """
+    model = tiny_model(True)
+    policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
+    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.0)
+    settings = ModelConfig(path=model, dtype="float32", packing=packing)
+    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10)
+    ranks = start_policy(learner, policy_config, False, tmp_path / "logs", ReadablePolicyActor)
+    group = PolicyGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
+    batch = make_batch()
+    if num_ranks == 2:
+        assert min(len(share) for _, share in group._shares(batch)) >= 2
+    sums = group.update(batch.with_loss_weights("token", 100), LOSS)
+    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
+    for rank in ranks:
+        ray.kill(rank)
+    expected = plain_torch_gradients(model, batch)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(
+            gradients[name], gradient, atol=2e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert sums["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+class ChunkingPolicyActor(ReadablePolicyActor):
+    """A policy rank that may hold the logits of few tokens, as with a large vocabulary."""
+
+    def load_model(self, port: int, learner: LearnerSettings) -> None:
+        """Load, then lower the limit."""
+        super().load_model(port, learner)
+        self._learner._engine.module.max_tokens_held = 5
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_ranks_may_have_different_numbers_of_chunks(ray_cluster: None, tmp_path: Path, zero_stage: int) -> None:
+    """Catches a weight that ZeRO 3 gathers once for each chunk: ranks then wait for each other in different gathers.
+
+    It keeps weights of less than 100,000 values whole on every rank; the head here has 131,072.
+    """
+    sizes = {"hidden_size": 128, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen2Config(vocab_size=1024, num_hidden_layers=1, tie_word_embeddings=False, **sizes)
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.0)
+    settings = ModelConfig(path=tmp_path / "model", dtype="float32")
+    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, entropy_gradient=True)
+    policy_config = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=10_000)
+    ranks = start_policy(learner, policy_config, False, tmp_path / "logs", ChunkingPolicyActor)
+    group = PolicyGroup(ranks, 10_000, 60.0, 128)
+    batch = make_batch().mask_responses(torch.arange(8) > 4)
+    tokens = [micro.num_response_tokens for _, share in group._shares(batch) for micro in share]
+    assert len({-(-count // 5) for count in tokens}) == 2
+    group.update(batch.with_loss_weights("token", 100), LOSS)
+    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
+    for rank in ranks:
+        ray.kill(rank)
+    for name, gradient in plain_torch_gradients(tmp_path / "model", batch).items():
+        torch.testing.assert_close(gradients[name], gradient, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_supervised_loss_is_that_of_transformers(
+    ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path, packing: bool
+) -> None:
+    """Catches a loss over prompts, a mean of row means, a label shifted by one, and rows that see their neighbours."""
+    model = tiny_model(True)
+    batch = make_batch()
+    settings = ModelConfig(path=model, dtype="float32", packing=packing)
+    learner = LearnerSettings(settings, OptimizerConfig(learning_rate=1e-3), 1, 1.0, 10)
+    ranks = start_policy(learner, PolicyConfig(zero_stage=1), False, tmp_path / "logs")
+    loss = PolicyGroup(ranks, 40, 120.0, 64, packing=packing).supervised_update(batch, 0.0)["loss"]
+    for rank in ranks:
+        ray.kill(rank)
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    labels = torch.where(batch.response_mask, batch.input_ids, -100)
+    with torch.no_grad():
+        expected = lm(batch.input_ids, attention_mask=batch.attention_mask.long(), labels=labels).loss
+    assert loss / batch.num_response_tokens == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("zero_stage", "micro_batch_tokens", "packing"), [(1, 40, False), (3, 30, True)])
+def test_second_update_of_a_critic_equals_plain_torch(
+    ray_cluster: None,
+    tiny_model: Callable[[bool], Path],
+    tmp_path: Path,
+    zero_stage: int,
+    micro_batch_tokens: int,
+    packing: bool,
+) -> None:
+    """Catches a mean per micro-batch or rank, a head that does not train, and values read at another token.
+
+    Two ranks with two or more micro-batches each. At the first update the head is 0, and nothing else has a gradient;
+    the values and the gradient of the second are those of plain torch. A saved critic is loaded as it was.
+    """
+    model, generator = tiny_model(False), torch.Generator().manual_seed(4)
+    batch = make_batch()
+    values, returns = (0.3 * torch.randn(batch.input_ids.shape, generator=generator) for _ in range(2))
+    batch = TrainBatch(**{**vars(batch), "values": values, "returns": 1 + returns}).with_loss_weights("token", 100)
+    optimizer = OptimizerConfig(learning_rate=0.01, adam_betas=(0.0, 0.95), max_norm=0.0)
+    settings = ModelConfig(path=model, dtype="float32", packing=packing)
+    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, role="critic")
+    config = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
+    ranks = start_policy(learner, config, False, tmp_path / "logs", ReadableCriticActor)
+    group = CriticGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
+    assert min(len(share) for _, share in group._shares(batch)) >= 2
+    assert not group.values(batch).any()
+    group.update(batch, 0.5)()
+    group.save(tmp_path / "critic")
+    after_one = group.values(batch)
+    answer = group.update(batch, 0.5)()
+    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
+    assert not torch.equal(group.values(batch), after_one)
+    group.load(tmp_path / "critic")
+    torch.testing.assert_close(group.values(batch), after_one)
+    for rank in ranks:
+        ray.kill(rank)
+
+    backbone = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).model
+    head = torch.nn.Parameter(torch.zeros(backbone.config.hidden_size))
+    named = {f"backbone.{name}": parameter for name, parameter in backbone.named_parameters()} | {"head.weight": head}
+    adamw = torch.optim.AdamW(named.values(), lr=0.01, betas=(0.0, 0.95), weight_decay=0.0)
+    mask = batch.response_mask[:, 1:]
+    for _ in range(2):
+        if head.grad is not None:
+            adamw.step()
+        adamw.zero_grad()
+        now = (backbone(batch.input_ids, attention_mask=batch.attention_mask.long()).last_hidden_state @ head)[:, :-1]
+        bounded = values[:, 1:] + torch.clip(now - values[:, 1:], -0.5, 0.5)
+        errors = torch.stack([now - returns[:, 1:] - 1, bounded - returns[:, 1:] - 1])
+        loss = 0.5 * errors.square().amax(0)[mask].mean()
+        loss.backward()
+    torch.testing.assert_close(after_one[:, 1:][mask], now.detach()[mask], atol=1e-4, rtol=1e-4)
+    assert answer["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert gradients.keys() == named.keys()
+    for name, parameter in named.items():
+        torch.testing.assert_close(gradients[name].flatten(), parameter.grad.flatten(), atol=2e-5, rtol=1e-3)
+    norm = torch.cat([parameter.grad.flatten() for parameter in named.values()]).norm()
+    assert answer["grad_norm"] == pytest.approx(float(norm), rel=1e-3)

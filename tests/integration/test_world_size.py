@@ -1,0 +1,90 @@
+"""Training state that was saved by one number of ranks, and goes on with another."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from openr1.training.cluster import start_policy
+from torch import Tensor
+
+from openr1.algorithms.batch import TrainBatch
+from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.workers.group import PolicyGroup
+from openr1.workers.settings import LearnerSettings
+from openr1.workers.worker import TrainWorker
+
+
+class ReadablePolicyActor(TrainWorker):
+    """A policy rank whose weights a test can read."""
+
+    def read(self) -> dict[str, Tensor]:
+        """Full weights, by name; all ranks at once."""
+        return {name: tensor.clone() for name, tensor in self._learner.weights()}
+
+
+def batch_of(update: int) -> TrainBatch:
+    """Six rows that differ in length and from update to update."""
+    generator = torch.Generator().manual_seed(update)
+    tokens = [torch.randint(5, 400, (length,), generator=generator).tolist() for length in (9, 13, 7, 11, 10, 12)]
+    return TrainBatch.from_tokens([(row[:4], row[4:]) for row in tokens])
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("zero_stage", "saved", "resumed"),
+    [
+        (2, 2, 1),
+        (3, 1, 2),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(0, 2, 1), (1, 2, 1), (1, 1, 2), (3, 2, 1)]),
+    ],
+)
+def test_updates_of_another_number_of_ranks(
+    ray_cluster: None,
+    tiny_model: Callable[[bool], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    zero_stage: int,
+    saved: int,
+    resumed: int,
+) -> None:
+    """Catches moments, master weights, step counts or a place in the schedule that the conversion loses.
+
+    Three updates, a checkpoint, and two more: made by the ranks that saved it, and by another number that loaded it.
+    Without its moments the first of them would move every weight by the learning rate, a thousand times the tolerance.
+    """
+    schedule = OptimizerConfig(learning_rate=1e-3, lr_scheduler="linear", lr_warmup_steps=2)
+    settings = ModelConfig(path=tiny_model(True), dtype="float32")
+    learner = LearnerSettings(settings, schedule, zero_stage, 1.0, 10)
+
+    def start(num_ranks: int) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
+        policy = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage)
+        ranks = start_policy(learner, policy, False, tmp_path / f"logs_{num_ranks}", ReadablePolicyActor)
+        return PolicyGroup(ranks, 40, 120.0, 64), ranks
+
+    def two_more(group: PolicyGroup, ranks: list[ray.actor.ActorHandle]) -> tuple[list[float], dict[str, Tensor]]:
+        answers = [group.supervised_update(batch_of(update), 0.0) for update in (3, 4)]
+        weights = ray.get([rank.read.remote() for rank in ranks])[0]
+        for rank in ranks:
+            ray.kill(rank)
+        return [answer[name] for answer in answers for name in ("loss", "grad_norm", "learning_rate")], weights
+
+    group, ranks = start(saved)
+    for update in range(3):
+        group.supervised_update(batch_of(update), 0.0)
+    group.save(tmp_path / "policy")
+    expected, weights = two_more(group, ranks)
+    # 8 updates of decay: 7/8 and 6/8 of them are left at the fourth and the fifth.
+    assert expected[2::3] == pytest.approx([8.75e-4, 7.5e-4])
+
+    group, ranks = start(resumed)
+    group.load(tmp_path / "policy")
+    told = f"saved by {saved} policy rank(s), and now there are {resumed}"
+    assert (told in capsys.readouterr().out) == (zero_stage > 0)
+    found, found_weights = two_more(group, ranks)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found_weights.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(found_weights[name], weight, rtol=0, atol=1e-6, msg=lambda text, name=name: name)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("tmp_")] == []

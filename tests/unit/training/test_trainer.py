@@ -1,0 +1,497 @@
+"""The loop, driven with fakes: order, advantages, failures, versions, interrupts and metrics; and what it imports."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from openr1.config.train import TrainConfig
+from openr1.data.prompts import PromptStream
+from openr1.errors import RewardServerUnavailable, TrainingError
+from openr1.runtime.interrupts import Interrupted, Interrupts
+from openr1.tracking.recorder import RunRecorder
+from openr1.training.trainer import StepResult, Trainer, TrainerState
+from openr1.types import Grade, Group, Prompt
+from tests.fakes import (
+    FakePolicy,
+    FakeReference,
+    FakeRewards,
+    FakeRollout,
+    graded,
+    make_config,
+    make_group,
+    make_prompt,
+    make_response,
+)
+from tests.running import ROOT
+
+PROMPTS = [make_prompt(number) for number in range(6)]
+# What the design promises of metrics.jsonl, besides `step`.
+PROMISED_METRICS = {
+    "reward": ["mean", "accuracy", "failed_fraction"],
+    "rollout": ["response_length_mean", "truncated_fraction", "mismatch_kl", "mismatch_abs_mean"],
+    "policy": ["loss", "kl", "entropy", "grad_norm", "clip_fraction"],
+    "sync": ["seconds", "version"],
+    "time": [f"{phase}_seconds" for phase in ("step", "generate", "reward", "reference", "update", "sync")],
+    "throughput": ["tokens_per_second"],
+}
+
+
+def make_trainer(
+    config: TrainConfig,
+    rollout: FakeRollout | None = None,
+    rewards: FakeRewards | None = None,
+    policy: FakePolicy | None = None,
+    with_reference: bool = True,
+    reference: FakeReference | None = None,
+    interrupts: Interrupts | None = None,
+    on_step: Callable[[StepResult], None] = lambda record: None,
+) -> Trainer:
+    """A trainer over six prompts, with fakes for what is not given."""
+    return Trainer(
+        config,
+        PromptStream(PROMPTS, config.run.seed),
+        rollout or FakeRollout(),
+        rewards or FakeRewards(),
+        (reference or FakeReference()) if with_reference else None,
+        policy or FakePolicy(),
+        interrupts or Interrupts(),
+        on_step,
+    )
+
+
+def make_step(trainer_config: TrainConfig, **stages: Any) -> StepResult:
+    """The record of a new trainer's first step."""
+    records: list[StepResult] = []
+    make_trainer(trainer_config, **stages, on_step=records.append).step()
+    (record,) = records
+    return record
+
+
+def backwards(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """The last prompt's group is finished first."""
+    return prompts[::-1]
+
+
+# Order
+
+
+def test_batch_follows_the_prompts_whatever_finishes_first(tmp_path: Path) -> None:
+    """Catches scores, reference log-probs or advantages of one group that end up at another's tokens."""
+    config = make_config(tmp_path)
+    rollout, policy = FakeRollout(order=backwards), FakePolicy()
+    prompts = PromptStream(PROMPTS, config.run.seed).take(2)
+    # Only the second prompt's group teaches: its long response is wrong, its short one right.
+    rewards = FakeRewards(graded({prompts[0].id: [1.0, 1.0], prompts[1].id: [0.0, 1.0]}))
+    record = make_step(config, rollout=rollout, rewards=rewards, policy=policy)
+    assert rewards.submitted == [prompts[1].id, prompts[0].id]
+    assert [group.prompt.id for group in record.groups] == [prompts[0].id, prompts[1].id]
+    assert [[score.reward for score in group] for group in record.scores] == [[1.0, 1.0], [0.0, 1.0]]
+    (batch,) = policy.updates
+    # Each row: prompt token n, then the response's tokens 10 n + index, twice for index 0 and once for index 1.
+    first, second = (prompt.token_ids[0] for prompt in prompts)
+    rows = [[n, *[10 * n + index] * (2 - index)] for n in (first, second) for index in (0, 1)]
+    assert [row[:length].tolist() for row, length in zip(batch.input_ids, batch.lengths, strict=True)] == rows
+    assert batch.rollout_log_probs[batch.response_mask].tolist() == [-1.0] * 6
+    # The reference's answer for token x is -x / 1000.
+    assert batch.ref_log_probs is not None
+    torch.testing.assert_close(batch.ref_log_probs, -batch.input_ids * batch.response_mask / 1000)
+    # Group [0, 1]: mean 1/2, std sqrt(2 * 1/4 / 1) = sqrt(1/2), so -sqrt(1/2) and sqrt(1/2).
+    root = math.sqrt(0.5)
+    torch.testing.assert_close(record.advantages, torch.tensor([[0.0, 0.0], [-root, root]]), rtol=1e-5, atol=0)
+    expected = torch.tensor([[0, 0, 0], [0, 0, 0], [0, -root, -root], [0, root, 0]])
+    assert batch.advantages is not None
+    torch.testing.assert_close(batch.advantages, expected, rtol=1e-5, atol=0)
+    assert batch.old_log_probs is None
+
+
+def test_finishing_order_changes_nothing(tmp_path: Path) -> None:
+    """Catches a run that cannot be repeated, because engines are not equally fast every time."""
+    batches = []
+    for order in (list, backwards):
+        policy = FakePolicy()
+        rewards = FakeRewards(graded({prompt.id: [float(number), 1.0] for number, prompt in enumerate(PROMPTS)}))
+        make_trainer(make_config(tmp_path), FakeRollout(order=order), rewards, policy).step()
+        batches += policy.updates
+    for one, other in zip(*(vars(batch).values() for batch in batches), strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_every_step_asks_for_other_samples(tmp_path: Path) -> None:
+    """Catches one seed for all steps, with which a prompt would get the same responses epoch after epoch."""
+    rollout = FakeRollout()
+    trainer = make_trainer(make_config(tmp_path, rollout={"temperature": 0.7, "top_p": 0.9}), rollout)
+    for _ in range(2):
+        trainer.step()
+    (first, sampling), (second, later) = rollout.requests
+    assert len({*first, *second}) == 4
+    assert (sampling.temperature, sampling.top_p, sampling.n_samples_per_prompt) == (0.7, 0.9, 2)
+    assert (sampling.generate_max_len, sampling.seed) == (8, 7)
+    assert sampling.seed_stream != later.seed_stream
+    assert sampling.seed_of(PROMPTS[0]) != later.seed_of(PROMPTS[0])
+
+
+def test_seeds_of_a_step_do_not_overlap(tmp_path: Path) -> None:
+    """Catches prompts that share a response: vLLM gives response i of a prompt the prompt's seed plus i."""
+    rollout = FakeRollout()
+    make_trainer(make_config(tmp_path), rollout).step()
+    sampling = rollout.requests[0][1]
+    seeds = [sampling.seed_of(make_prompt(number)) for number in range(1000)]
+    assert len({seed + index for seed in seeds for index in range(2)}) == 2000
+    assert all(seed >= 0 and seed + 1 < 2**31 for seed in seeds)
+
+
+# Failed scores
+
+
+def test_ungraded_response_does_not_count_as_wrong(tmp_path: Path) -> None:
+    """Catches a failure that becomes a reward of 0: the second response would then look worse than the third."""
+    config = make_config(
+        tmp_path,
+        rollout={"n_samples_per_prompt": 3},
+        policy={"train_batch_size": 6},
+        reward={"max_failed_fraction": 0.5},
+    )
+    policy = FakePolicy()
+    rollout = FakeRollout(make=lambda prompt: make_group(prompt, (1, 2, 1)))
+    rewards = FakeRewards(graded(default=(1.0, None, 0.5)))
+    record = make_step(config, rollout=rollout, rewards=rewards, policy=policy)
+    # Over 1 and 1/2: mean 3/4, std sqrt(2 * 1/16 / 1) = 1/4 sqrt(2); (1/4) / (1/4 sqrt(2)) = sqrt(1/2).
+    root = math.sqrt(0.5)
+    torch.testing.assert_close(record.advantages, torch.tensor([[root, 0.0, -root]] * 2), rtol=1e-5, atol=0)
+    (batch,) = policy.updates
+    assert batch.advantages is not None
+    assert not batch.advantages[[1, 4]].any()
+    # Means over the graded: 3/4. Two of six failed.
+    assert record.metrics["reward/mean"] == pytest.approx(0.75)
+    assert record.metrics["reward/accuracy"] == pytest.approx(0.75)
+    assert record.metrics["reward/failed_fraction"] == pytest.approx(1 / 3, rel=1e-6)
+    assert record.metrics["reward/signal_fraction"] == 1
+
+
+def test_ungraded_response_does_not_train(tmp_path: Path) -> None:
+    """Catches an ungraded response that has no advantage, but a KL term; the config says that it never trains."""
+    policy = FakePolicy()
+    config = make_config(tmp_path, reward={"max_failed_fraction": 0.5})
+    make_trainer(config, rewards=FakeRewards(graded(default=(1.0, None))), policy=policy).step()
+    (batch,) = policy.updates
+    assert batch.response_mask.any(dim=1).tolist() == [True, False, True, False]
+
+
+def test_too_many_failures_stop_the_run(tmp_path: Path) -> None:
+    """Catches an update on what is left, and a message without the numbers that were compared."""
+    policy = FakePolicy()
+    config = make_config(tmp_path, reward={"max_failed_fraction": 0.2})
+    trainer = make_trainer(config, rewards=FakeRewards(graded(default=(1.0, None))), policy=policy)
+    with pytest.raises(TrainingError) as caught:
+        trainer.step()
+    for part in ("step 1", "50.0%", "reward.max_failed_fraction 0.2", "grader_error: it broke"):
+        assert part in str(caught.value)
+    assert policy.calls == []
+    assert (trainer.state.step, trainer.state.version) == (0, 0)
+
+
+def test_one_failure_is_too_many_by_default(tmp_path: Path) -> None:
+    """Catches a default that lets failures pass unseen."""
+    rewards = FakeRewards(graded({PROMPTS[0].id: [1.0, None]}))
+    trainer = make_trainer(make_config(tmp_path, rollout={"rollout_batch_size": 6}), rewards=rewards)
+    with pytest.raises(TrainingError, match=r"8\.3%"):
+        # One of twelve.
+        trainer.step()
+
+
+def test_allowed_share_of_failures_is_included(tmp_path: Path) -> None:
+    """Catches rounding: exactly a tenth fails, a tenth is allowed, and the run stops all the same."""
+    config = make_config(
+        tmp_path,
+        rollout={"n_samples_per_prompt": 5},
+        policy={"train_batch_size": 10},
+        reward={"max_failed_fraction": 0.1},
+    )
+    prompts = PromptStream(PROMPTS, config.run.seed).take(2)
+    rewards = FakeRewards(graded({prompts[0].id: [None, 1.0, 0.0, 0.0, 0.0]}, default=(1.0, 0.0, 0.0, 0.0, 0.0)))
+    rollout = FakeRollout(make=lambda prompt: make_group(prompt, (1, 1, 1, 1, 1)))
+    assert make_step(config, rollout=rollout, rewards=rewards).step == 1
+
+
+def refuse(group: Group) -> list[Grade]:
+    """A reward server that is gone."""
+    raise RewardServerUnavailable("gone")
+
+
+def test_failed_stage_changes_nothing(tmp_path: Path) -> None:
+    """Catches an update without rewards, and prompts that are skipped by the run that goes on from here."""
+    policy = FakePolicy()
+    trainer = make_trainer(make_config(tmp_path), rewards=FakeRewards(refuse), policy=policy)
+    before = trainer.state
+    with pytest.raises(RewardServerUnavailable, match="gone"):
+        trainer.step()
+    assert policy.calls == []
+    assert trainer.state == before
+
+
+def test_refused_rewards_change_nothing(tmp_path: Path) -> None:
+    """Catches prompts that are lost where a step ends between rollout and update, as a signal may end it too."""
+    trainer = make_trainer(make_config(tmp_path), rewards=FakeRewards(graded(default=(1.0, None))))
+    before = trainer.state
+    with pytest.raises(TrainingError):
+        trainer.step()
+    assert trainer.state == before
+
+
+# Updates and versions
+
+
+def test_every_step_pushes_the_next_version(tmp_path: Path) -> None:
+    """Catches a push before the update, a missing one, and a version that is counted twice."""
+    policy = FakePolicy()
+    records: list[StepResult] = []
+    trainer = make_trainer(make_config(tmp_path), policy=policy, on_step=records.append)
+    for _ in range(3):
+        trainer.step()
+    assert policy.names == ["update", "push_weights"] * 3
+    assert policy.pushes == [1, 2, 3]
+    assert [record.step for record in records] == [1, 2, 3]
+    assert [record.metrics["sync/version"] for record in records] == [1, 2, 3]
+    assert (trainer.state.step, trainer.state.version) == (3, 3)
+
+
+def test_several_updates_share_the_log_probs_from_before_the_first(tmp_path: Path) -> None:
+    """Catches old log-probs that are computed again after an update: every ratio would be 1, and nothing clipped."""
+    policy = FakePolicy()
+    config = make_config(
+        tmp_path, policy={"train_batch_size": 2}, algorithm={"eps_clip_low": 0.1, "eps_clip_high": 0.3}
+    )
+    record = make_step(config, policy=policy)
+    assert policy.names == ["log_probs", "update", "update", "push_weights"]
+    for batch in policy.updates:
+        assert len(batch) == 2
+        # -1: the fake had made no update when it was asked.
+        assert batch.old_log_probs is not None
+        assert torch.equal(batch.old_log_probs, -1.0 * batch.response_mask)
+    # The rows in order, each in one update.
+    whole = policy.calls[0][1]
+    rows = torch.cat([batch.input_ids for batch in policy.updates])
+    assert torch.equal(rows, whole.input_ids)
+    assert [(loss.bounds.low, loss.bounds.high, loss.kl_coef) for loss in policy.losses] == [(0.1, 0.3, 0.01)] * 2
+    # The fake's gradient norms are 1 and 2, its learning rates 0.1 and 0.2.
+    assert record.metrics["policy/grad_norm"] == 1.5
+    assert record.metrics["policy/learning_rate"] == 0.2
+
+
+def test_run_without_reference(tmp_path: Path) -> None:
+    """Catches a run without a KL term that needs a reference all the same, or gets log-probs of 0 for it."""
+    policy = FakePolicy()
+    config = make_config(tmp_path, algorithm={"init_kl_coef": 0.0})
+    record = make_trainer(config, policy=policy, with_reference=False).step()
+    assert policy.updates[0].ref_log_probs is None
+    missing = {
+        f"{section}/{name}" for section, names in PROMISED_METRICS.items() for name in names
+    } - record.metrics.keys()
+    assert missing == set()
+
+
+def test_restored_trainer_goes_on_the_same(tmp_path: Path) -> None:
+    """Catches a resume that loses the place in the data, the seeds or the version, or pushes nothing."""
+    config = make_config(tmp_path)
+    whole = FakeRollout()
+    trainer = make_trainer(config, whole)
+    for _ in range(2):
+        trainer.step()
+    state = TrainerState.from_values(json.loads(json.dumps(asdict(trainer.state))))
+    trainer.step()
+    rollout, policy = FakeRollout(), FakePolicy()
+    resumed = make_trainer(config, rollout, policy=policy)
+    resumed.restore(state)
+    assert policy.calls == [("push_weights", 2)]
+    resumed.step()
+    assert resumed.state == trainer.state
+    assert rollout.requests == whole.requests[2:]
+    assert policy.pushes == [2, 3]
+
+
+# Interrupts
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_interrupt_while_generating_gives_the_prompts_back(tmp_path: Path, after: int) -> None:
+    """Catches prompts that a resumed run never sees, and half of a batch that is trained on."""
+    policy = FakePolicy()
+    rollout = FakeRollout(interrupt_after=after)
+    trainer = make_trainer(make_config(tmp_path), rollout, policy=policy)
+    before = trainer.state
+    with pytest.raises(Interrupted):
+        trainer.step()
+    assert policy.calls == []
+    assert trainer.state == before
+    rollout.interrupt_after = None
+    trainer.step()
+    assert rollout.requests[0] == rollout.requests[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_in_an_update_waits_for_the_push(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Catches a step that is cut between update and push: the engines would not hold what the policy has learned."""
+    interrupts = Interrupts()
+    # In the first of two updates only: a second signal ends the process.
+    policy = FakePolicy(during_update=lambda update: signal.raise_signal(number) if update == 1 else None)
+    config = make_config(tmp_path, policy={"train_batch_size": 2})
+    records: list[StepResult] = []
+    trainer = make_trainer(config, policy=policy, interrupts=interrupts, on_step=records.append)
+    before = signal.getsignal(number)
+    with interrupts.installed(), pytest.raises(Interrupted) as caught:
+        trainer.step()
+    assert caught.value.exit_code == code
+    assert policy.names == ["log_probs", "update", "update", "push_weights"]
+    assert (trainer.state.step, trainer.state.version) == (1, 1)
+    assert trainer.state.prompts["cursor"] == 2
+    assert [record.step for record in records] == [1]
+    assert signal.getsignal(number) == before
+
+
+def test_nested_blocks_are_held_back_to_the_outermost() -> None:
+    """Catches a signal raised at the end of an inner block, in the middle of the outer one."""
+    interrupts = Interrupts()
+    reached = []
+
+    def run() -> None:
+        with interrupts.held_back():
+            with interrupts.held_back():
+                signal.raise_signal(signal.SIGTERM)
+            reached.append("end of the outer block")
+        reached.append("after it")
+
+    with interrupts.installed(), pytest.raises(Interrupted, match="SIGTERM"):
+        run()
+    assert reached == ["end of the outer block"]
+
+
+def test_signal_outside_is_raised_at_once() -> None:
+    """Catches a Ctrl-C that waits for a generation of minutes."""
+    interrupts = Interrupts()
+    reached = []
+
+    def run() -> None:
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the signal")
+
+    with interrupts.installed(), pytest.raises(Interrupted, match="SIGINT"):
+        run()
+    assert reached == []
+
+
+# Metrics
+
+
+def test_metrics_by_hand(tmp_path: Path) -> None:
+    """Catches a promised metric that is missing, a mean over groups, and sums that are divided by another count."""
+    config = make_config(tmp_path, policy={"train_batch_size": 2})
+    policy = FakePolicy()
+    prompts = PromptStream(PROMPTS, config.run.seed).take(2)
+    rewards = FakeRewards(graded({prompts[0].id: [1.0, 1.0], prompts[1].id: [1.0, 0.0]}))
+
+    def make(prompt: Prompt) -> Group:
+        return Group(prompt, (make_response(1, 2, 3, truncated=prompt.id == prompts[0].id), make_response(4)))
+
+    record = make_step(config, rollout=FakeRollout(make=make), rewards=rewards, policy=policy)
+    tracker = RunRecorder(tmp_path)
+    tracker.forget_after(0)
+    tracker.log(record)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    promised = {f"{group}/{name}" for group, names in PROMISED_METRICS.items() for name in names}
+    assert promised | {"step"} <= row.keys()
+    # Rewards 1 1 1 0. Lengths 3 1 3 1, the first truncated. The rest are the fake's numbers for each token.
+    expected = {
+        "step": 1,
+        "reward/mean": 0.75,
+        "reward/accuracy": 0.75,
+        "reward/equation": 0.75,
+        "reward/failed_fraction": 0,
+        "reward/signal_fraction": 0.5,
+        "rollout/response_length_mean": 2,
+        "rollout/truncated_fraction": 0.25,
+        "rollout/mismatch_kl": 0.375,
+        "rollout/mismatch_abs_mean": 2**-5,
+        "rollout/effective_sample_fraction": 0.5,
+        "policy/loss": 2,
+        "policy/kl": 2**-11,
+        "policy/kl_before": 2**-11,
+        "policy/entropy": 3,
+        "policy/clip_fraction": 0.125,
+        "policy/grad_norm": 1.5,
+        "policy/learning_rate": 0.2,
+        "sync/version": 1,
+    }
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    # 4 prompts' tokens and 8 of responses.
+    assert row["throughput/tokens_per_second"] * row["time/step_seconds"] == pytest.approx(12)
+    parts = [row[f"time/{phase}_seconds"] for phase in ("generate", "reward", "reference", "update", "sync")]
+    assert all(part >= 0 for part in parts)
+    assert sum(parts) <= row["time/step_seconds"]
+    assert row["sync/seconds"] == row["time/sync_seconds"]
+
+
+def score_by_task(group: Group) -> list[Grade]:
+    """A dataset of two tasks with different components: prompts of even number, and of odd."""
+    even = group.prompt.token_ids[0] % 2 == 0
+    components = [{"steps": 0.5}, {"steps": 1.0}] if even else [{"equation": 1.0}, {"equation": 0.0}]
+    return [Grade(1.0, 1.0, values, "correct") for values in components]
+
+
+def test_tasks_with_different_components(tmp_path: Path) -> None:
+    """Catches a KeyError after the weights have changed, where a dataset holds more than one task."""
+    config = make_config(tmp_path, rollout={"rollout_batch_size": 6}, policy={"train_batch_size": 12})
+    metrics = make_step(config, rewards=FakeRewards(score_by_task)).metrics
+    # Each over the responses that have it: (1/2 + 1) / 2 and (1 + 0) / 2.
+    assert (metrics["reward/steps"], metrics["reward/equation"]) == (0.75, 0.5)
+
+
+def test_component_cannot_hide_a_metric(tmp_path: Path) -> None:
+    """Catches a component named `accuracy` or `mean`, whose value is then reported as the accuracy or the reward."""
+    score = Grade(1.1, 1.0, {"accuracy": 0.25, "mean": 0.5}, "correct")
+    metrics = make_step(make_config(tmp_path), rewards=FakeRewards(lambda group: [score, score])).metrics
+    assert metrics["reward/accuracy"] == pytest.approx(1.0)
+    assert metrics["reward/mean"] == pytest.approx(1.1)
+
+
+# What is imported
+
+
+def modules_after(code: str) -> set[str]:
+    """Names of the top-level modules that a fresh interpreter has loaded after running the code."""
+    program = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(*sys.modules, file=sys.stderr)"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in result.stderr.split()}
+
+
+def test_trainer_imports_no_stage() -> None:
+    """Catches an import that makes the loop impossible to test without engines or a network."""
+    loaded = modules_after("import openr1.training.trainer")
+    assert "torch" in loaded
+    assert not loaded & {"ray", "vllm", "deepspeed", "aiohttp", "transformers"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import openr1",
+        "import openr1.config.train",
+        "import runpy; sys.argv = ['cli', '--help']; runpy.run_module('cli', run_name='__main__')",
+        "import runpy; sys.argv = ['cli', 'train', '--help']; runpy.run_module('cli', run_name='__main__')",
+        "import runpy; sys.argv = ['cli', 'sft', '--help']; runpy.run_module('cli', run_name='__main__')",
+        "import runpy; sys.argv = ['cli', 'serve', '--help']; runpy.run_module('cli', run_name='__main__')",
+    ],
+)
+def test_light_imports(code: str) -> None:
+    """Catches help that takes many seconds, because something at the top of a module loads torch."""
+    loaded = modules_after(code)
+    assert not loaded & {"torch", "ray", "vllm", "deepspeed", "transformers", "aiohttp", "numpy"}
+    assert "openr1" in loaded
