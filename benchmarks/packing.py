@@ -29,7 +29,7 @@ from openr1.policy.actor import PolicyActor
 from openr1.policy.settings import LearnerSettings
 from openr1.policy.update import LossSettings
 
-MODEL = ROOT / "data/tiny_base"
+MODEL = ROOT / "data/models/tiny_base"
 PROMPT_TOKENS, MICRO_BATCH_TOKENS, BETA1 = 25, 8192, 0.9
 LOSS = LossSettings("ppo", ClipBounds(0.2, 0.2), kl_coef=0.0)
 

@@ -21,7 +21,7 @@ FOLDER = Path("runs/sft_vs_rl")
 
 
 def make_base(folder: Path) -> None:
-    """Data, and the base model: data/tiny_base, taught a little of larger numbers and of four."""
+    """Data, and the base model: data/models/tiny_base, taught a little of larger numbers and of four."""
     print("data and base model", flush=True)
     write_data(folder / "data")
     traces = folder / "base_traces.jsonl"
@@ -30,7 +30,7 @@ def make_base(folder: Path) -> None:
     run_command(
         folder / "base.log",
         *("bash", "scripts/sft_cot.sh", "scripts/configs/sft_countdown_tiny.yaml", "--run.name", "base"),
-        *("--run.output_dir", str(folder), "--model.path", "data/tiny_base", "--data.train", str(traces)),
+        *("--run.output_dir", str(folder), "--model.path", "data/models/tiny_base", "--data.train", str(traces)),
         *("--data.max_len", "512", "--optimizer.learning_rate", "1.5e-3", "--policy.train_batch_size", "192"),
     )
 

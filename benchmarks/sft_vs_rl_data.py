@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.generate_countdown import (
+from data.generate.countdown import (
     LARGEST_VALUE,
     Problem,
     ProblemSpace,
@@ -21,7 +21,7 @@ from data.generate_countdown import (
     problem_row,
     solve,
 )
-from data.generate_game24 import TARGET, shuffle_numbers, solvable_problems
+from data.generate.game24 import TARGET, shuffle_numbers, solvable_problems
 from openr1.files import read_objects, write_objects
 from reward_server.scoring import get_score
 from reward_server.tasks import find_task

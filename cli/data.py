@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from data.generate_countdown import WORDINGS
-from data.sources import SOURCES
+from data.generate.countdown import WORDINGS
+from data.prepare.hub_datasets import SOURCES
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -87,7 +87,7 @@ def _add_select(commands: Commands) -> None:
 
 
 def _download(arguments: argparse.Namespace) -> int:
-    from data.download import download
+    from data.prepare.download import download
 
     name = arguments.name
     output = arguments.output or Path("data", name)
@@ -96,7 +96,7 @@ def _download(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from data.prepare import Plan, prepare
+    from data.prepare.pipeline import Plan, prepare
 
     flags: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
@@ -108,7 +108,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _select(arguments: argparse.Namespace) -> int:
-    from data.learning_impact import Selection, select
+    from data.prepare.learning_impact import Selection, select
 
     selection = Selection(arguments.threshold, arguments.count)
     select(arguments.run, arguments.output, arguments.data, selection)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from data.generate_countdown import (
+from data.generate.countdown import (
     WORDINGS,
     ProblemSpace,
     TraceStyle,
@@ -30,7 +30,7 @@ from data.generate_countdown import (
     problem_row,
     render_prompt,
 )
-from data.make_tiny_model import build_model, build_tokenizer
+from data.generate.tiny_model import build_model, build_tokenizer
 from reward_server.scoring import get_score
 from reward_server.tasks.countdown import COUNTDOWN
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.decontaminate import Benchmarks, words
+from data.prepare.decontaminate import Benchmarks, words
 
 
 def test_words() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from data.sources import SOURCES
+from data.prepare.hub_datasets import SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -268,7 +268,8 @@ def test_a_silent_hub_does_not_hang(hub: FakeHub, run: Run) -> None:
     """Catches a request without a deadline."""
     hub.silent = True
     program = (
-        "import sys; from cli.__main__ import main; from data import download; download.SECONDS = 0.3; sys.exit(main())"
+        "import sys; from cli.__main__ import main; from data.prepare import download; "
+        "download.SECONDS = 0.3; sys.exit(main())"
     )
     fails(run("amc23", program=program), 3, "math-ai/amc23 cannot be read at ", ADVICE)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from data.formats import Reading, Record, convert_file, question_key, read_records, recognise
-from data.raw_files import BadRow, BadRows
+from data.prepare.formats import Reading, Record, convert_file, question_key, read_records, recognise
+from data.prepare.readers import BadRow, BadRows
 from openr1.errors import ConfigError, MissingError
 from reward_server.tasks import find_task
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from data.decontaminate import Benchmarks
-from data.formats import FORMATS
-from data.prepare import quotas
-from data.sources import SOURCES
+from data.prepare.decontaminate import Benchmarks
+from data.prepare.formats import FORMATS
+from data.prepare.hub_datasets import SOURCES
+from data.prepare.pipeline import quotas
 from openr1.prompts import Wording, load_prompts, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent

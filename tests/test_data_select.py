@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from data.learning_impact import Selection, measure_impacts, read_curves
+from data.prepare.learning_impact import Selection, measure_impacts, read_curves
 from openr1.errors import ConfigError
 
 Scores = dict[str, list[float | None]]

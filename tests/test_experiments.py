@@ -37,7 +37,7 @@ from openr1.errors import ConfigError, OpenR1Error
 from openr1.files import read_objects, write_objects
 from openr1.prompts import load_tokenizer
 
-BASE = ROOT / "data/tiny_base"
+BASE = ROOT / "data/models/tiny_base"
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from data import generate_game24
-from data.generate_countdown import Problem, ProblemSpace
-from data.generate_game24 import SPACES, Manner, check_row, draw_search, main, problem_source, solvable_problems
-from data.search_traces import STYLES, Trace, can_reach, draw_trace
+from data.generate import game24
+from data.generate.countdown import Problem, ProblemSpace
+from data.generate.game24 import SPACES, Manner, check_row, draw_search, main, problem_source, solvable_problems
+from data.generate.search_traces import STYLES, Trace, can_reach, draw_trace
 from openr1.errors import ConfigError, OpenR1Error
 from reward_server.components.steps import find_steps
 from reward_server.scoring import get_score
@@ -419,7 +419,7 @@ def test_wrong_answer_is_not_written(
         drawn = draw_trace(problem, dead_ends, rng)
         return drawn if rng.random() < 0.5 else replace(other, problem=problem)
 
-    monkeypatch.setattr(generate_game24, "draw_trace", draw_wrong)
+    monkeypatch.setattr(game24, "draw_trace", draw_wrong)
     argv = ["traces", "--output", str(tmp_path / "traces"), "--count", "30", "--style", "short", "--counts", "3"]
     assert exit_code(argv) == 4
     printed = capsys.readouterr().err

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.generate_countdown import Problem, problem_row
-from data.raw_files import BadRow, BadRows, read_file
+from data.generate.countdown import Problem, problem_row
+from data.prepare.readers import BadRow, BadRows, read_file
 from openr1.errors import ConfigError
 from reward_server.grading.exact import decide
 from reward_server.grading.extraction import find_boxed
@@ -187,7 +187,7 @@ class Reading:
     """How files are read.
 
     `format` is one of `FORMATS`, or None: as the columns of a file's first row tell. `task` replaces the task of every
-    row; `wording`, one of `data.generate_countdown.WORDINGS`, is that of Countdown problems given as numbers.
+    row; `wording`, one of `data.generate.countdown.WORDINGS`, is that of Countdown problems given as numbers.
     """
 
     format: str | None = None

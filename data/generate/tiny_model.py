@@ -1,10 +1,10 @@
 """A tiny Qwen2 model with random weights and a real tokenizer, in Hugging Face format.
 
-    python -m data.make_tiny_model --output DIR [--seed 0 --hidden-size 192 --layers 4 --untied]
+    python -m data.generate.tiny_model --output DIR [--seed 0 --hidden-size 192 --layers 4 --untied]
 
 The tokenizer is byte-level BPE: every text in Unicode's normal form C survives decode(encode(text)), Chinese
 included. Digits are single tokens, so that arithmetic has one spelling. The corpus is what
-data.generate_countdown writes, drawn with a fixed seed, so that the same arguments always give the same files.
+data.generate.countdown writes, drawn with a fixed seed, so that the same arguments always give the same files.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from data.generate_countdown import WORDINGS, ProblemSpace, TraceStyle, draw_traces
+from data.generate.countdown import WORDINGS, ProblemSpace, TraceStyle, draw_traces
 
 PAD_TOKEN = "<|endoftext|>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -104,7 +104,9 @@ def write_tiny_model(
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data.make_tiny_model", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m data.generate.tiny_model", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden-size", type=int, default=192)

@@ -1,4 +1,4 @@
-"""Small sets for the tiny twins of the recipes: python -m data.generate_samples [--output data/samples].
+"""Small sets for the tiny twins of the recipes: python -m data.generate.samples [--output data/samples].
 
 Each fits the form of its recipe's data, so that the whole path runs: wordings, system prompts, labels, rewards. What a
 run on them reaches says nothing about a recipe.
@@ -10,8 +10,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.generate_countdown import ProblemSpace, draw_problems, problem_row
-from data.generate_game24 import Draw, Manner, make_row, problem_source, write_problems
+from data.generate.countdown import ProblemSpace, draw_problems, problem_row
+from data.generate.game24 import Draw, Manner, make_row, problem_source, write_problems
 from openr1.files import write_objects
 
 ROWS = 64
@@ -49,7 +49,7 @@ def to_pair(row: dict[str, object]) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data.generate_samples", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data.generate.samples", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("data/samples"), metavar="DIR")
     output = parser.parse_args(argv).output
     for task, wording in (("math", SUM), ("numina", SUM), ("gsm8k_zh", STORY)):

@@ -1,11 +1,11 @@
 """24-game problems, and search traces of the 24 game or of Countdown; seeded, solvable and checked by the grader.
 
-    python -m data.generate_game24 problems --output DIR [--train 1000 --held-out 250 --counts 4 ...]
-    python -m data.generate_game24 traces --output FILE --count N --style short|medium|long
+    python -m data.generate.game24 problems --output DIR [--train 1000 --held-out 250 --counts 4 ...]
+    python -m data.generate.game24 traces --output FILE --count N --style short|medium|long
         [--task game24|countdown --ablation full|no-dead-ends|answer-only|shuffled-steps --no-shuffle ...]
 
 Whether a 24-game problem has a solution is decided by trying everything. Which problems are held out is a property
-of the problem, as in data.generate_countdown: no train set, trace file or seed can contain one that any held-out set
+of the problem, as in data.generate.countdown: no train set, trace file or seed can contain one that any held-out set
 contains.
 
 Row number i of a trace file depends on the seed and on i alone, and the ablation changes nothing but what is shown of
@@ -21,8 +21,8 @@ from itertools import combinations_with_replacement
 from pathlib import Path
 from statistics import fmean, median
 
-from data.generate_countdown import LARGEST_VALUE, WORDINGS, Problem, ProblemSpace, problem_row
-from data.search_traces import ABLATIONS, STYLES, Trace, can_reach, draw_trace
+from data.generate.countdown import LARGEST_VALUE, WORDINGS, Problem, ProblemSpace, problem_row
+from data.generate.search_traces import ABLATIONS, STYLES, Trace, can_reach, draw_trace
 from openr1.console import print_table
 from openr1.errors import ConfigError, MissingError, OpenR1Error
 from openr1.files import to_line, write_objects, write_whole
@@ -168,10 +168,12 @@ def check_row(row: dict[str, object], problem: Problem, steps_in_order: bool) ->
     response = str(row["response"])
     score = get_score(find_task(str(row["task"])), response, str(row["label"]))
     if score.score != 1:
-        raise OpenR1Error(f"{row['id']} of {problem.key} is graded {score.verdict}: a fault of data/search_traces.py")
+        raise OpenR1Error(
+            f"{row['id']} of {problem.key} is graded {score.verdict}: a fault of data/generate/search_traces.py"
+        )
     process = process_correctness(find_thinking(response), problem.numbers)
     if steps_in_order and process != 1:
-        raise OpenR1Error(f"{row['id']} of {problem.key} has wrong steps: a fault of data/search_traces.py")
+        raise OpenR1Error(f"{row['id']} of {problem.key} has wrong steps: a fault of data/generate/search_traces.py")
 
 
 def measure(rows: list[TraceRow]) -> dict[str, float]:
@@ -241,7 +243,7 @@ def _positive(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m data.generate_game24", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m data.generate.game24", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     problems = commands.add_parser("problems", help="write train.jsonl and held_out.jsonl, which share no problem")
     problems.add_argument("--output", type=Path, required=True, metavar="DIR")

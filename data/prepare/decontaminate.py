@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.formats import PUZZLES, Reading, convert_file, question_key, question_text
-from data.raw_files import BadRows
+from data.prepare.formats import PUZZLES, Reading, convert_file, question_key, question_text
+from data.prepare.readers import BadRows
 from openr1.errors import ConfigError
 
 IN_FOLDERS = (".jsonl", ".parquet")

@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations
 
-from data.generate_countdown import Problem
+from data.generate.countdown import Problem
 
 Value = int | Fraction
 """An exact number; whole ones are usually plain integers, with which the search is several times faster."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from data.formats import Reading, convert_file
-from data.pass_rates import prompt_id, read_score
-from data.raw_files import BadRows
+from data.prepare.formats import Reading, convert_file
+from data.prepare.readers import BadRows
+from data.prepare.score_files import prompt_id, read_score
 from openr1.console import print_table, say
 from openr1.errors import ConfigError, MissingError
 from openr1.files import read_objects, write_objects

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data.formats import Record
+from data.prepare.formats import Record
 from openr1.console import print_table
 from openr1.errors import ConfigError
 

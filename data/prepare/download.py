@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from data.formats import Reading, read_records
-from data.raw_files import BadRows
-from data.sources import Source, Split
+from data.prepare.formats import Reading, read_records
+from data.prepare.hub_datasets import Source, Split
+from data.prepare.readers import BadRows
 from openr1.console import say
 from openr1.errors import ConfigError, MissingError
 from openr1.files import to_line, write_whole

@@ -1,7 +1,7 @@
 """Countdown problems and search traces, seeded and solvable by construction.
 
-    python -m data.generate_countdown problems --output DIR [--train 4000 --held-out 600 --counts 3 4 ...]
-    python -m data.generate_countdown traces --output FILE [--count 100000 --skill-fraction 0.6 ...]
+    python -m data.generate.countdown problems --output DIR [--train 4000 --held-out 600 --counts 3 4 ...]
+    python -m data.generate.countdown traces --output FILE [--count 100000 --skill-fraction 0.6 ...]
 
 A problem asks to combine every given number exactly once with + - * / into the target. It is made by drawing
 the numbers and combining them at random, so it has a solution. Which problems are held out is a property of the
@@ -227,7 +227,7 @@ def draw_traces(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data.generate_countdown", description=(__doc__ or "").split("\n")[0]
+        prog="python -m data.generate.countdown", description=(__doc__ or "").split("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     problems = commands.add_parser("problems", help="write train.jsonl and held_out.jsonl, which share no problem")

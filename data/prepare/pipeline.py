@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.decontaminate import load_benchmarks
-from data.formats import FORMATS, Reading, Record, find_difficulty, read_records
-from data.pass_rates import load_pass_rates
-from data.raw_files import BadRow, BadRows
-from data.steps import Steps
+from data.prepare.decontaminate import load_benchmarks
+from data.prepare.filtering import Steps
+from data.prepare.formats import FORMATS, Reading, Record, find_difficulty, read_records
+from data.prepare.readers import BadRow, BadRows
+from data.prepare.score_files import load_pass_rates
 from openr1.console import say
 from openr1.errors import ConfigError
 from openr1.files import write_objects, write_whole
