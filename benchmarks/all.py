@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT
-from benchmarks.tables import fill
+from benchmarks.markdown import fill_table
 from openr1.files import write_whole
 
 RESULTS = ROOT / "benchmarks/results"
@@ -54,7 +54,7 @@ def staleness(result: dict[str, Any]) -> str:
     parts = []
     for work, one in result["works"].items():
         seconds, ratios = one["median_step_seconds"], one["ratios"]
-        alone, both = (ratios[f"{arm}_over_staleness_1"] for arm in ("staleness_0", "staleness_0_both_cores"))
+        alone, both = (ratios[f"{variant}_over_staleness_1"] for variant in ("staleness_0", "staleness_0_both_cores"))
         parts.append(
             f"{work.replace('_', ' ')}: a step of {seconds['staleness_1']:.2f} s, **{_range(alone, 1, 2)}** times as "
             f"fast as without ({seconds['staleness_0']:.2f} s; at most {_range(one['at_most'], 1, 2)}), "
@@ -148,7 +148,7 @@ def write_page(results: Path, page: Path) -> None:
     Raises:
         ConfigError: The page has no such marks.
     """
-    write_whole(page, fill(page.read_text(encoding="utf-8"), "measurements", table(results)))
+    write_whole(page, fill_table(page.read_text(encoding="utf-8"), "measurements", table(results)))
 
 
 def main(argv: list[str] | None = None) -> int:

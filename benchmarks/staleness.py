@@ -3,7 +3,7 @@
     python -m benchmarks.staleness [--steps 8] [--rounds 2] [--output benchmarks/results/staleness.json]
 
 The trainer runs the experiments' GRPO config, with its reference and without one, at a learning rate that leaves the
-weights as they are: all arms do the same work on the same prompts. With one thread for the engine and one for the
+weights as they are: all variants do the same work on the same prompts. With one thread for the engine and one for the
 policy, each has a core. A step takes from the writing of one step's rollouts to that of the next. Without overlap it
 has two halves, what the policy waits for and its update; with it no step can be shorter than the longer one:
 
@@ -18,13 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment import run_command
+from benchmarks.commands import run_command
 from benchmarks.machine import ROOT, spread, write_result
 from openr1.tracking import read_metrics
 
 WARM_UP = 2
 """Steps that are not counted."""
-ARMS = {
+VARIANTS = {
     "staleness_0": {"rollout.max_staleness": 0, "rollout.threads": 1, "policy.threads": 1},
     "staleness_1": {"rollout.max_staleness": 1, "rollout.threads": 1, "policy.threads": 1},
     "staleness_0_both_cores": {"rollout.max_staleness": 0, "rollout.threads": 2, "policy.threads": 2},
@@ -43,21 +43,21 @@ class Timed:
     update: float
 
 
-def run(work: str, arm: str, steps: int, folder: Path) -> Timed:
+def run(work: str, variant: str, steps: int, folder: Path) -> Timed:
     """One run, without its first steps and the last one, which saves."""
     settings = {
-        **ARMS[arm],
+        **VARIANTS[variant],
         **WORKS[work],
         "run.output_dir": folder,
-        "run.name": arm,
+        "run.name": variant,
         "num_steps": WARM_UP + steps + 1,
         "optimizer.learning_rate": 1e-12,
         "checkpoint.save_steps": 0,
     }
     flags = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
-    run_command(folder / f"{arm}.log", "bash", "scripts/grpo.sh", "benchmarks/configs/grpo.yaml", *flags)
-    written = [path.stat().st_mtime for path in sorted((folder / arm / "rollouts").iterdir())]
-    rows = read_metrics(folder / arm / "metrics.jsonl")[WARM_UP:-1]
+    run_command(folder / f"{variant}.log", "bash", "scripts/grpo.sh", "experiments/configs/grpo.yaml", *flags)
+    written = [path.stat().st_mtime for path in sorted((folder / variant / "rollouts").iterdir())]
+    rows = read_metrics(folder / variant / "metrics.jsonl")[WARM_UP:-1]
     return Timed(
         [end - start for start, end in pairwise(written)][WARM_UP:],
         statistics.median(row["time/wait_seconds"] for row in rows),
@@ -67,16 +67,21 @@ def run(work: str, arm: str, steps: int, folder: Path) -> Timed:
 
 def summarize(rounds: list[dict[str, Timed]]) -> dict[str, Any]:
     """Medians, ratios round by round, and the bound, of one work."""
-    medians = [{arm: statistics.median(timed.steps) for arm, timed in one.items()} for one in rounds]
-    rivals = [arm for arm in ARMS if arm != "staleness_1"]
+    medians = [{variant: statistics.median(timed.steps) for variant, timed in one.items()} for one in rounds]
+    rivals = [variant for variant in VARIANTS if variant != "staleness_1"]
     halves = [(one["staleness_0"].wait, one["staleness_0"].update) for one in rounds]
     return {
-        "median_step_seconds": {arm: round(statistics.median(one[arm] for one in medians), 3) for arm in ARMS},
+        "median_step_seconds": {
+            variant: round(statistics.median(one[variant] for one in medians), 3) for variant in VARIANTS
+        },
         "ratios": {
-            f"{arm}_over_staleness_1": spread([one[arm] / one["staleness_1"] for one in medians]) for arm in rivals
+            f"{variant}_over_staleness_1": spread([one[variant] / one["staleness_1"] for one in medians])
+            for variant in rivals
         },
         "at_most": spread([sum(both) / max(both) for both in halves]),
-        "step_seconds": [{arm: [round(s, 3) for s in timed.steps] for arm, timed in one.items()} for one in rounds],
+        "step_seconds": [
+            {variant: [round(s, 3) for s in timed.steps] for variant, timed in one.items()} for one in rounds
+        ],
     }
 
 
@@ -91,8 +96,10 @@ def main() -> None:
     for number in range(args.rounds):
         for work, made in rounds.items():
             with tempfile.TemporaryDirectory() as folder:
-                made.append({arm: run(work, arm, args.steps, Path(folder) / work) for arm in ARMS})
-            shown = ", ".join(f"{arm} {statistics.median(timed.steps):.2f} s" for arm, timed in made[-1].items())
+                made.append({variant: run(work, variant, args.steps, Path(folder) / work) for variant in VARIANTS})
+            shown = ", ".join(
+                f"{variant} {statistics.median(timed.steps):.2f} s" for variant, timed in made[-1].items()
+            )
             print(f"round {number + 1}, {work}: {shown}", flush=True)
     write_result(args.output, {"steps": args.steps, "works": {work: summarize(made) for work, made in rounds.items()}})
 

@@ -1,4 +1,4 @@
-"""The experiments of benchmarks/: what a run may spend, what it learns from, how results are pooled, and the page."""
+"""Experiments and benchmarks: token budgets, training data, pooled statistics, and the pages generated from results."""
 
 import json
 import math
@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from benchmarks import algorithms, log_prob_memory, sft_vs_rl_arms
 from benchmarks import all as performance
+from benchmarks import log_prob_memory
 from benchmarks.against_trl import lengths_of
-from benchmarks.algorithms import mean_curve
-from benchmarks.experiment import Job, run_command, run_jobs
+from benchmarks.commands import run_command
 from benchmarks.machine import ROOT
-from benchmarks.sft_vs_rl_arms import (
+from benchmarks.markdown import fill_table
+from eval.samples import Sample
+from experiments import algorithms, sft_vs_rl_variants
+from experiments.algorithms import mean_curve
+from experiments.jobs import Job, run_jobs
+from experiments.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_data, write_traces
+from experiments.sft_vs_rl_page import PAGE, read_runs, write_page
+from experiments.sft_vs_rl_variants import (
     Place,
     cut,
     dpo,
@@ -26,10 +32,7 @@ from benchmarks.sft_vs_rl_arms import (
     sft_then_grpo,
     within_budget,
 )
-from benchmarks.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_data, write_traces
-from benchmarks.sft_vs_rl_page import PAGE, read_runs, write_page
-from benchmarks.tables import fill, mean_with_interval
-from eval.samples import Sample
+from experiments.tables import mean_with_interval
 from openr1.config import TrainConfig
 from openr1.config_checks import check_train
 from openr1.config_file import load_config
@@ -191,7 +194,7 @@ def test_pairs_are_a_right_and_a_wrong_response(tmp_path: Path) -> None:
 
 
 def test_prompts_are_drawn_by_seed(tmp_path: Path) -> None:
-    """Catches arms of one seed that see other prompts, and seeds that see the same."""
+    """Catches variants of one seed that see other prompts, and seeds that see the same."""
     write_objects(tmp_path / "p.jsonl", [{"id": str(index)} for index in range(100)])
     drawn = [
         rows_of(draw_prompts(Place(tmp_path / name, tmp_path, "countdown", seed), tmp_path / "p.jsonl", 10, "few"))
@@ -218,14 +221,14 @@ def test_tables_are_put_between_their_marks() -> None:
     """Catches prose that is lost, and a page without a place for a table."""
     text = "a\n<!-- t -->\nold\n<!-- end of t -->\nb\n"
     filled = "a\n<!-- t -->\n| x | y |\n|---|---|\n| 1 | 2 |\n<!-- end of t -->\nb\n"
-    assert fill(text, "t", [["x", "y"], ["1", "2"]]) == filled
-    assert fill(filled, "t", [["x", "y"], ["1", "2"]]) == filled
+    assert fill_table(text, "t", [["x", "y"], ["1", "2"]]) == filled
+    assert fill_table(filled, "t", [["x", "y"], ["1", "2"]]) == filled
     with pytest.raises(ConfigError, match="no marks for `u`"):
-        fill(text, "u", [["x"]])
+        fill_table(text, "u", [["x"]])
 
 
-def test_arms_without_results_are_left_out(tmp_path: Path) -> None:
-    """Catches a page that needs every arm, and one that hides a seed that failed."""
+def test_variants_without_results_are_left_out(tmp_path: Path) -> None:
+    """Catches a page that needs every variant, and one that hides a seed that failed."""
     for name in ("countdown-base", "countdown-grpo"):
         for seed in (1, 2, 3):
             (tmp_path / f"{name}-seed{seed}.json").write_text(json.dumps({"name": name}))
@@ -241,7 +244,7 @@ def test_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:
     """Catches a table that was edited by hand, and results that changed after the page was written."""
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    write_page(ROOT / "benchmarks/results/sft_vs_rl", page)
+    write_page(ROOT / "experiments/results/sft_vs_rl", page)
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
 
 
@@ -286,17 +289,17 @@ def test_lengths_of_the_comparison_with_trl() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft_then_grpo", "dpo", "grpo_band"])
-def test_arms_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches an arm whose commands no longer fit together, or that spends more, or much less, than its budget."""
-    monkeypatch.setattr(sft_vs_rl_arms, "GRPO_STEPS", 6)
-    monkeypatch.setattr(sft_vs_rl_arms, "NUM_GROUPS", 160)
-    monkeypatch.setattr(sft_vs_rl_arms, "NUM_TRIED", 200)
+def test_variants_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a variant whose commands no longer fit together, or that spends more, or much less, than its budget."""
+    monkeypatch.setattr(sft_vs_rl_variants, "GRPO_STEPS", 6)
+    monkeypatch.setattr(sft_vs_rl_variants, "NUM_GROUPS", 160)
+    monkeypatch.setattr(sft_vs_rl_variants, "NUM_TRIED", 200)
     (tmp_path / "data").symlink_to(data)
     (tmp_path / "base").mkdir()
     (tmp_path / "base/model").symlink_to(BASE)
     budget = 140_000 if name == "sft_then_grpo" else 90_000
-    arm = {"sft_then_grpo": sft_then_grpo, "dpo": dpo, "grpo_band": grpo_band}[name]
-    trained = arm(Place(tmp_path / "run", tmp_path, "countdown", 1), budget)
+    variant = {"sft_then_grpo": sft_then_grpo, "dpo": dpo, "grpo_band": grpo_band}[name]
+    trained = variant(Place(tmp_path / "run", tmp_path, "countdown", 1), budget)
     spent = sum(stage["generated"] + stage["trained"] for stage in trained.stages)
     assert 0.6 * budget < spent <= 1.02 * budget
     assert (trained.model / "model.safetensors").exists()
@@ -306,7 +309,7 @@ def test_page_of_algorithms_shows_the_results_that_are_kept(tmp_path: Path) -> N
     """Catches a table that was edited by hand, and results that changed after the page was written."""
     page = tmp_path / "page.md"
     page.write_text(algorithms.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    algorithms.write_page(ROOT / "benchmarks/results/algorithms", page)
+    algorithms.write_page(ROOT / "experiments/results/algorithms", page)
     assert page.read_text(encoding="utf-8") == algorithms.PAGE.read_text(encoding="utf-8")
 
 
@@ -317,10 +320,10 @@ def test_curves_are_means_by_step() -> None:
     assert mean_curve([one, other]) == ([6.0], [pytest.approx(0.4)])
 
 
-def test_arms_of_algorithms_are_valid(tmp_path: Path) -> None:
+def test_variants_of_algorithms_are_valid(tmp_path: Path) -> None:
     """Catches a misspelt key, and settings that a run would refuse, before hours of runs."""
-    for arms, rival in algorithms.TABLES.values():
-        assert rival in arms
-        for settings in arms.values():
+    for variants, rival in algorithms.TABLES.values():
+        assert rival in variants
+        for settings in variants.values():
             words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
-            check_train(load_config(TrainConfig, ROOT / "benchmarks/configs/grpo.yaml", words))
+            check_train(load_config(TrainConfig, ROOT / "experiments/configs/grpo.yaml", words))

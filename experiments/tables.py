@@ -1,4 +1,4 @@
-"""Tables and plots of experiments: accuracies of arms over benchmarks, with intervals over seeds and problems."""
+"""Tables and plots of experiments: accuracies of variants over benchmarks, with intervals over seeds and problems."""
 
 import json
 from collections import Counter
@@ -9,71 +9,68 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.experiment import result_path
 from eval.result import Result
 from eval.runs import EvaluatedRun, Training
+from experiments.jobs import result_path
 from openr1.errors import ConfigError
 
 RESAMPLES = 2000
 
 Runs = dict[str, list[dict[str, Any]]]
-"""Results of the seeds, by arm; the arms in the order of the experiment."""
+"""Results of the seeds, by variant; the variants in the order of the experiment."""
 
 
 def read_results(results: Path, names: Mapping[str, Sequence[str]], rival: str) -> Runs:
-    """The results of arms whose runs have these names; arms of which none was made yet are left out.
+    """The results of variants whose runs have these names; variants of which none was made yet are left out.
 
     Raises:
-        ConfigError: Some seeds of an arm are missing, or all of the rival, which the others are compared with.
+        ConfigError: Some seeds of a variant are missing, or all of the rival, which the others are compared with.
     """
     runs: Runs = {}
-    for arm, runs_of_arm in names.items():
-        paths = [result_path(results, name) for name in runs_of_arm]
+    for variant, variant_runs in names.items():
+        paths = [result_path(results, name) for name in variant_runs]
         missing = [path.name for path in paths if not path.exists()]
-        if len(missing) == len(paths) and arm != rival:
+        if len(missing) == len(paths) and variant != rival:
             continue
         if missing:
             raise ConfigError(f"{results}: {missing[0]} is missing; start the experiment again")
-        runs[arm] = [json.loads(path.read_text()) for path in paths]
+        runs[variant] = [json.loads(path.read_text()) for path in paths]
     return runs
-
-
-def fill(text: str, name: str, table: Sequence[Sequence[str]]) -> str:
-    """Put a table, its header first, between the two marks of its name."""
-    before, start, rest = text.partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
-    if not start or not end:
-        raise ConfigError(f"the page has no marks for `{name}`")
-    lines = [f"| {' | '.join(row)} |" for row in table]
-    lines.insert(1, "|" + "---|" * len(table[0]))
-    return before + start + "\n".join(lines) + "\n" + end + after
 
 
 def accuracy_table(runs: Runs, benchmarks: Sequence[str], rival: str) -> list[list[str]]:
     """Accuracies with intervals, in bold where the difference to the rival is more than chance explains."""
-    header = ["arm", *(benchmark_title(name) for name in benchmarks)]
-    return [header, *([arm, *(_cell(runs, arm, name, rival) for name in benchmarks)] for arm in runs)]
+    header = ["variant", *(benchmark_title(name) for name in benchmarks)]
+    return [header, *([variant, *(_cell(runs, variant, name, rival) for name in benchmarks)] for variant in runs)]
 
 
-def _cell(runs: Runs, arm: str, benchmark: str, rival: str) -> str:
-    mean, (low, high) = mean_with_interval(shares_of(runs[arm], benchmark))
+def _cell(runs: Runs, variant: str, benchmark: str, rival: str) -> str:
+    mean, (low, high) = mean_with_interval(shares_of(runs[variant], benchmark))
     text = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-    if arm == rival:
+    if variant == rival:
         return text
-    _, (worst, best) = mean_with_interval(shares_of(runs[arm], benchmark) - shares_of(runs[rival], benchmark))
+    _, (worst, best) = mean_with_interval(shares_of(runs[variant], benchmark) - shares_of(runs[rival], benchmark))
     return f"**{text}**" if worst > 0 or best < 0 else text
 
 
 def cost_table(runs: Runs, benchmark: str) -> list[list[str]]:
-    """What each arm took: means over seeds of tokens, medians of times; and how long its responses are."""
-    header = ["arm", "generated", "trained", "training, s", "run, s", "accuracies of the seeds", "tokens a response"]
+    """What each variant took: means over seeds of tokens, medians of times; and how long its responses are."""
+    header = [
+        "variant",
+        "generated",
+        "trained",
+        "training, s",
+        "run, s",
+        "accuracies of the seeds",
+        "tokens a response",
+    ]
     table = [header]
-    for arm, seeds in runs.items():
+    for variant, seeds in runs.items():
         generated, trained = (fmean(_total(run, kind) for run in seeds) for kind in ("generated", "trained"))
         measured = [run["benchmarks"][benchmark] for run in seeds]
         table.append(
             [
-                arm,
+                variant,
                 f"{generated:,.0f}",
                 f"{trained:,.0f}",
                 f"{median(_total(run, 'seconds') for run in seeds):.0f}",
@@ -120,8 +117,8 @@ def mean_with_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
     return float(values.mean()), (float(low), float(high))
 
 
-def pool(arm: str, seeds: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -> EvaluatedRun:
-    """All seeds of an arm as one evaluation, for the plots."""
+def pool(variant: str, seeds: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -> EvaluatedRun:
+    """All seeds of a variant as one evaluation, for the plots."""
     results = {
         benchmark_title(name): _pool_benchmark([run["benchmarks"][name] for run in seeds], shares_of(seeds, name))
         for name in benchmarks
@@ -129,8 +126,8 @@ def pool(arm: str, seeds: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -
     training = None
     if seeds[0]["stages"]:
         tokens = fmean(_total(run, "generated") + _total(run, "trained") for run in seeds)
-        training = Training(arm, 0, tokens, median(_total(run, "seconds") for run in seeds), [])
-    return EvaluatedRun(arm, arm, {"model": arm}, results, {}, training)
+        training = Training(variant, 0, tokens, median(_total(run, "seconds") for run in seeds), [])
+    return EvaluatedRun(variant, variant, {"model": variant}, results, {}, training)
 
 
 def _pool_benchmark(measured: Sequence[dict[str, Any]], shares: np.ndarray) -> Result:

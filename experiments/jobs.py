@@ -2,18 +2,14 @@
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, machine
-from openr1.errors import OpenR1Error
+from benchmarks.machine import machine
 from openr1.files import write_whole
-
-LINES_OF_A_FAILURE = 15
 
 
 @dataclass(frozen=True)
@@ -64,19 +60,3 @@ def run_jobs(jobs: Sequence[Job], folder: Path, results: Path) -> None:
         taken = time.monotonic() - start
         text = json.dumps({"machine": machine(), "wall_seconds": round(taken, 1), **result})
         write_whole(result_path(results, job.name), text + "\n")
-
-
-def run_command(log: Path, *words: str) -> float:
-    """Run a command from the root of the project, its output added to `log`; returns its wall time in seconds.
-
-    Raises:
-        OpenR1Error: It failed; with the end of what it said.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    with log.open("a") as file:
-        done = subprocess.run(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        end = "\n".join(log.read_text().splitlines()[-LINES_OF_A_FAILURE:])
-        raise OpenR1Error(f"`{' '.join(words)}` ended with exit code {done.returncode}; {log} ends with\n{end}")
-    return time.monotonic() - start

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment import Job, run_command, run_jobs, unfinished
+from benchmarks.commands import run_command
 from benchmarks.machine import ROOT
-from benchmarks.sft_vs_rl_data import BENCHMARKS, read_problem, write_base_traces, write_data
 from eval.result import summarize
 from eval.samples import SampleFile
+from experiments.jobs import Job, run_jobs, unfinished
+from experiments.sft_vs_rl_data import BENCHMARKS, read_problem, write_base_traces, write_data
 from openr1.errors import OpenR1Error
 
 EVAL_SAMPLES = 4
@@ -78,8 +79,8 @@ def main(
         write_page: Writes its tables and plots, given the folder of results; called when no run is left.
         argv: Arguments; None for those of the process.
     """
-    kept = ROOT / f"benchmarks/results/{name}"
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=title)
+    kept = ROOT / f"experiments/results/{name}"
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=title)
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD", help="runs with one of these in their names")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--results", type=Path, default=kept, help="another folder leaves the page as it is")

@@ -1,9 +1,9 @@
 """Estimators, losses and stale rollouts, at equal budgets of tokens; results: docs/experiments/algorithms.md.
 
-    python -m benchmarks.algorithms [--only WORD ...] [--folder FOLDER] [--results benchmarks/results/algorithms]
+    python -m experiments.algorithms [--only WORD ...] [--folder FOLDER] [--results experiments/results/algorithms]
 
-Every run is reinforcement learning on Countdown from the base model of benchmarks.sft_vs_rl, which is made first if it
-is not there. Arms differ in their settings alone. A run whose JSON is there is not made again.
+Every run is reinforcement learning on Countdown from the base model of experiments.sft_vs_rl, which is made first if it
+is not there. Variants differ in their settings alone. A run whose JSON is there is not made again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import puzzles
-from benchmarks.experiment import Job, result_path
 from benchmarks.machine import ROOT
-from benchmarks.sft_vs_rl_arms import BUDGET, GRPO_STEPS, SEEDS, Place, grpo, run_name
-from benchmarks.tables import Runs, accuracy_table, cost_table, fill, read_results
+from benchmarks.markdown import fill_table
 from eval.plots import COLOURS, to_png
+from experiments import puzzles
+from experiments.jobs import Job, result_path
+from experiments.sft_vs_rl_variants import BUDGET, GRPO_STEPS, SEEDS, Place, grpo, run_name
+from experiments.tables import Runs, accuracy_table, cost_table, read_results
 from openr1.files import write_whole
 
 TASK = "countdown"
@@ -56,33 +57,33 @@ STALENESS: dict[str, dict[str, object]] = {
     "staleness 2, uncorrected": {"rollout.max_staleness": 2, "off_policy.importance": "none"},
 }
 TABLES: dict[str, tuple[dict[str, dict[str, object]], str]] = {
-    "estimators": ({arm: TWO_UPDATES | flags for arm, flags in ESTIMATORS.items()}, "grpo"),
+    "estimators": ({variant: TWO_UPDATES | flags for variant, flags in ESTIMATORS.items()}, "grpo"),
     "staleness": (STALENESS, "staleness 0"),
 }
-"""Settings of each arm by the name of their table, and the arm that the others are compared with."""
+"""Settings of each variant by the name of their table, and the variant that the others are compared with."""
 
 
-def name_of(table: str, arm: str, seed: int) -> str:
+def name_of(table: str, variant: str, seed: int) -> str:
     """Name of a run, of its folder and of its result."""
-    return run_name(table, arm.replace(", ", "_").replace(" ", "_"), seed)
+    return run_name(table, variant.replace(", ", "_").replace(" ", "_"), seed)
 
 
-def make_run(settings: Mapping[str, object], arm: str, seed: int, root: Path, folder: Path) -> dict[str, Any]:
+def make_run(settings: Mapping[str, object], variant: str, seed: int, root: Path, folder: Path) -> dict[str, Any]:
     """One run: train with the settings, measure."""
     place = Place(folder, root, TASK, seed)
     flags = [word for key, value in settings.items() for word in (f"--{key}", value)]
     trained = grpo(place, place.base, place.prompts, BUDGET, GRPO_STEPS, flags)
     measured = puzzles.measure(trained.model, root / "data", folder / "eval", seed, BENCHMARKS)
-    return {"arm": arm, "seed": seed, "settings": dict(settings), "stages": trained.stages, **measured}
+    return {"arm": variant, "seed": seed, "settings": dict(settings), "stages": trained.stages, **measured}
 
 
 def all_jobs(root: Path) -> list[Job]:
     """All runs, seed by seed, so that an experiment that was stopped has whole seeds."""
     return [
-        Job(name_of(table, arm, seed), RUN_SECONDS, partial(make_run, settings, arm, seed, root))
-        for table, (arms, _) in TABLES.items()
+        Job(name_of(table, variant, seed), RUN_SECONDS, partial(make_run, settings, variant, seed, root))
+        for table, (variants, _) in TABLES.items()
         for seed in SEEDS
-        for arm, settings in arms.items()
+        for variant, settings in variants.items()
     ]
 
 
@@ -92,13 +93,13 @@ def write_page(results: Path, page: Path = PAGE) -> None:
     A table whose runs are not all made is left as it is.
     """
     text = page.read_text(encoding="utf-8")
-    for table, (arms, rival) in TABLES.items():
-        names = {arm: [name_of(table, arm, seed) for seed in SEEDS] for arm in arms}
-        if not all(result_path(results, name).exists() for runs_of_arm in names.values() for name in runs_of_arm):
+    for table, (variants, rival) in TABLES.items():
+        names = {variant: [name_of(table, variant, seed) for seed in SEEDS] for variant in variants}
+        if not all(result_path(results, name).exists() for variant_runs in names.values() for name in variant_runs):
             continue
         runs = read_results(results, names, rival)
-        text = fill(text, f"{table} accuracy", accuracy_table(runs, BENCHMARKS, rival))
-        text = fill(text, f"{table} cost", cost_table(runs, TASK))
+        text = fill_table(text, f"{table} accuracy", accuracy_table(runs, BENCHMARKS, rival))
+        text = fill_table(text, f"{table} cost", cost_table(runs, TASK))
         path = page.with_suffix("") / f"{table}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(to_png(draw_curves(runs)))
@@ -110,9 +111,9 @@ def draw_curves(runs: Runs) -> Figure:
     """Accuracy of each step's responses against tokens, means over seeds."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     ax = figure.add_subplot()
-    for (arm, seeds), colour in zip(runs.items(), COLOURS, strict=False):
+    for (variant, seeds), colour in zip(runs.items(), COLOURS, strict=False):
         tokens, accuracies = mean_curve([run["stages"][0]["curve"] for run in seeds])
-        ax.plot(tokens, accuracies, color=colour, label=arm)
+        ax.plot(tokens, accuracies, color=colour, label=variant)
     ax.set_xlabel("tokens generated and trained")
     ax.set_ylabel("accuracy of the step's responses")
     ax.grid(alpha=0.3)

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 from benchmarks.machine import ROOT
-from benchmarks.sft_vs_rl_arms import SEEDS, arms_of, run_name
-from benchmarks.sft_vs_rl_data import BENCHMARKS, TASKS
-from benchmarks.tables import Runs, accuracy_table, cost_table, fill, pool, read_results
+from benchmarks.markdown import fill_table
 from eval.plots import draw
+from experiments.sft_vs_rl_data import BENCHMARKS, TASKS
+from experiments.sft_vs_rl_variants import SEEDS, run_name, variants_of
+from experiments.tables import Runs, accuracy_table, cost_table, pool, read_results
 from openr1.files import write_whole
 
 PAGE = ROOT / "docs/experiments/sft_vs_rl.md"
 PLOTS = ("accuracy.png", "accuracy_seconds.png", "length_accuracy.png", "errors.png")
 RIVAL = "grpo"
-"""The arm that differences are to."""
+"""The variant that differences are to."""
 
 
 def write_page(results: Path, page: Path = PAGE) -> None:
@@ -24,9 +25,9 @@ def write_page(results: Path, page: Path = PAGE) -> None:
     text = page.read_text(encoding="utf-8")
     for task in TASKS:
         runs, benchmarks = read_runs(results, task), benchmarks_of(task)
-        text = fill(text, f"{task} accuracy", accuracy_table(runs, benchmarks, RIVAL))
-        text = fill(text, f"{task} cost", cost_table(runs, task))
-        for name, image in draw([pool(arm, seeds, benchmarks) for arm, seeds in runs.items()]).items():
+        text = fill_table(text, f"{task} accuracy", accuracy_table(runs, benchmarks, RIVAL))
+        text = fill_table(text, f"{task} cost", cost_table(runs, task))
+        for name, image in draw([pool(variant, seeds, benchmarks) for variant, seeds in runs.items()]).items():
             if name in PLOTS:
                 path = page.with_suffix("") / f"{task}_{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,7 @@ def write_page(results: Path, page: Path = PAGE) -> None:
 
 def read_runs(results: Path, task: str) -> Runs:
     """The results of a task's runs; see `read_results`."""
-    names = {arm.name: [run_name(task, arm.name, seed) for seed in SEEDS] for arm in arms_of(task)}
+    names = {variant.name: [run_name(task, variant.name, seed) for seed in SEEDS] for variant in variants_of(task)}
     return read_results(results, names, RIVAL)
 
 

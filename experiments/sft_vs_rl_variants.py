@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiment import run_command
+from benchmarks.commands import run_command
 from benchmarks.machine import ROOT
-from benchmarks.sft_vs_rl_data import write_traces
 from eval.samples import Sample, SampleFile
+from experiments.sft_vs_rl_data import write_traces
 from openr1.config_file import load_config
 from openr1.config_offline import DpoConfig, DpoDataConfig, SftDataConfig
 from openr1.errors import OpenR1Error
@@ -27,7 +27,7 @@ from openr1.tracking import read_metrics
 
 SEEDS = (1, 2, 3)
 BUDGET = 600_000
-CONFIGS = Path("benchmarks/configs")
+CONFIGS = Path("experiments/configs")
 GRPO_STEPS = 19
 """A few more than the budget has room for, and half as many for half of it."""
 GROUP_SIZE = 8
@@ -76,7 +76,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One way to train; `seconds` is what it takes, about."""
 
     name: str
@@ -117,7 +117,7 @@ def grpo(
 ) -> Trained:
     """Reinforcement learning up to the last step within the budget; `num_steps` must reach it.
 
-    `flags` override benchmarks/configs/grpo.yaml.
+    `flags` override experiments/configs/grpo.yaml.
     """
     seconds = place.command(
         *("bash", "scripts/grpo.sh", CONFIGS / "grpo.yaml", *_run_flags(place, "grpo")),
@@ -290,28 +290,28 @@ def _run_flags(place: Place, name: str) -> tuple[object, ...]:
     return ("--run.output_dir", place.folder, "--run.name", name, "--run.seed", place.seed)
 
 
-ARMS = (
-    Arm("base", 0, lambda place: None),
-    Arm("sft_short", 55, lambda place: sft(place, "short", BUDGET)),
-    Arm("sft_long", 75, lambda place: sft(place, "long", BUDGET)),
-    Arm("grpo", 85, lambda place: grpo(place, place.base, place.prompts, BUDGET, GRPO_STEPS)),
-    Arm("sft_then_grpo", 95, lambda place: sft_then_grpo(place, BUDGET)),
-    Arm("dpo", 95, lambda place: dpo(place, BUDGET)),
+VARIANTS = (
+    Variant("base", 0, lambda place: None),
+    Variant("sft_short", 55, lambda place: sft(place, "short", BUDGET)),
+    Variant("sft_long", 75, lambda place: sft(place, "long", BUDGET)),
+    Variant("grpo", 85, lambda place: grpo(place, place.base, place.prompts, BUDGET, GRPO_STEPS)),
+    Variant("sft_then_grpo", 95, lambda place: sft_then_grpo(place, BUDGET)),
+    Variant("dpo", 95, lambda place: dpo(place, BUDGET)),
 )
-SELECTION_ARMS = (
-    Arm("grpo_band", 115, lambda place: grpo_band(place, BUDGET)),
-    Arm("grpo_few", 85, lambda place: grpo_few(place, BUDGET)),
-    Arm("grpo_half", 85, lambda place: grpo_half(place, BUDGET)),
-    Arm("grpo_limr", 90, lambda place: grpo_limr(place, BUDGET)),
+SELECTION_VARIANTS = (
+    Variant("grpo_band", 115, lambda place: grpo_band(place, BUDGET)),
+    Variant("grpo_few", 85, lambda place: grpo_few(place, BUDGET)),
+    Variant("grpo_half", 85, lambda place: grpo_half(place, BUDGET)),
+    Variant("grpo_limr", 90, lambda place: grpo_limr(place, BUDGET)),
 )
 """Which prompts to learn from; on Countdown, which has many."""
 
 
-def arms_of(task: str) -> tuple[Arm, ...]:
-    """The arms that are tried on a task."""
-    return ARMS + (SELECTION_ARMS if task == "countdown" else ())
+def variants_of(task: str) -> tuple[Variant, ...]:
+    """The variants that are tried on a task."""
+    return VARIANTS + (SELECTION_VARIANTS if task == "countdown" else ())
 
 
-def run_name(task: str, arm: str, seed: int) -> str:
+def run_name(task: str, variant: str, seed: int) -> str:
     """Name of a run, of its folder and of its result."""
-    return f"{task}-{arm}-seed{seed}"
+    return f"{task}-{variant}-seed{seed}"
