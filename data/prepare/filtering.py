@@ -1,17 +1,17 @@
-"""What a preparation did to the rows, step by step: how many came in, how many were dropped, and why."""
+"""Row filters, and a report of how many rows each preparation stage received and dropped, and why."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data.prepare.formats import Record
+from data.prepare.formats import SourceRow
 from openr1.console import print_table
 from openr1.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step; `dropped` counts rows by the reason why they were dropped."""
+class FilterStage:
+    """Result of one stage; `dropped` maps a reason to the number of rows dropped for it."""
 
     name: str
     rows_in: int
@@ -19,56 +19,66 @@ class Step:
 
     @property
     def rows_out(self) -> int:
-        """Rows that went on."""
+        """Number of rows kept."""
         return self.rows_in - sum(self.dropped.values())
 
     def to_object(self) -> dict[str, object]:
-        """For JSON."""
+        """Return the entry of this stage in prepare.json."""
         dropped = dict(sorted(self.dropped.items()))
         return {"step": self.name, "rows_in": self.rows_in, "dropped": dropped, "rows_out": self.rows_out}
 
 
 @dataclass
-class Steps:
-    """All steps so far."""
+class FilterReport:
+    """The stages that have run so far, in order."""
 
-    done: list[Step] = field(default_factory=list)
+    stages: list[FilterStage] = field(default_factory=list)
 
-    def note(self, name: str, rows_in: int, dropped: Mapping[str, int]) -> None:
-        """Write down a step.
+    def record(self, name: str, rows_in: int, dropped: Mapping[str, int]) -> None:
+        """Add a stage; reasons with a count of 0 are omitted.
 
         Raises:
-            ConfigError: It left no row.
+            ConfigError: The stage kept no rows.
         """
-        step = Step(name, rows_in, {why: count for why, count in dropped.items() if count})
-        self.done.append(step)
-        if step.rows_out == 0:
-            raise ConfigError(f"no row is left after the step {name!r}: of {rows_in} rows, dropped {_reasons(step)}")
+        stage = FilterStage(name, rows_in, {reason: count for reason, count in dropped.items() if count})
+        self.stages.append(stage)
+        if stage.rows_out == 0:
+            raise ConfigError(
+                f"no rows are left after step {name!r}: {rows_in} rows in, dropped {_describe_dropped(stage)}"
+            )
 
-    def sift(self, name: str, records: Sequence[Record], reason: Callable[[Record], str | None]) -> list[Record]:
-        """Drop the records that there is a reason to drop; order is kept.
+    def filter(
+        self, name: str, rows: Sequence[SourceRow], drop_reason: Callable[[SourceRow], str | None]
+    ) -> list[SourceRow]:
+        """Return the rows for which `drop_reason` is None, in order, and record the stage.
 
         Raises:
-            ConfigError: None is left.
+            ConfigError: No row is kept.
         """
         kept, dropped = [], Counter[str]()
-        for record in records:
-            why = reason(record)
-            if why is None:
-                kept.append(record)
+        for row in rows:
+            reason = drop_reason(row)
+            if reason is None:
+                kept.append(row)
             else:
-                dropped[why] += 1
-        self.note(name, len(records), dropped)
+                dropped[reason] += 1
+        self.record(name, len(rows), dropped)
         return kept
 
     def show(self) -> None:
-        """Print a table."""
-        rows = [
-            (step.name, str(step.rows_in), str(step.rows_in - step.rows_out), _reasons(step), str(step.rows_out))
-            for step in self.done
+        """Print the stages as a table."""
+        table = [
+            (
+                stage.name,
+                str(stage.rows_in),
+                str(stage.rows_in - stage.rows_out),
+                _describe_dropped(stage),
+                str(stage.rows_out),
+            )
+            for stage in self.stages
         ]
-        print_table("rows", ("step", "in", "dropped", "why", "out"), rows)
+        print_table("rows", ("step", "in", "dropped", "why", "out"), table)
 
 
-def _reasons(step: Step) -> str:
-    return ", ".join(f"{count} {why}" for why, count in sorted(step.dropped.items()))
+def _describe_dropped(stage: FilterStage) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(stage.dropped.items()))

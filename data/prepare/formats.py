@@ -1,4 +1,4 @@
-"""From rows as public datasets have them to rows in the schema of data/README.md."""
+"""Convert rows of public datasets to the openr1 format, which data/README.md describes."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.generate.countdown import Problem, problem_row
-from data.prepare.readers import BadRow, BadRows, read_file
+from data.prepare.readers import BadRowError, BadRowHandler, read_file
 from openr1.errors import ConfigError
 from reward_server.grading.exact import decide
 from reward_server.grading.extraction import find_boxed
@@ -19,44 +19,44 @@ from reward_server.tasks import UnknownTask, find_task
 from reward_server.tasks.countdown import Puzzle
 from reward_server.tasks.task import LabelError
 
-PUZZLES = ("countdown", "game24")
-"""Tasks whose prompts all use the same words, about other numbers."""
+PUZZLE_TASKS = ("countdown", "game24")
+"""Number puzzles: all prompts share their wording, and numbers and target identify a question."""
 DIFFICULTIES = {1: "easy", 2: "easy", 3: "medium", 4: "medium", 5: "medium"}
-"""Of the levels of MATH."""
+"""Difficulty by MATH level."""
 _LEVEL = re.compile(r"(?:Level )?([1-5])")
 
 
 def find_difficulty(meta: Mapping[str, Any]) -> str | None:
-    """The difficulty that a row's `meta` names, or that of its level in MATH; None where it has neither."""
+    """Return `meta.difficulty`, or the difficulty of the MATH level in `meta.level`, or None if both are missing."""
     level = _LEVEL.fullmatch(str(meta.get("level")))
     return str(meta["difficulty"]) if meta.get("difficulty") else DIFFICULTIES[int(level[1])] if level else None
 
 
 @dataclass(frozen=True)
-class Raw:
-    """A row as it was found."""
+class RawRow:
+    """A row as read from a file, before conversion."""
 
-    place: str
+    location: str
     columns: Mapping[str, Any]
 
     def text(self, name: str) -> str:
-        """A column that must say something.
+        """Return a column that must be a non-blank string.
 
         Raises:
-            BadRow: It is missing, blank, or no string.
+            BadRowError: The column is missing, blank or not a string.
         """
         value = self._value(name)
         if not isinstance(value, str):
-            raise self.fault("wrong type", f"`{name}` must be a string, found {type(value).__name__}")
+            raise self.error("wrong type", f"`{name}` must be a string, found {type(value).__name__}")
         if not value.strip():
-            raise self.fault("blank text", f"`{name}` is blank")
+            raise self.error("blank text", f"`{name}` is blank")
         return value
 
     def answer(self, name: str) -> str:
-        """A column with a known answer: a text, or a number, which becomes its JSON text.
+        """Return a reference answer: a non-blank string, or a finite number as its JSON text.
 
         Raises:
-            BadRow: It is missing, blank, or something else.
+            BadRowError: The column is missing, blank or of another type.
         """
         value = self._value(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -64,46 +64,46 @@ class Raw:
         return self.text(name)
 
     def texts(self, name: str) -> list[str]:
-        """A column with a list of texts.
+        """Return a column that must be a non-empty list of strings.
 
         Raises:
-            BadRow: It is missing, empty, or something else.
+            BadRowError: The column is missing, empty or of another type.
         """
         value = self._value(name)
         if not (isinstance(value, list) and value and all(isinstance(entry, str) for entry in value)):
-            raise self.fault("wrong type", f"`{name}` must be a list of strings")
+            raise self.error("wrong type", f"`{name}` must be a list of strings")
         return value
 
     def has(self, name: str) -> bool:
-        """Whether the column is there, with a value."""
+        """Return whether the column exists and is not null."""
         return self.columns.get(name) is not None
 
-    def fault(self, kind: str, detail: str) -> BadRow:
-        """The error that this row cannot be used."""
-        return BadRow(self.place, kind, detail)
+    def error(self, kind: str, detail: str) -> BadRowError:
+        """Create the error for this row."""
+        return BadRowError(self.location, kind, detail)
 
     def _value(self, name: str) -> Any:
         if not self.has(name):
-            raise self.fault("missing column", f"no `{name}`")
+            raise self.error("missing column", f"no `{name}`")
         return self.columns[name]
 
 
-def _ours(raw: Raw, wording: str) -> dict[str, Any]:
+def _native(raw: RawRow, wording: str) -> dict[str, Any]:
     row = {name: value for name, value in raw.columns.items() if value is not None}
     for name in ("id", "label", "task"):
         raw.text(name)
     if raw.has("prompt") == raw.has("messages"):
-        raise raw.fault("missing column", "exactly one of `prompt` and `messages` must be given")
+        raise raw.error("missing column", "exactly one of `prompt` and `messages` must be given")
     if raw.has("messages"):
         messages = row["messages"]
         if not (isinstance(messages, list) and messages and all(_is_message(message) for message in messages)):
-            raise raw.fault("wrong type", "`messages` must be a list of {role, content} strings")
+            raise raw.error("wrong type", "`messages` must be a list of {role, content} strings")
     else:
         raw.text("prompt")
     if not isinstance(row.get("meta", {}), dict):
-        raise raw.fault("wrong type", "`meta` must be an object")
+        raise raw.error("wrong type", "`meta` must be an object")
     if not isinstance(row.get("prefix", ""), str):
-        raise raw.fault("wrong type", "`prefix` must be a string")
+        raise raw.error("wrong type", "`prefix` must be a string")
     return row
 
 
@@ -111,38 +111,38 @@ def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
-def _countdown(raw: Raw, wording: str) -> dict[str, Any]:
+def _countdown(raw: RawRow, wording: str) -> dict[str, Any]:
     numbers, target = raw.columns.get("nums"), raw.columns.get("target")
-    whole = isinstance(numbers, list) and all(type(number) is int and number > 0 for number in numbers)
-    if not (isinstance(numbers, list) and whole and len(numbers) > 1 and type(target) is int):
-        raise raw.fault("wrong type", "`nums` must be two or more positive integers, `target` an integer")
+    valid = isinstance(numbers, list) and all(type(number) is int and number > 0 for number in numbers)
+    if not (isinstance(numbers, list) and valid and len(numbers) > 1 and type(target) is int):
+        raise raw.error("wrong type", "`nums` must be two or more positive integers, `target` an integer")
     return problem_row(Problem(tuple(numbers), target), wording)
 
 
-def _gsm8k_zh(raw: Raw, wording: str) -> dict[str, Any]:
+def _gsm8k_zh(raw: RawRow, wording: str) -> dict[str, Any]:
     return {"prompt": raw.text("question_zh-cn"), "label": raw.answer("answer_only"), "meta": {}}
 
 
-def _question(raw: Raw, wording: str) -> dict[str, Any]:
+def _question(raw: RawRow, wording: str) -> dict[str, Any]:
     listed = raw.has("final_answer") and not raw.has("answer")
     label = ", ".join(raw.texts("final_answer")) if listed else raw.answer("answer")
     context = f"{raw.text('context')}\n\n" if raw.has("context") else ""
     return {"prompt": context + raw.text("question"), "label": label, "meta": {}}
 
 
-def _problem(raw: Raw, wording: str) -> dict[str, Any]:
+def _problem(raw: RawRow, wording: str) -> dict[str, Any]:
     row = {"prompt": raw.text("problem"), "meta": _meta(raw)}
     if raw.has("solution"):
         row["response"] = raw.text("solution")
     if raw.has("answer"):
         return row | {"label": raw.answer("answer")}
     if find_boxed(raw.text("solution")) is None:
-        raise raw.fault("no answer", r"no `answer`, and no \boxed{...} in `solution`")
+        raise raw.error("no answer", r"no `answer`, and no \boxed{...} in `solution`")
     return row | {"label": row["response"]}
 
 
-def _meta(raw: Raw) -> dict[str, Any]:
-    """Level, difficulty and subject, as far as they are given."""
+def _meta(raw: RawRow) -> dict[str, Any]:
+    """Return level, difficulty and subject where present."""
     meta: dict[str, Any] = {}
     level = _LEVEL.fullmatch(str(raw.columns.get("level")))
     if level:
@@ -154,40 +154,48 @@ def _meta(raw: Raw) -> dict[str, Any]:
     return meta
 
 
-def _prompt(raw: Raw, wording: str) -> dict[str, Any]:
+def _prompt(raw: RawRow, wording: str) -> dict[str, Any]:
     meta = raw.columns.get("meta", {})
     if not isinstance(meta, dict):
-        raise raw.fault("wrong type", "`meta` must be an object")
+        raise raw.error("wrong type", "`meta` must be an object")
     row = {"prompt": raw.text("prompt"), "label": raw.answer("answer"), "meta": meta}
     return row | {"response": raw.text("solution")} if raw.has("solution") else row
 
 
 @dataclass(frozen=True)
 class Format:
-    """Columns that tell it (of each group, one), how a row is converted, and the task if a row names none."""
+    """A dataset format.
+
+    Attributes:
+        columns: Column groups that identify the format: a row must have at least one column of every group.
+        convert: Converts a row, given also the Countdown wording.
+        task: Default task of rows that name none.
+    """
 
     columns: tuple[tuple[str, ...], ...]
-    convert: Callable[[Raw, str], dict[str, Any]]
+    convert: Callable[[RawRow, str], dict[str, Any]]
     task: str = "math"
 
 
 FORMATS = {
-    "openr1": Format((("id",), ("label",), ("task",), ("prompt", "messages")), _ours),
+    "openr1": Format((("id",), ("label",), ("task",), ("prompt", "messages")), _native),
     "countdown": Format((("nums",), ("target",)), _countdown, "countdown"),
     "gsm8k-zh": Format((("question_zh-cn",), ("answer_only",)), _gsm8k_zh, "gsm8k_zh"),
     "question": Format((("question",), ("answer", "final_answer")), _question),
     "problem": Format((("problem",), ("solution", "answer")), _problem),
     "prompt": Format((("prompt",), ("answer",)), _prompt),
 }
-"""In the order in which they are tried."""
+"""Supported formats, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How files are read.
+class ReadOptions:
+    """How to read files.
 
-    `format` is one of `FORMATS`, or None: as the columns of a file's first row tell. `task` replaces the task of every
-    row; `wording`, one of `data.generate.countdown.WORDINGS`, is that of Countdown problems given as numbers.
+    Attributes:
+        format: A key of `FORMATS`; None detects the format from the columns of a file's first row.
+        task: Replaces the task of every row; None keeps it.
+        wording: A key of `data.generate.countdown.WORDINGS`, for Countdown problems given as numbers.
     """
 
     format: str | None = None
@@ -196,98 +204,105 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A row in our schema, where it was found, what its question is, and the known answer as its task reads it.
+class SourceRow:
+    """A row in the openr1 format, and where it comes from.
 
-    `gold` is None where `key` says it all, as that of a puzzle of numbers does.
+    Attributes:
+        file: The file that contains the row.
+        location: `file:line` or `file:row`, for messages.
+        columns: The row in the openr1 format.
+        key: Its `question_key`.
+        gold: The reference answer as parsed by the task; None for puzzles, which `key` identifies completely.
     """
 
     file: Path
-    place: str
-    row: dict[str, Any]
+    location: str
+    columns: dict[str, Any]
     key: str
     gold: Any
 
-    def same_answer(self, other: "Record") -> bool:
-        """Whether the answers are plainly equal: as values that a task read, as texts, or as numbers."""
+    def same_answer(self, other: "SourceRow") -> bool:
+        """Return whether both reference answers are equal as parsed values, texts or numbers (no symbolic check)."""
         if isinstance(self.gold, str) and isinstance(other.gold, str):
             return decide(self.gold, other.gold) is True
         return bool(self.gold == other.gold)
 
 
-def convert_file(path: Path, reading: Reading, bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a file in our schema, each with its place; rows of other formats have no `id` yet.
+def convert_file(path: Path, options: ReadOptions, bad_rows: BadRowHandler) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the location and the converted columns of each row; rows of foreign formats have no `id` yet.
 
     Raises:
         MissingError: The file cannot be read.
-        ConfigError: It has no rows, its columns are of no known format, or a row is bad (`BadRow`).
+        ConfigError: The file has no rows, or its columns match no known format.
+        BadRowError: A row is bad, and bad rows are not skipped.
     """
-    form = FORMATS[reading.format] if reading.format else None
-    for place, columns in read_file(path, bad):
-        if form is None:
-            form = FORMATS[recognise(columns, place)]
+    row_format = FORMATS[options.format] if options.format else None
+    for location, columns in read_file(path, bad_rows):
+        if row_format is None:
+            row_format = FORMATS[detect_format(columns, location)]
         try:
-            row = form.convert(Raw(place, columns), reading.wording)
-        except BadRow as fault:
-            bad.add(fault)
+            converted = row_format.convert(RawRow(location, columns), options.wording)
+        except BadRowError as error:
+            bad_rows.add(error)
             continue
-        yield place, {**row, "task": reading.task or row.get("task", form.task)}
-    if form is None:
-        raise ConfigError(f"{path}: no rows; data/README.md tells how to make some")
+        yield location, {**converted, "task": options.task or converted.get("task", row_format.task)}
+    if row_format is None:
+        raise ConfigError(f"{path}: no rows; data/README.md describes how to generate some")
 
 
-def recognise(columns: Mapping[str, Any], place: str) -> str:
-    """Name of the first format that has these columns.
+def detect_format(columns: Mapping[str, Any], location: str) -> str:
+    """Return the name of the first format whose columns are present.
 
     Raises:
-        ConfigError: There is none; the message lists what would do.
+        ConfigError: No format matches; the message lists the columns that each format needs.
     """
-    for name, form in FORMATS.items():
-        if all(any(column in columns for column in group) for group in form.columns):
+    for name, row_format in FORMATS.items():
+        if all(any(column in columns for column in group) for group in row_format.columns):
             return name
     known = "; ".join(
-        f"{name}: {', '.join('/'.join(group) for group in form.columns)}" for name, form in FORMATS.items()
+        f"{name}: {', '.join('/'.join(group) for group in row_format.columns)}" for name, row_format in FORMATS.items()
     )
-    raise ConfigError(f"{place}: the columns {', '.join(columns)} are of no known format ({known})")
+    raise ConfigError(f"{location}: columns {', '.join(columns)} match no known format ({known})")
 
 
-def read_records(path: Path, reading: Reading, bad: BadRows) -> Iterator[Record]:
-    """Rows of a file in our schema, with an answer that their task can read.
+def read_source_rows(path: Path, options: ReadOptions, bad_rows: BadRowHandler) -> Iterator[SourceRow]:
+    """Yield the rows of a file in the openr1 format, with their labels parsed.
 
-    A row without an id gets one that is made of its task and its question, and so is the same wherever the row stands.
+    A row without an id gets one derived from its task and question, so it is the same in every file.
 
     Raises:
         MissingError: The file cannot be read.
-        ConfigError: As `convert_file`; also an unknown task, or an answer that its task cannot read (`BadRow`).
+        ConfigError: As in `convert_file`, or the task is unknown.
+        BadRowError: A row is bad or its task cannot parse its label, and bad rows are not skipped.
     """
-    for place, row in convert_file(path, reading, bad):
+    for location, columns in convert_file(path, options, bad_rows):
         try:
-            gold = find_task(row["task"]).parse_label(row["label"])
+            gold = find_task(columns["task"]).parse_label(columns["label"])
         except UnknownTask as error:
-            raise ConfigError(f"{place}: {error}") from error
+            raise ConfigError(f"{location}: {error}") from error
         except LabelError as error:
-            bad.add(BadRow(place, "no answer", f"the label cannot be read: {error}"))
+            bad_rows.add(BadRowError(location, "no answer", f"cannot parse the label: {error}"))
             continue
-        key = question_key(row)
+        key = question_key(columns)
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-        ordered = {"id": row.get("id", f"{row['task']}-{digest}"), **row}
-        yield Record(path, place, ordered, key, None if row["task"] in PUZZLES else gold)
+        with_id = {"id": columns.get("id", f"{columns['task']}-{digest}"), **columns}
+        yield SourceRow(path, location, with_id, key, None if columns["task"] in PUZZLE_TASKS else gold)
 
 
 def question_text(row: Mapping[str, Any]) -> str:
-    """What is asked: the prompt, or all that users say in the messages."""
+    """Return the prompt, or all user messages joined by line breaks."""
     if "prompt" in row:
         return str(row["prompt"])
     return "\n".join(message["content"] for message in row["messages"] if message["role"] == "user")
 
 
 def question_key(row: Mapping[str, Any]) -> str:
-    """A text that is the same for the same question, for one row in our schema.
+    """Return a text that is equal for two rows, in the openr1 format, if they ask the same question.
 
-    Composed characters (NFC) and single spaces; case and signs stay, since they make other questions. A puzzle of
-    numbers is its numbers in any order and its target, in whatever words it is asked.
+    Text is compared in Unicode normal form C with white space collapsed; case and symbols are significant. Number
+    puzzles are compared by their sorted numbers and target, whatever their wording.
     """
-    if row["task"] in PUZZLES:
+    if row["task"] in PUZZLE_TASKS:
         puzzle = _read_puzzle(row)
         if puzzle:
             return f"numbers {Problem(tuple(puzzle.numbers), puzzle.target).key}"

@@ -1,4 +1,4 @@
-"""Files of rows as others write them (.jsonl, .json, .parquet), each row with its place; what becomes of bad rows."""
+"""Read rows from .jsonl, .json and .parquet files with their locations, and handle rows that cannot be used."""
 
 import json
 from collections import Counter
@@ -10,110 +10,120 @@ from typing import Any
 from openr1.errors import ConfigError, MissingError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
-BATCH = 10_000
-"""Rows of a parquet file that are in memory as Python objects at a time."""
+PARQUET_BATCH_ROWS = 10_000
+"""How many rows of a Parquet file are held in memory as Python objects at a time."""
 
 
-class BadRow(ConfigError):
-    """A row that cannot be used; `kind` says why in a few words that many rows share."""
+class BadRowError(ConfigError):
+    """A row that cannot be used."""
 
-    def __init__(self, place: str, kind: str, detail: str) -> None:
-        """`place` is file:line; of .json and .parquet, file:number of the row, from 1."""
-        super().__init__(f"{place}: {detail}")
+    def __init__(self, location: str, kind: str, detail: str) -> None:
+        """Create the error.
+
+        Args:
+            location: `file:line` for .jsonl; `file:row` for .json and .parquet. Both count from 1.
+            kind: Category of the error, used to count skipped rows.
+            detail: What is wrong with this row; the message is `location: detail`.
+        """
+        super().__init__(f"{location}: {detail}")
         self.kind = kind
 
 
 @dataclass
-class BadRows:
-    """What becomes of bad rows: the first ends the command, or, with `skip`, all are left out and counted by kind."""
+class BadRowHandler:
+    """Policy for bad rows: raise at the first one or, with `skip`, drop them and count them by kind."""
 
     skip: bool
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, fault: BadRow) -> None:
-        """Count a row that is left out.
+    def add(self, error: BadRowError) -> None:
+        """Count a bad row if rows may be skipped.
 
         Raises:
-            BadRow: Rows are not to be left out.
+            BadRowError: `error` itself, unless `skip` is set.
         """
         if not self.skip:
-            raise fault
-        self.counts[fault.kind] += 1
+            raise error
+        self.counts[error.kind] += 1
 
 
-def read_file(path: Path, bad: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a file, each with its place; blank lines are passed over.
+def read_file(path: Path, bad_rows: BadRowHandler) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the location and the columns of each row; blank lines are ignored.
 
     Raises:
         MissingError: The file cannot be read.
-        ConfigError: It is of no known kind; its list or table cannot be read at all; or a row is bad (`BadRow`).
+        ConfigError: The file type is not supported, or the file as a whole cannot be parsed.
+        BadRowError: A row is not a JSON object in UTF-8, and bad rows are not skipped.
     """
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path}: unknown kind of file; give {', '.join(SUFFIXES)}")
+        raise ConfigError(f"{path}: unsupported file type; expected {', '.join(SUFFIXES)}")
     try:
-        found = {".jsonl": _lines, ".json": _list, ".parquet": _table}[path.suffix](path)
-        for number, value in found:
-            place = f"{path}:{number}"
+        read = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}[path.suffix]
+        for number, value in read(path):
+            location = f"{path}:{number}"
             if isinstance(value, dict):
-                yield place, value
+                yield location, value
             elif isinstance(value, UnicodeDecodeError):
-                bad.add(BadRow(place, "not UTF-8", f"not UTF-8 at byte {value.start}"))
+                bad_rows.add(BadRowError(location, "not UTF-8", f"not UTF-8 at byte {value.start}"))
             elif isinstance(value, ValueError):
-                bad.add(BadRow(place, "not JSON", f"not JSON: {value}"))
+                bad_rows.add(BadRowError(location, "not JSON", f"not JSON: {value}"))
             else:
-                bad.add(BadRow(place, "no object", f"expected an object, found {type(value).__name__}"))
+                detail = f"expected an object, found {type(value).__name__}"
+                bad_rows.add(BadRowError(location, "no object", detail))
     except OSError as error:
-        raise MissingError(f"{path}: {error.strerror or error}; docs/data.md tells which files are read") from error
+        raise MissingError(f"{path}: {error.strerror or error}; docs/data.md lists the supported files") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    # Split as bytes: in text, a line would also end at separators that JSON may hold.
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    # Split bytes, not text: str.splitlines also splits at Unicode separators that JSON strings may contain.
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             yield number, _decode(line)
 
 
 def _decode(text: bytes) -> Any:
-    """The JSON value, or the error that it is not one."""
+    """Return the parsed JSON value, or the decoding error in its place."""
     try:
         return json.loads(text.decode("utf-8"))
     except ValueError as error:
         return error
 
 
-def _list(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
     value = _decode(path.read_bytes())
     if isinstance(value, ValueError):
         raise ConfigError(f"{path}: not JSON in UTF-8: {value}")
     if not isinstance(value, list):
-        raise ConfigError(f"{path}: expected a list of objects, found {type(value).__name__}; name other files .jsonl")
+        raise ConfigError(
+            f"{path}: expected a list of objects, found {type(value).__name__}; use the suffix .jsonl for JSON Lines"
+        )
     yield from enumerate(value, 1)
 
 
-def _table(path: Path) -> Iterator[tuple[int, Any]]:
+def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     number = 0
     try:
         with ParquetFile(path) as table:
-            for batch in table.iter_batches(BATCH):
+            for batch in table.iter_batches(PARQUET_BATCH_ROWS):
                 for row in _batch_rows(batch):
                     number += 1
                     yield number, row
     except pyarrow.ArrowException as error:
-        raise ConfigError(f"{path}: not a whole parquet file: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path}: not a complete Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _batch_rows(batch: Any) -> list[Any]:
-    """Rows as dicts; where a text is not UTF-8, the error in place of its row."""
+    """Return rows as dicts; a row whose text is not UTF-8 is replaced by its decoding error."""
     try:
         return list(batch.to_pylist())
     except UnicodeDecodeError:
-        return [_one_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+        return [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
 
 
-def _one_row(batch: Any) -> Any:
+def _single_row(batch: Any) -> Any:
     try:
         return batch.to_pylist()[0]
     except UnicodeDecodeError as error:

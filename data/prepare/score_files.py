@@ -1,4 +1,4 @@
-"""Pass rates of prompts, from what an evaluation or a run wrote down."""
+"""Read scores and pass rates of prompts from evaluation samples, rollouts and pass_rates.jsonl files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -10,57 +10,61 @@ from openr1.files import read_objects
 from openr1.pass_rates import to_rate
 
 
-def prompt_id(row: dict[str, Any], place: str) -> str:
-    """The prompt that a row of eval's samples or of a run's rollouts belongs to.
+def prompt_id(row: dict[str, Any], location: str) -> str:
+    """Return the id of the prompt that a row of evaluation samples or rollouts belongs to.
 
-    Samples have the prompt's id, and an `index`; rollouts have `<prompt id>/<index>`.
+    Samples have the prompt id in `id` and a separate `index`; the `id` of a rollout is `<prompt id>/<index>`.
 
     Raises:
-        ConfigError: The row is of neither kind.
+        ConfigError: The row is neither a sample nor a rollout.
     """
     name = row.get("id")
     if isinstance(name, str) and "index" in row:
         return name
     if isinstance(name, str) and name.rpartition("/")[2].isdigit() and "finish_reason" in row:
         return name.rpartition("/")[0]
-    raise ConfigError(f"{place}: a row of neither samples (id, index, score) nor rollouts (id, finish_reason, score)")
+    raise ConfigError(
+        f"{location}: neither an evaluation sample (id, index, score) nor a rollout (id, finish_reason, score)"
+    )
 
 
-def read_score(row: dict[str, Any], place: str) -> float | None:
-    """The row's score, 0 to 1; None where the response could not be graded.
+def read_score(row: dict[str, Any], location: str) -> float | None:
+    """Return the score of a row, from 0 to 1, or None if the response could not be graded.
 
     Raises:
-        ConfigError: It is missing, or something else.
+        ConfigError: The score is missing or invalid.
     """
     score = row.get("score", "")
     if score is None:
         return None
     if not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:
-        raise ConfigError(f"{place}: `score` must be a number from 0 to 1, or null")
+        raise ConfigError(f"{location}: `score` must be a number from 0 to 1, or null")
     return float(score)
 
 
 def load_pass_rates(paths: Iterable[Path]) -> dict[str, float]:
-    """Mean score of each prompt over all rows of all files; ungraded responses do not count.
+    """Return the mean score of each prompt over all rows of all files; ungraded responses do not count.
 
-    Files are samples of an evaluation, rollouts of a run, or its pass_rates.jsonl, whose rows stand for many.
+    Args:
+        paths: Samples of an evaluation, rollouts of a run, or a run's pass_rates.jsonl, in which each row is weighted
+            by its number of attempts.
 
     Raises:
         MissingError: A file cannot be read.
-        ConfigError: A row has no id or no score.
+        ConfigError: A row has no id or no valid score.
     """
     attempts: Counter[str] = Counter()
     solved: dict[str, float] = defaultdict(float)
     for path in paths:
-        for place, row in read_objects(path):
+        for location, row in read_objects(path):
             if "newest_pass_rate" in row:
-                name, rate = to_rate(row, place)
+                name, rate = to_rate(row, location)
                 attempts[name] += rate.attempts
                 solved[name] += rate.attempts * rate.mean
             else:
-                score = read_score(row, place)
+                score = read_score(row, location)
                 if score is not None:
-                    name = prompt_id(row, place)
+                    name = prompt_id(row, location)
                     attempts[name] += 1
                     solved[name] += score
     return {name: solved[name] / count for name, count in attempts.items()}
