@@ -186,7 +186,7 @@ def test_space_that_is_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[s
     # Two numbers of 1 to 3 make 6 pairs; the targets 2 to 6 leave fewer than 500 problems.
     space = ["--counts", "2", "--largest", "3", "--target-smallest", "2", "--target-largest", "6"]
     assert exit_code(["problems", "--output", str(tmp_path), *space, *sizes]) == 2
-    assert "different problems of 500 asked for" in capsys.readouterr().err
+    assert "distinct problems of 500 requested" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
