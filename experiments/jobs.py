@@ -1,4 +1,4 @@
-"""Experiments of many short runs: one after the other, each kept as JSON, going on where they were stopped."""
+"""Run the many short runs of an experiment one after the other; each result is a JSON file, so that it can resume."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ class Job:
     """One run of an experiment.
 
     Attributes:
-        name: Of its folder and of its result file.
-        seconds: What it takes, about, on 2 CPU cores.
-        work: Makes the run in a folder that does not exist yet; returns its result.
+        name: Name of the run folder and of the result file.
+        seconds: Estimated duration on 2 CPU cores.
+        work: Performs the run in a folder that does not exist yet, and returns the result.
     """
 
     name: str
@@ -28,35 +28,35 @@ class Job:
 
 
 def result_path(results: Path, name: str) -> Path:
-    """Where the result of a run is kept."""
+    """Return the path of the result of a run."""
     return results / f"{name}.json"
 
 
-def unfinished(jobs: Sequence[Job], results: Path) -> list[Job]:
-    """The runs that have no result yet."""
+def pending_jobs(jobs: Sequence[Job], results: Path) -> list[Job]:
+    """Return the jobs that have no result yet."""
     return [job for job in jobs if not result_path(results, job.name).exists()]
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, results: Path) -> None:
-    """Make the runs that have no result yet, in order, and say before each how long the rest takes.
+    """Perform the runs that have no result yet, in order, and print the estimated remaining time before each.
 
-    What a run that was stopped left behind is removed, and the run begins anew.
+    The folder of an interrupted run is deleted, and the run starts from the beginning.
 
     Args:
         jobs: All runs of the experiment.
-        folder: Of the runs' own folders.
-        results: Of one JSON file a run, with the machine that it ran on.
+        folder: Parent of the run folders.
+        results: Folder of the results: one JSON file per run, which also describes the machine.
 
     Raises:
-        OpenR1Error: A run failed; those after it were not tried.
+        OpenR1Error: A run failed; later runs are not attempted.
     """
-    left = unfinished(jobs, results)
-    for index, job in enumerate(left):
-        minutes = sum(later.seconds for later in left[index:]) / 60
-        print(f"{job.name}: {len(left) - index} runs left, about {minutes:.0f} minutes", flush=True)
+    pending = pending_jobs(jobs, results)
+    for index, job in enumerate(pending):
+        minutes = sum(later.seconds for later in pending[index:]) / 60
+        print(f"{job.name}: {len(pending) - index} runs left, about {minutes:.0f} minutes", flush=True)
         shutil.rmtree(folder / job.name, ignore_errors=True)
         start = time.monotonic()
         result = job.work(folder / job.name)
-        taken = time.monotonic() - start
-        text = json.dumps({"machine": machine(), "wall_seconds": round(taken, 1), **result})
+        wall_seconds = time.monotonic() - start
+        text = json.dumps({"machine": machine(), "wall_seconds": round(wall_seconds, 1), **result})
         write_whole(result_path(results, job.name), text + "\n")

@@ -1,9 +1,10 @@
-"""SFT against RL on Countdown and the 24 game, at equal budgets of tokens; results: docs/experiments/sft_vs_rl.md.
+"""Compare SFT and RL on Countdown and the 24 game at equal token budgets; results: docs/experiments/sft_vs_rl.md.
 
     python -m experiments.sft_vs_rl [--only WORD ...] [--folder FOLDER] [--results experiments/results/sft_vs_rl]
 
-Every run starts from one base model, which is made first. It spends its budget, is measured on all six benchmarks, and
-is kept as JSON; a run whose JSON is there is not made again. When none is left, tables and plots are written.
+All runs start from the same base model, which is trained first. A run spends its token budget and is evaluated on all
+six benchmarks; its result is stored as JSON. Runs that already have a result are skipped. When all runs are complete,
+the tables and plots are written.
 """
 
 from functools import partial
@@ -14,27 +15,27 @@ from experiments import puzzles
 from experiments.jobs import Job
 from experiments.sft_vs_rl_data import TASKS
 from experiments.sft_vs_rl_page import write_page
-from experiments.sft_vs_rl_variants import SEEDS, Place, Variant, run_name, variants_of
+from experiments.sft_vs_rl_variants import SEEDS, RunContext, Variant, run_name, variants_of
 
 EVAL_SECONDS = 40
 
 
 def make_run(variant: Variant, task: str, seed: int, root: Path, folder: Path) -> dict[str, Any]:
-    """One run: train as the variant does, measure."""
-    place = Place(folder, root, task, seed)
-    trained = variant.train(place)
-    model = place.base if trained is None else trained.model
+    """Perform one run: train the variant and evaluate it."""
+    context = RunContext(folder, root, task, seed)
+    result = variant.train(context)
+    model = context.base if result is None else result.model
     return {
         "task": task,
-        "arm": variant.name,  # key of the results that are kept
+        "arm": variant.name,  # the key of all stored results
         "seed": seed,
-        "stages": [] if trained is None else trained.stages,
-        **puzzles.measure(model, root / "data", folder / "eval", seed),
+        "stages": [] if result is None else result.stages,
+        **puzzles.evaluate(model, root / "data", folder / "eval", seed),
     }
 
 
 def all_jobs(root: Path) -> list[Job]:
-    """All runs, seed by seed, so that an experiment that was stopped has whole seeds."""
+    """Return all runs, seed by seed, so that an interrupted experiment has complete seeds."""
     jobs = []
     for seed in SEEDS:
         for task in TASKS:
@@ -45,8 +46,8 @@ def all_jobs(root: Path) -> list[Job]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    return puzzles.main("sft_vs_rl", "SFT against RL, at equal budgets of tokens", all_jobs, write_page, argv)
+    """Run the experiment; returns the exit code."""
+    return puzzles.run_experiment("sft_vs_rl", "Compare SFT and RL at equal token budgets", all_jobs, write_page, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables and plots of the comparison of SFT and RL, from the results of its runs."""
+"""Tables and plots of the comparison of SFT and RL."""
 
 from pathlib import Path
 
@@ -7,27 +7,27 @@ from benchmarks.markdown import fill_table
 from eval.plots import draw
 from experiments.sft_vs_rl_data import BENCHMARKS, TASKS
 from experiments.sft_vs_rl_variants import SEEDS, run_name, variants_of
-from experiments.tables import Runs, accuracy_table, cost_table, pool, read_results
+from experiments.tables import Runs, accuracy_table, cost_table, pool_seeds, read_results
 from openr1.files import write_whole
 
 PAGE = ROOT / "docs/experiments/sft_vs_rl.md"
 PLOTS = ("accuracy.png", "accuracy_seconds.png", "length_accuracy.png", "errors.png")
-RIVAL = "grpo"
-"""The variant that differences are to."""
+BASELINE = "grpo"
+"""The variant that all others are compared with."""
 
 
 def write_page(results: Path, page: Path = PAGE) -> None:
-    """Write the tables between the marks of the page, and the plots into a folder of its name.
+    """Replace the generated tables in the page, and write the plots to the folder of the same name.
 
     Raises:
-        ConfigError: The page has no marks for a table.
+        ConfigError: The page has no place for a table, or results are missing.
     """
     text = page.read_text(encoding="utf-8")
     for task in TASKS:
         runs, benchmarks = read_runs(results, task), benchmarks_of(task)
-        text = fill_table(text, f"{task} accuracy", accuracy_table(runs, benchmarks, RIVAL))
+        text = fill_table(text, f"{task} accuracy", accuracy_table(runs, benchmarks, BASELINE))
         text = fill_table(text, f"{task} cost", cost_table(runs, task))
-        for name, image in draw([pool(variant, seeds, benchmarks) for variant, seeds in runs.items()]).items():
+        for name, image in draw([pool_seeds(variant, seeds, benchmarks) for variant, seeds in runs.items()]).items():
             if name in PLOTS:
                 path = page.with_suffix("") / f"{task}_{name}"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,12 @@ def write_page(results: Path, page: Path = PAGE) -> None:
 
 
 def read_runs(results: Path, task: str) -> Runs:
-    """The results of a task's runs; see `read_results`."""
+    """Return the results of all runs on a task; see `read_results`."""
     names = {variant.name: [run_name(task, variant.name, seed) for seed in SEEDS] for variant in variants_of(task)}
-    return read_results(results, names, RIVAL)
+    return read_results(results, names, BASELINE)
 
 
 def benchmarks_of(task: str) -> list[str]:
-    """What a task's runs are compared on: its own three benchmarks, and the other task's first."""
+    """Return the benchmarks of a task's tables: its own three, and the first of the other task."""
     own = [name for name in BENCHMARKS if name.startswith(task)]
     return own + [other for other in TASKS if other != task]

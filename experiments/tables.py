@@ -1,4 +1,4 @@
-"""Tables and plots of experiments: accuracies of variants over benchmarks, with intervals over seeds and problems."""
+"""Tables of experiments: accuracies and costs of variants, with bootstrap intervals over seeds and problems."""
 
 import json
 from collections import Counter
@@ -17,44 +17,51 @@ from openr1.errors import ConfigError
 RESAMPLES = 2000
 
 Runs = dict[str, list[dict[str, Any]]]
-"""Results of the seeds, by variant; the variants in the order of the experiment."""
+"""Results of all seeds, by variant, in the order of the experiment."""
 
 
-def read_results(results: Path, names: Mapping[str, Sequence[str]], rival: str) -> Runs:
-    """The results of variants whose runs have these names; variants of which none was made yet are left out.
+def read_results(results: Path, names: Mapping[str, Sequence[str]], baseline: str) -> Runs:
+    """Read the results of variants; variants without any result are omitted.
+
+    Args:
+        results: Folder of the result files.
+        names: Names of the runs of each variant.
+        baseline: The variant that the others are compared with.
 
     Raises:
-        ConfigError: Some seeds of a variant are missing, or all of the rival, which the others are compared with.
+        ConfigError: Some seeds of a variant are missing, or all seeds of the baseline.
     """
     runs: Runs = {}
     for variant, variant_runs in names.items():
         paths = [result_path(results, name) for name in variant_runs]
         missing = [path.name for path in paths if not path.exists()]
-        if len(missing) == len(paths) and variant != rival:
+        if len(missing) == len(paths) and variant != baseline:
             continue
         if missing:
-            raise ConfigError(f"{results}: {missing[0]} is missing; start the experiment again")
+            raise ConfigError(f"{results}: {missing[0]} is missing; run the experiment again")
         runs[variant] = [json.loads(path.read_text()) for path in paths]
     return runs
 
 
-def accuracy_table(runs: Runs, benchmarks: Sequence[str], rival: str) -> list[list[str]]:
-    """Accuracies with intervals, in bold where the difference to the rival is more than chance explains."""
+def accuracy_table(runs: Runs, benchmarks: Sequence[str], baseline: str) -> list[list[str]]:
+    """Return accuracies with 95 % intervals; bold if the interval of the difference to the baseline excludes 0."""
     header = ["variant", *(benchmark_title(name) for name in benchmarks)]
-    return [header, *([variant, *(_cell(runs, variant, name, rival) for name in benchmarks)] for variant in runs)]
+    return [header, *([variant, *(_cell(runs, variant, name, baseline) for name in benchmarks)] for variant in runs)]
 
 
-def _cell(runs: Runs, variant: str, benchmark: str, rival: str) -> str:
-    mean, (low, high) = mean_with_interval(shares_of(runs[variant], benchmark))
+def _cell(runs: Runs, variant: str, benchmark: str, baseline: str) -> str:
+    mean, (low, high) = mean_with_interval(correct_fractions(runs[variant], benchmark))
     text = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-    if variant == rival:
+    if variant == baseline:
         return text
-    _, (worst, best) = mean_with_interval(shares_of(runs[variant], benchmark) - shares_of(runs[rival], benchmark))
+    _, (worst, best) = mean_with_interval(
+        correct_fractions(runs[variant], benchmark) - correct_fractions(runs[baseline], benchmark)
+    )
     return f"**{text}**" if worst > 0 or best < 0 else text
 
 
 def cost_table(runs: Runs, benchmark: str) -> list[list[str]]:
-    """What each variant took: means over seeds of tokens, medians of times; and how long its responses are."""
+    """Return mean tokens and median times over seeds, accuracies by seed, and mean response lengths."""
     header = [
         "variant",
         "generated",
@@ -83,7 +90,7 @@ def cost_table(runs: Runs, benchmark: str) -> list[list[str]]:
 
 
 def benchmark_title(name: str) -> str:
-    """A benchmark as a reader sees it."""
+    """Return the display name of a benchmark."""
     task, _, kind = name.partition("_")
     title = {"countdown": "Countdown", "game24": "24 game"}[task]
     return title + {"": "", "larger": ", larger numbers", "four": ", four numbers"}[kind]
@@ -93,20 +100,20 @@ def _total(run: dict[str, Any], kind: str) -> float:
     return float(sum(stage[kind] for stage in run["stages"]))
 
 
-def shares_of(seeds: Sequence[dict[str, Any]], benchmark: str) -> np.ndarray:
-    """Shares of right samples [S, P]: a row a seed, a column a problem."""
-    return np.array([[shares[key] for key in sorted(shares)] for shares in _all_shares(seeds, benchmark)])
+def correct_fractions(seeds: Sequence[dict[str, Any]], benchmark: str) -> np.ndarray:
+    """Return the fractions of correct samples [S, P] of S seeds and P problems."""
+    return np.array([[shares[key] for key in sorted(shares)] for shares in _fractions_by_problem(seeds, benchmark)])
 
 
-def _all_shares(seeds: Sequence[dict[str, Any]], benchmark: str) -> list[dict[str, float]]:
+def _fractions_by_problem(seeds: Sequence[dict[str, Any]], benchmark: str) -> list[dict[str, float]]:
     return [run["benchmarks"][benchmark]["shares"] for run in seeds]
 
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """Mean, and its 95 % interval from a bootstrap at two levels: seeds and problems are drawn again, independently.
+    """Return the mean and its 95 % interval from a two-way bootstrap: seeds and problems are resampled independently.
 
     Args:
-        values: [S, P], of seeds and problems.
+        values: [S, P] for S seeds and P problems.
     """
     rng = np.random.default_rng(0)
     num_seeds, num_problems = values.shape
@@ -117,10 +124,12 @@ def mean_with_interval(values: np.ndarray) -> tuple[float, tuple[float, float]]:
     return float(values.mean()), (float(low), float(high))
 
 
-def pool(variant: str, seeds: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -> EvaluatedRun:
-    """All seeds of a variant as one evaluation, for the plots."""
+def pool_seeds(variant: str, seeds: Sequence[dict[str, Any]], benchmarks: Sequence[str]) -> EvaluatedRun:
+    """Combine all seeds of a variant into one evaluation, for the plots."""
     results = {
-        benchmark_title(name): _pool_benchmark([run["benchmarks"][name] for run in seeds], shares_of(seeds, name))
+        benchmark_title(name): _pool_benchmark(
+            [run["benchmarks"][name] for run in seeds], correct_fractions(seeds, name)
+        )
         for name in benchmarks
     }
     training = None

@@ -20,17 +20,17 @@ from eval.samples import Sample
 from experiments import algorithms, sft_vs_rl_variants
 from experiments.algorithms import mean_curve
 from experiments.jobs import Job, run_jobs
-from experiments.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_data, write_traces
+from experiments.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_datasets, write_traces
 from experiments.sft_vs_rl_page import PAGE, read_runs, write_page
 from experiments.sft_vs_rl_variants import (
-    Place,
-    cut,
+    RunContext,
     dpo,
-    draw_prompts,
     grpo_band,
     make_pairs,
+    sample_prompts,
     sft_then_grpo,
-    within_budget,
+    steps_within_budget,
+    truncate_to_budget,
 )
 from experiments.tables import mean_with_interval
 from openr1.config import TrainConfig
@@ -51,7 +51,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All prompts of the comparison."""
     folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
+    write_datasets(folder)
     return folder
 
 
@@ -150,20 +150,20 @@ def test_traces_stay_within_their_budget(data: Path, tmp_path: Path) -> None:
 
     costs = [tokens(row) for row in rows_of(path)]
     budget = sum(costs[:11]) + costs[11] - 1
-    assert cut(path, BASE, budget) == sum(costs[:11])
+    assert truncate_to_budget(path, BASE, budget) == sum(costs[:11])
     assert len(rows_of(path)) == 11
 
 
 def test_steps_within_a_budget() -> None:
     """Catches a step beyond the budget, a run that ended too early, and generated tokens that are left out."""
     steps = [{"generated": 40 * step, "trained": 50 * step} for step in (1, 2, 3)]
-    assert within_budget(steps, 200) == steps[:2]
-    assert within_budget(steps, 270) == steps
-    assert within_budget(steps, 300) == steps
+    assert steps_within_budget(steps, 200) == steps[:2]
+    assert steps_within_budget(steps, 270) == steps
+    assert steps_within_budget(steps, 300) == steps
     with pytest.raises(OpenR1Error, match="3 steps spend less than 90% of 301 tokens"):
-        within_budget(steps, 301)
+        steps_within_budget(steps, 301)
     with pytest.raises(OpenR1Error, match="the first step"):
-        within_budget(steps, 89)
+        steps_within_budget(steps, 89)
 
 
 def test_pairs_are_a_right_and_a_wrong_response(tmp_path: Path) -> None:
@@ -197,7 +197,9 @@ def test_prompts_are_drawn_by_seed(tmp_path: Path) -> None:
     """Catches variants of one seed that see other prompts, and seeds that see the same."""
     write_objects(tmp_path / "p.jsonl", [{"id": str(index)} for index in range(100)])
     drawn = [
-        rows_of(draw_prompts(Place(tmp_path / name, tmp_path, "countdown", seed), tmp_path / "p.jsonl", 10, "few"))
+        rows_of(
+            sample_prompts(RunContext(tmp_path / name, tmp_path, "countdown", seed), tmp_path / "p.jsonl", 10, "few")
+        )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -293,13 +295,13 @@ def test_variants_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatc
     """Catches a variant whose commands no longer fit together, or that spends more, or much less, than its budget."""
     monkeypatch.setattr(sft_vs_rl_variants, "GRPO_STEPS", 6)
     monkeypatch.setattr(sft_vs_rl_variants, "NUM_GROUPS", 160)
-    monkeypatch.setattr(sft_vs_rl_variants, "NUM_TRIED", 200)
+    monkeypatch.setattr(sft_vs_rl_variants, "NUM_CANDIDATES", 200)
     (tmp_path / "data").symlink_to(data)
     (tmp_path / "base").mkdir()
     (tmp_path / "base/model").symlink_to(BASE)
     budget = 140_000 if name == "sft_then_grpo" else 90_000
     variant = {"sft_then_grpo": sft_then_grpo, "dpo": dpo, "grpo_band": grpo_band}[name]
-    trained = variant(Place(tmp_path / "run", tmp_path, "countdown", 1), budget)
+    trained = variant(RunContext(tmp_path / "run", tmp_path, "countdown", 1), budget)
     spent = sum(stage["generated"] + stage["trained"] for stage in trained.stages)
     assert 0.6 * budget < spent <= 1.02 * budget
     assert (trained.model / "model.safetensors").exists()
@@ -322,8 +324,8 @@ def test_curves_are_means_by_step() -> None:
 
 def test_variants_of_algorithms_are_valid(tmp_path: Path) -> None:
     """Catches a misspelt key, and settings that a run would refuse, before hours of runs."""
-    for variants, rival in algorithms.TABLES.values():
-        assert rival in variants
+    for variants, baseline in algorithms.TABLES.values():
+        assert baseline in variants
         for settings in variants.values():
             words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
             check_train(load_config(TrainConfig, ROOT / "experiments/configs/grpo.yaml", words))
