@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import describe_machine
 from openr1.files import write_whole
 
 
@@ -58,5 +58,5 @@ def run_jobs(jobs: Sequence[Job], folder: Path, results: Path) -> None:
         start = time.monotonic()
         result = job.work(folder / job.name)
         wall_seconds = time.monotonic() - start
-        text = json.dumps({"machine": machine(), "wall_seconds": round(wall_seconds, 1), **result})
+        text = json.dumps({"machine": describe_machine(), "wall_seconds": round(wall_seconds, 1), **result})
         write_whole(result_path(results, job.name), text + "\n")

@@ -12,7 +12,7 @@ from scipy.stats import bootstrap
 
 from benchmarks import all as performance
 from benchmarks import log_prob_memory
-from benchmarks.against_trl import lengths_of
+from benchmarks.against_trl import response_lengths
 from benchmarks.commands import run_command
 from benchmarks.machine import ROOT
 from benchmarks.markdown import fill_table
@@ -250,7 +250,7 @@ def test_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("way", log_prob_memory.WAYS)
+@pytest.mark.parametrize("way", log_prob_memory.IMPLEMENTATIONS)
 def test_log_probs_are_measured(way: str) -> None:
     """Catches a measurement that can no longer be made. 8 tokens of so many random logits: about 8 ln 151,936 = 95."""
     assert log_prob_memory.measure(way, 8)["sum"] == pytest.approx(-8 * math.log(151_936), rel=0.1)
@@ -271,7 +271,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     (tmp_path / "log_prob_memory.json").write_text(json.dumps(kept))
     rows = {row[1]: row[2:4] for row in performance.table(tmp_path)[1:]}
     assert rows.pop("`python -m benchmarks.log_prob_memory`") == [
-        "4,096 tokens of a vocabulary of 1,000: 1.5 GiB, against 6.0 GiB for all logits at once",
+        "4,096 tokens of a vocabulary of 1,000: 1.5 GiB, versus 6.0 GiB for all logits at once",
         "2 cores, X; 0123456, 2026-01-02",
     ]
     assert len(rows) == 5
@@ -280,9 +280,9 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
 
 def test_lengths_of_the_comparison_with_trl() -> None:
     """Catches a mix that is drawn anew each time, and one without the long tail that it is named for."""
-    assert lengths_of("equal", 3) == [90, 90, 90]
-    skewed = lengths_of("skewed", 256)
-    assert skewed == lengths_of("skewed", 256)
+    assert response_lengths("equal", 3) == [90, 90, 90]
+    skewed = response_lengths("skewed", 256)
+    assert skewed == response_lengths("skewed", 256)
     assert np.median(skewed) == pytest.approx(60, abs=1)
     assert skewed != sorted(skewed)
     assert max(skewed) == 600
