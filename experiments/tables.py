@@ -68,8 +68,8 @@ def cost_table(runs: Runs, benchmark: str) -> list[list[str]]:
         "trained",
         "training, s",
         "run, s",
-        "accuracies of the seeds",
-        "tokens a response",
+        "accuracy per seed",
+        "tokens per response",
     ]
     table = [header]
     for variant, seeds in runs.items():
