@@ -1,8 +1,8 @@
-"""All measurements of speed and memory, one after the other, and the table of docs/performance.md from their results.
+"""Run all benchmarks of speed and memory, and write the table of docs/performance.md from their results.
 
     python -m benchmarks.all [--page]
 
-With `--page` nothing is measured: the table is written from the results that are kept.
+With `--page`, only the table is written, from the stored results.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT
-from benchmarks.tables import fill
+from benchmarks.markdown import fill_table
 from openr1.runtime.files import write_whole
 
 RESULTS = ROOT / "benchmarks/results"
@@ -24,50 +24,53 @@ HEADER = ["what", "command", "result", "machine, commit", "file"]
 
 
 def step_time(result: dict[str, Any]) -> str:
-    """Shares of a step's wall time."""
+    """Describe fractions of the wall time of a step."""
     names = {
         "sync_fraction": "sync",
         "outside_phases_fraction": "outside all phases",
-        "rest_fraction": "beyond raw work",
+        "rest_fraction": "overhead over the bare computation",
     }
-    shares = ", ".join(f"{title} {_range(result[name], 100, 1)} %" for name, title in names.items())
-    return f"{shares} of a step of {_range(result['step_seconds'], 1, 2)} s; median of {result['steps']} steps"
+    shares = ", ".join(f"{title} {_format_range(result[name], 100, 1)} %" for name, title in names.items())
+    return f"{shares} of a step of {_format_range(result['step_seconds'], 1, 2)} s; median of {result['steps']} steps"
 
 
 def against_trl(result: dict[str, Any]) -> str:
-    """Speed-up and seconds of phases, for each mix of lengths."""
+    """Describe the speed-up and the seconds of the phases, for each distribution of lengths."""
     parts = []
     for mix, one in result["mixes"].items():
         ours, theirs = one["openr1"]["seconds"], one["trl"]["seconds"]
         phases = ("generate", "reward", "reference", "update")
         seconds = ", ".join(f"{p} {ours[p]['median']:.2f} / {theirs[p]['median']:.2f}" for p in phases)
         parts.append(
-            f"{mix} lengths: **{_range(one['speedup'], 1, 2)}** times the samples a second "
-            f"({ours['step']['median']:.2f} s / {theirs['step']['median']:.2f} s a step; {seconds} s; "
-            f"TRL {result['trl']} at its best: {one['trl_best']})"
+            f"{mix} lengths: **{_format_range(one['speedup'], 1, 2)}** times the samples per second "
+            f"({ours['step']['median']:.2f} s / {theirs['step']['median']:.2f} s per step; {seconds} s; "
+            f"fastest configuration of TRL {result['trl']}: {one['trl_best']})"
         )
     return "<br>".join(parts)
 
 
 def staleness(result: dict[str, Any]) -> str:
-    """Speed-ups of one step ahead, with a reference and without."""
+    """Describe the speed-ups of sampling one step ahead, with and without a reference model."""
     parts = []
-    for work, one in result["works"].items():
+    for workload, one in result["works"].items():
         seconds, ratios = one["median_step_seconds"], one["ratios"]
-        alone, both = (ratios[f"{arm}_over_staleness_1"] for arm in ("staleness_0", "staleness_0_both_cores"))
+        one_core, both_cores = (
+            ratios[f"{variant}_over_staleness_1"] for variant in ("staleness_0", "staleness_0_both_cores")
+        )
         parts.append(
-            f"{work.replace('_', ' ')}: a step of {seconds['staleness_1']:.2f} s, **{_range(alone, 1, 2)}** times as "
-            f"fast as without ({seconds['staleness_0']:.2f} s; at most {_range(one['at_most'], 1, 2)}), "
-            f"{_range(both, 1, 2)} times as without and with both cores for each "
+            f"{workload.replace('_', ' ')}: {seconds['staleness_1']:.2f} s per step, "
+            f"**{_format_range(one_core, 1, 2)}** times as fast as synchronous sampling "
+            f"({seconds['staleness_0']:.2f} s; upper bound {_format_range(one['at_most'], 1, 2)}), "
+            f"{_format_range(both_cores, 1, 2)} times as fast as synchronous sampling with two threads each "
             f"({seconds['staleness_0_both_cores']:.2f} s)"
         )
-    return "<br>".join([*parts, "engine and policy have a core each"])
+    return "<br>".join([*parts, "engine and policy use one thread and core each otherwise"])
 
 
 def packing(result: dict[str, Any]) -> str:
-    """Speed-up of an update, for each mix of lengths and type."""
+    """Describe the speed-up of an update, for each distribution of lengths and data type."""
     parts = [
-        f"{mix} lengths, {dtype}: {_range(one[dtype]['speedup'], 1, 2)} times as fast, "
+        f"{mix} lengths, {dtype}: {_format_range(one[dtype]['speedup'], 1, 2)} times as fast, "
         f"{one[dtype]['padding_fraction']:.0%} padding saved, gradients within {one[dtype]['gradient_difference']:.0e}"
         for mix, one in result["mixes"].items()
         for dtype in ("bfloat16", "float32")
@@ -76,35 +79,37 @@ def packing(result: dict[str, Any]) -> str:
 
 
 def log_prob_memory(result: dict[str, Any]) -> str:
-    """Memory of both ways."""
+    """Describe the memory of both implementations."""
     return (
         f"{result['tokens']:,} tokens of a vocabulary of {result['vocabulary']:,}: "
-        f"{result['chunked']['gib']:.1f} GiB, against {result['naive']['gib']:.1f} GiB for all logits at once"
+        f"{result['chunked']['gib']:.1f} GiB, versus {result['naive']['gib']:.1f} GiB for all logits at once"
     )
 
 
 def reward_server(result: dict[str, Any]) -> str:
-    """Throughput without bombs, and what refused bombs do to the others."""
+    """Describe the throughput without bombs, and the effect of rejected bombs on ordinary requests."""
     rates = [result["numeric"][kind]["without"]["items_per_second"] for kind in ("capped_bomb", "worker_bomb")]
     low, high = min(rate["min"] for rate in rates), max(rate["max"] for rate in rates)
     p99 = result["numeric"]["capped_bomb"]["ratios"]["request_p99"]["median"]
-    return f"{low:,.0f} to {high:,.0f} integers a second; refused bombs leave the p99 of the others at {p99:.1f}"
+    return (
+        f"{low:,.0f} to {high:,.0f} integers per second; p99 latency with rejected bombs: {p99:.1f} times that without"
+    )
 
 
-def _range(spread: dict[str, float], factor: float, digits: int) -> str:
-    """Median, and smallest and largest."""
+def _format_range(spread: dict[str, float], factor: float, digits: int) -> str:
+    """Format median, minimum and maximum."""
     median, low, high = (f"{spread[name] * factor:.{digits}f}" for name in ("median", "min", "max"))
     return f"{median} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A module of this folder and its result.
+    """A benchmark module of this folder.
 
     Attributes:
-        what: Is measured.
-        minutes: It takes, about, on 2 idle CPU cores.
-        describe: A result in a line.
+        what: What is measured.
+        minutes: Estimated duration on 2 idle CPU cores.
+        describe: Formats a result as one line; its name is the name of the module.
     """
 
     what: str
@@ -113,22 +118,22 @@ class Benchmark:
 
     @property
     def name(self) -> str:
-        """Of the module and of the file of its result."""
+        """Name of the module and of the result file."""
         return self.describe.__name__
 
 
 BENCHMARKS = (
-    Benchmark("a step against the same work done raw", 3, step_time),
-    Benchmark("a step against TRL's GRPOTrainer, openr1 / TRL", 25, against_trl),
-    Benchmark("a step sampled ahead (max_staleness 1) against none", 13, staleness),
-    Benchmark("an update with packing against padding, rows sorted by length", 6, packing),
+    Benchmark("training step versus the bare computation", 3, step_time),
+    Benchmark("training step versus TRL's GRPOTrainer (openr1 / TRL)", 25, against_trl),
+    Benchmark("sampling one step ahead (max_staleness 1) versus synchronous sampling", 13, staleness),
+    Benchmark("update with packing versus padding (rows sorted by length)", 6, packing),
     Benchmark("memory of log-probs and entropies, forward and backward", 2, log_prob_memory),
-    Benchmark("the reward server under load", 5, reward_server),
+    Benchmark("reward server under load", 5, reward_server),
 )
 
 
 def table(results: Path) -> list[list[str]]:
-    """A row for each benchmark; those without a result are not measured."""
+    """Return the table: one row per benchmark; benchmarks without a result are marked as not measured."""
     rows = [HEADER]
     for one in BENCHMARKS:
         path = results / f"{one.name}.json"
@@ -143,18 +148,18 @@ def table(results: Path) -> list[list[str]]:
 
 
 def write_page(results: Path, page: Path) -> None:
-    """Write the table between its marks.
+    """Replace the table in the page.
 
     Raises:
-        ConfigError: The page has no such marks.
+        ConfigError: The page has no place for the table.
     """
-    write_whole(page, fill(page.read_text(encoding="utf-8"), "measurements", table(results)))
+    write_whole(page, fill_table(page.read_text(encoding="utf-8"), "measurements", table(results)))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code. A benchmark that fails does not keep the others from being made."""
+    """Run the benchmarks; returns the exit code, 1 if any failed. A failure does not stop the other benchmarks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--page", action="store_true", help="measure nothing, write the table")
+    parser.add_argument("--page", action="store_true", help="only write the table, from stored results")
     args = parser.parse_args(argv)
     failed = []
     if not args.page:

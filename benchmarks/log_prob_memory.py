@@ -1,9 +1,9 @@
-"""Memory of log-probs and their gradient: in chunks, as openr1 computes them, against all logits at once.
+"""Memory of log-probs and their gradient: computed in chunks, as in openr1, versus all logits at once.
 
     python -m benchmarks.log_prob_memory [--tokens 4096] [--output benchmarks/results/log_prob_memory.json]
 
-Each way runs in a process of its own, forward and backward, on random hidden states, for a vocabulary as large as
-Qwen2.5's; what counts is the most memory that the process ever held, less what it held before. Times are of one pass.
+Each implementation runs forward and backward on random hidden states in a separate process, with the vocabulary size of
+Qwen2.5. The result is the peak memory of the process minus its memory before the computation. Times are of one pass.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import ROOT, write_result
-from openr1.algorithms.token_ops import Compute, TokenOutputs, held_tokens, response_outputs
+from openr1.algorithms.token_ops import Compute, TokenOutputs, max_logits_tokens, token_log_probs
 
 VOCABULARY, HIDDEN = 151_936, 256
-WAYS = ("chunked", "naive")
+IMPLEMENTATIONS = ("chunked", "naive")
 
 
 def measure(way: str, tokens: int) -> dict[str, float]:
-    """Log-probs of `tokens` tokens and the gradient of their sum; GiB above the start, and seconds."""
+    """Compute log-probs of `tokens` tokens and the gradient of their sum; returns additional peak GiB and seconds."""
     torch.manual_seed(0)
     head = torch.nn.Linear(HIDDEN, VOCABULARY, bias=False)
     hidden = torch.randn(1, tokens + 1, HIDDEN, requires_grad=True)
@@ -34,10 +34,10 @@ def measure(way: str, tokens: int) -> dict[str, float]:
     before, start = _peak_gib(), time.monotonic()
     if way == "chunked":
 
-        def called(hidden: torch.Tensor, compute: Compute) -> TokenOutputs:
+        def run_head(hidden: torch.Tensor, compute: Compute) -> TokenOutputs:
             return compute(hidden, head.weight, None)
 
-        outputs = response_outputs(called, hidden, input_ids, mask, 1.0, most_held=held_tokens(VOCABULARY))
+        outputs = token_log_probs(run_head, hidden, input_ids, mask, 1.0, max_tokens_held=max_logits_tokens(VOCABULARY))
         log_probs = outputs.log_probs[:, 1:]
     else:
         log_probs = head(hidden[:, :-1]).log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
@@ -56,19 +56,21 @@ def _peak_gib() -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.log_prob_memory", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--way", choices=WAYS, help="measure one way in this process, and print it")
+    parser.add_argument(
+        "--way", choices=IMPLEMENTATIONS, help="run only this implementation, in this process, and print the result"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/log_prob_memory.json")
     args = parser.parse_args(argv)
     if args.way:
         print(json.dumps(measure(args.way, args.tokens)))
         return 0
     results = {}
-    for way in WAYS:
+    for way in IMPLEMENTATIONS:
         words = [sys.executable, "-m", "benchmarks.log_prob_memory", "--way", way, "--tokens", str(args.tokens)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
         results[way] = json.loads(done.stdout.splitlines()[-1])
@@ -77,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         "tokens": args.tokens,
         "vocabulary": VOCABULARY,
         "hidden": HIDDEN,
-        "chunk_tokens": held_tokens(VOCABULARY),
+        "chunk_tokens": max_logits_tokens(VOCABULARY),
     }
     write_result(args.output, {**settings, **results, "memory_ratio": ratio})
     return 0

@@ -1,4 +1,4 @@
-"""What benchmarks share: where a figure comes from, the reward server that they ask, and how results are kept."""
+"""Shared by all benchmarks: a description of the machine, a reward server process, and result files."""
 
 import json
 import os
@@ -17,8 +17,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+def describe_machine() -> dict[str, Any]:
+    """Return commit, date, CPU and versions, which are stored with every result."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in cpu_lines if line.startswith("model name")), "")
@@ -34,13 +34,13 @@ def machine() -> dict[str, Any]:
 
 @contextmanager
 def reward_server(core: int | None = None) -> Iterator[str]:
-    """Address of a reward server in a process of its own, kept to one core if that is given."""
-    mine = os.sched_getaffinity(0)
+    """Start a reward server process, optionally pinned to one core, and yield its URL."""
+    affinity = os.sched_getaffinity(0)
     if core is not None:
         os.sched_setaffinity(0, {core})
     command = [sys.executable, "-m", "cli", "serve", "--port", "0"]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    os.sched_setaffinity(0, mine)
+    os.sched_setaffinity(0, affinity)
     try:
         assert server.stdout is not None
         yield server.stdout.readline().removeprefix("reward server:").strip()
@@ -50,12 +50,12 @@ def reward_server(core: int | None = None) -> Iterator[str]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
+    """Return median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """Keep a result, with where it comes from, and print it."""
-    text = json.dumps({"machine": machine(), **result}, indent=2)
+    """Write a result with a description of the machine, and print it."""
+    text = json.dumps({"machine": describe_machine(), **result}, indent=2)
     path.write_text(text + "\n")
     print(text)

@@ -1,11 +1,11 @@
-"""One update of the policy with packing against padding, on responses of equal and of very different lengths.
+"""One policy update with packing versus padding, on responses of equal and of skewed lengths.
 
     python -m benchmarks.packing [--rounds 7] [--output benchmarks/results/packing.json]
 
-`PolicyLearner` makes the update, DeepSpeed included: forward, backward and optimizer step of the demo's batch. Padding
-is at its best: rows are sorted by length before they are cut into micro-batches, as in training. Both take turns, each
-learner in a process of its own that waits while the other works, and each pair of updates gives a ratio. Weights stay
-as they are (learning rate 1e-12). The gradients of both are compared, relative to the largest entry.
+`PolicyLearner` performs the update with DeepSpeed: forward, backward and optimizer step for a batch of the demo's size.
+For padding, rows are sorted by length before they are split into micro-batches, as in training. The two learners run in
+separate processes and take turns, each idle while the other works; each pair of updates gives one ratio. The learning
+rate of 1e-12 keeps the weights fixed. The gradients are compared relative to the largest entry.
 """
 
 import argparse
@@ -18,33 +18,34 @@ from typing import Any
 
 import ray
 import torch
+from openr1.training.cluster import running_ray, start_policy
+from openr1.workers.update import PolicyObjective
 
-from benchmarks.against_trl import describe, lengths_of
+from benchmarks.against_trl import describe_lengths, response_lengths
 from benchmarks.machine import ROOT, spread, write_result
-from openr1.algorithms.batch import TrainBatch, plan_micro_batches
+from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.config.sections import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.training.cluster import running_ray, start_policy
+from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.settings import LearnerSettings
-from openr1.workers.update import LossSettings
-from openr1.workers.worker import PolicyActor
+from openr1.workers.worker import TrainWorker
 
-MODEL = ROOT / "data/tiny_base"
+MODEL = ROOT / "data/models/tiny_base"
 PROMPT_TOKENS, MICRO_BATCH_TOKENS, BETA1 = 25, 8192, 0.9
-LOSS = LossSettings("ppo", ClipBounds(0.2, 0.2), kl_coef=0.0)
+LOSS = PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.0)
 
 
-class MeasuredActor(PolicyActor):
-    """A policy rank that times its updates and tells its gradient."""
+class TimedActor(TrainWorker):
+    """A policy rank that times its updates and returns its gradient."""
 
     def timed_update(self, micro_batches: list[TrainBatch]) -> float:
-        """Seconds of forward, backward and optimizer step."""
+        """Return the seconds of forward, backward and optimizer step."""
         start = time.monotonic()
         self.update(micro_batches, LOSS)
         return time.monotonic() - start
 
     def gradient(self) -> torch.Tensor:
-        """After the first update, in one row: from zero, AdamW's first moment is (1 - beta1) * gradient."""
+        """Return the flattened gradient of the first update: AdamW's first moment is then (1 - beta1) * gradient."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         parameters = self._learner._lm.parameters()
@@ -53,11 +54,11 @@ class MeasuredActor(PolicyActor):
 
 
 def make_batch(lengths: Sequence[int]) -> TrainBatch:
-    """Random tokens and advantages for responses of these lengths."""
-    drawn = random.Random(0)
+    """Return a batch with random tokens and advantages for responses of these lengths."""
+    rng = random.Random(0)
 
     def tokens(count: int) -> list[int]:
-        return [drawn.randrange(5, 500) for _ in range(count)]
+        return [rng.randrange(5, 500) for _ in range(count)]
 
     batch = TrainBatch.from_tokens([(tokens(PROMPT_TOKENS), tokens(length)) for length in lengths])
     advantages = torch.randn(len(lengths), generator=torch.Generator().manual_seed(0))
@@ -65,17 +66,17 @@ def make_batch(lengths: Sequence[int]) -> TrainBatch:
 
 
 def start_learner(dtype: Dtype, packing: bool, threads: int, logs: Path) -> Any:
-    """A learner in a process of its own."""
+    """Start a learner in a separate process."""
     optimizer = OptimizerConfig(learning_rate=1e-12, adam_betas=(BETA1, 0.95), max_norm=0.0)
     model = ModelConfig(path=MODEL, dtype=dtype, packing=packing)
     learner = LearnerSettings(model, optimizer, 1, 1.0, 1000)
     policy = PolicyConfig(zero_stage=1, micro_batch_tokens=MICRO_BATCH_TOKENS, threads=threads)
-    return start_policy(learner, policy, False, logs, MeasuredActor)[0]
+    return start_policy(learner, policy, False, logs, TimedActor)[0]
 
 
 def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -> dict[str, Any]:
-    """Pairs of updates in turns; the first pair warms up and gives the gradients."""
-    batch = make_batch(lengths_of(mix, responses))
+    """Time alternating pairs of updates; the first pair is the warm-up and provides the gradients."""
+    batch = make_batch(response_lengths(mix, responses))
     shares, actors = {}, {}
     with tempfile.TemporaryDirectory() as logs:
         for name, packing in (("padding", False), ("packing", True)):
@@ -90,11 +91,11 @@ def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -
                 padded, packed = ray.get([actors[name].gradient.remote() for name in ("padding", "packing")])
         for actor in actors.values():
             ray.kill(actor)
-    counted = {name: values[1:] for name, values in seconds.items()}
+    measured = {name: values[1:] for name, values in seconds.items()}
     tokens, computed = sum(batch.lengths), sum(micro.input_ids.numel() for micro in shares["padding"])
     return {
-        "seconds": {name: spread(values) for name, values in counted.items()},
-        "speedup": spread([a / b for a, b in zip(counted["padding"], counted["packing"], strict=True)]),
+        "seconds": {name: spread(values) for name, values in measured.items()},
+        "speedup": spread([a / b for a, b in zip(measured["padding"], measured["packing"], strict=True)]),
         "micro_batches": {name: len(share) for name, share in shares.items()},
         "padding_fraction": 1 - tokens / computed,
         "gradient_difference": float((packed - padded).abs().max() / padded.abs().max()),
@@ -102,9 +103,9 @@ def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="measured pairs of updates, of each case")
+    parser.add_argument("--rounds", type=int, default=7, help="measured pairs of updates per case")
     parser.add_argument("--responses", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/packing.json")
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     mixes: dict[str, dict[str, Any]] = {}
     with running_ray():
         for mix in ("equal", "skewed"):
-            mixes[mix] = {"lengths": describe(lengths_of(mix, args.responses))}
+            mixes[mix] = {"lengths": describe_lengths(response_lengths(mix, args.responses))}
             for dtype in dtypes:
                 mixes[mix][dtype] = measure(dtype, mix, args.responses, args.rounds, args.threads)
                 print(f"{mix}, {dtype}: {mixes[mix][dtype]['speedup']}", flush=True)

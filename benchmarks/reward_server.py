@@ -1,11 +1,12 @@
-"""What the reward server stands: items per second and latencies, with and without bombs, on two cores.
+"""Load test of the reward server: items per second and latencies, with and without adversarial items, on two cores.
 
     python -m benchmarks.reward_server [--seconds 8] [--rounds 7] [--output benchmarks/results/reward_server.json]
 
-The server and its workers are pinned to one core, this client to another. Requests hold 64 items, 8 are in flight. No
-two items are alike, so that nothing is answered from memory. Bombs that the caps refuse, and bombs that reach a worker,
-are 1 % of the items of their loads, in requests of their own: what is measured beside them are the others. A load with
-bombs and the same load without take turns in one server, and each pair gives a ratio: the machine itself drifts.
+The server and its workers are pinned to one core, this client to another. Requests contain 64 items, and 8 are in
+flight. All items are distinct, so that no result is cached. Adversarial items ("bombs") either exceed the size limits
+or keep a worker busy until it is killed. They make up 1 % of the items of a load, in separate requests; only ordinary
+requests are measured. Loads with and without bombs alternate on one server, and each pair gives a ratio, which is
+insensitive to drift of the machine's speed.
 """
 
 import argparse
@@ -31,67 +32,67 @@ _numbers = random.Random(0)
 
 
 def numeric(serial: int) -> Item:
-    """An integer, right or wrong."""
+    """Return an item with an integer answer, correct or wrong."""
     return {"response": rf"So it is \boxed{{{serial}}}.", "label": str(serial + serial % 2)}
 
 
 def general(serial: int) -> Item:
-    """A surd, right or wrong, that takes a parser."""
+    """Return an item with a surd, correct or wrong, which needs the symbolic parser."""
     a, b, c = _numbers.randint(2, 999), _numbers.randint(2, 999), serial
     shown = rf"\frac{{{a}\sqrt{{{b}}}+{c}}}{{{b}}}"
     return {"response": rf"So it is \boxed{{{shown}}}.", "label": rf"\frac{{{a}}}{{\sqrt{{{b}}}}}+\frac{{{c}}}{{{b}}}"}
 
 
 def capped_bomb(serial: int) -> Item:
-    """Too large to be looked at."""
+    """Return an item that exceeds the size limits and is rejected without parsing."""
     return {"response": rf"\boxed{{9^{{9^{{9^{{{serial}}}}}}}}}", "label": "7"}
 
 
 def worker_bomb(serial: int) -> Item:
-    """Looks sensible, and keeps a parser busy until it is killed."""
+    """Return an item that passes the size limits and keeps a worker busy until it is killed."""
     return {"response": rf"\boxed{{\sum_{{k=1}}^{{{900000 + serial % 99999}}} \frac{{1}}{{k^k}}}}", "label": "7"}
 
 
 class TooManyRequests(Exception):
-    """The server is at its limit of requests."""
+    """The server has reached its limit of concurrent requests (HTTP 429)."""
 
 
 class Load:
-    """Eight requests in flight for some seconds; bombs go beside them, in requests of their own."""
+    """Keeps eight requests in flight for some seconds, and sends bombs in separate requests."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session, self._url = session, url
         self._serial = _numbers.randrange(10**6, 10**8)
 
     async def run(self, make: Callable[[int], Item], seconds: float, bomb: Callable[[int], Item] | None = None) -> Any:
-        """Throughput of the ordinary items and latencies. Returns when the last bomb has been answered, too."""
+        """Return throughput and latencies of the ordinary items, after the last bomb has been answered."""
         requests: list[float] = []
         items: list[float] = []
         bombs: list[asyncio.Task[Any]] = []
         end = time.monotonic() + seconds
-        begun = time.monotonic()
+        start_time = time.monotonic()
 
-        async def one_lane() -> None:
+        async def send_requests() -> None:
             while time.monotonic() < end:
                 start = time.monotonic()
                 results = await self._post([make(serial) for serial in self._serials(ITEMS)])
                 requests.append(time.monotonic() - start)
                 items.extend(result["ms"] / 1000 for result in results)
                 if bomb is not None and len(items) // BOMB_EVERY > len(bombs):
-                    bombs.append(asyncio.create_task(self._throw(bomb(next(self._serials(1))), seconds)))
+                    bombs.append(asyncio.create_task(self._send_bomb(bomb(next(self._serials(1))), seconds)))
 
-        await asyncio.gather(*(one_lane() for _ in range(IN_FLIGHT)))
-        took = time.monotonic() - begun
+        await asyncio.gather(*(send_requests() for _ in range(IN_FLIGHT)))
+        wall_seconds = time.monotonic() - start_time
         await asyncio.gather(*bombs)
         return {
-            "items_per_second": len(items) / took,
+            "items_per_second": len(items) / wall_seconds,
             "request_seconds": percentiles(requests),
             "item_seconds": percentiles(items),
             "bombs": len(bombs),
         }
 
-    async def alone(self, make: Callable[[int], Item], count: int) -> dict[str, float]:
-        """Seconds of requests with one item, one after the other."""
+    async def run_sequentially(self, make: Callable[[int], Item], count: int) -> dict[str, float]:
+        """Return percentiles of the seconds of sequential requests with one item each."""
         seconds = []
         for serial in self._serials(count):
             start = time.monotonic()
@@ -104,8 +105,8 @@ class Load:
             self._serial += 1
             yield self._serial
 
-    async def _throw(self, bomb: Item, seconds: float) -> None:
-        """Send a bomb that is of no use after so long; that the server is too busy for one is an answer, too."""
+    async def _send_bomb(self, bomb: Item, seconds: float) -> None:
+        """Send a bomb with a deadline of `seconds`; a response that the server is busy is accepted, too."""
         with suppress(TooManyRequests):
             await self._post([bomb], deadline_ms=int(seconds * 1000))
 
@@ -124,21 +125,21 @@ class Load:
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and largest."""
+    """Return median, 99th percentile and maximum."""
     ordered = sorted(values)
     return {"p50": statistics.median(ordered), "p99": ordered[int(0.99 * (len(ordered) - 1))], "max": ordered[-1]}
 
 
 async def measure(url: str, seconds: float, rounds: int) -> dict[str, Any]:
-    """All loads, each kind of bomb in turns with none."""
+    """Run all loads, alternating loads without and with each kind of bomb."""
     timeout = aiohttp.ClientTimeout(total=120)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         load = Load(session, url)
         await load.run(general, 2.0)
         result: dict[str, Any] = {
             "lone_item_seconds": {
-                "numeric": await load.alone(numeric, 300),
-                "general": await load.alone(general, 300),
+                "numeric": await load.run_sequentially(numeric, 300),
+                "general": await load.run_sequentially(general, 300),
             }
         }
         for kind in (numeric, general):
@@ -157,7 +158,7 @@ async def measure(url: str, seconds: float, rounds: int) -> dict[str, Any]:
 
 
 def summarize(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    """Ratios of the loads with bombs to those without, and what the latter were; each as median, least and largest."""
+    """Return ratios of loads with bombs to loads without, and the latter; each as median, minimum and maximum."""
     readers: dict[str, Callable[[Any], float]] = {
         "items_per_second": lambda run: run["items_per_second"],
         "request_p50": lambda run: run["request_seconds"]["p50"],
@@ -173,10 +174,10 @@ def summarize(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of loads, for each kind of bomb")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each load")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of loads per kind of bomb")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/reward_server.json")
     args = parser.parse_args()
     os.sched_setaffinity(0, {CLIENT_CORE})

@@ -1,15 +1,16 @@
-"""One training step against the same work done raw, in one run on one machine.
+"""One training step versus the bare computation (vLLM and PyTorch alone), in one run on one machine.
 
     python -m benchmarks.step_time [--steps 8] [--output benchmarks/results/step_time.json]
 
-The trainer runs the demo's config with its overlap taken away: rewards and reference wait until all is generated, and
-for each other. After each step the same prompts are sampled, with the same seeds, by vLLM alone, and the same tokens
-go through a bare PyTorch model: forward for the reference, forward, backward and AdamW for the update. The weights
-stay as they are (learning rate 1e-12), so that both do the same work.
+The trainer runs the demo's config without overlap: rewards and the reference pass start only after generation, and do
+not overlap with each other. After each step, vLLM alone samples the same prompts with the same seeds, and a bare
+PyTorch model processes the same tokens: forward for the reference; forward, backward and AdamW for the update. The
+learning rate of 1e-12 keeps the weights fixed, so that both do the same work. Times of the bare computation are called
+raw:
 
     rest = (step wall time - sum of the raw times) / step wall time
 
-Then as many steps run with overlap, and the share of the wall time that the union of the phases covers is reported.
+Then the same number of steps runs with overlap, to report the fraction of wall time covered by the union of the phases.
 """
 
 import argparse
@@ -24,19 +25,19 @@ import ray
 import torch
 
 from benchmarks.machine import ROOT, reward_server, spread, write_result
-from openr1.algorithms.batch import TrainBatch, plan_micro_batches
+from openr1.algorithms.batch import TrainBatch
+from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptStream, PromptFormat, end_token_ids, load_prompts, load_tokenizer
+from openr1.data.prompts import PromptFormat, PromptStream, end_token_ids, load_prompts, load_tokenizer
 from openr1.rewards.client import RewardClient
-from openr1.rollout.engine import EngineSettings, _build_llm, to_vllm
-from openr1.types import SamplingParams
+from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
 from openr1.runtime.interrupts import Interrupts
-from openr1.training.cluster import Stages, running_ray, shared_memory_folder, start_actor
+from openr1.runtime.ray_cluster import Stages, running_ray, shared_memory_folder, start_actor
 from openr1.training.trainer import Policy, Reference, Rollout, StepRecord, Trainer
-from openr1.types import Group, Prompt, Score
+from openr1.types import Group, Prompt, SamplingParams, Score
+from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.model import load_causal_lm
-from openr1.workers.update import LossSettings
 
 PHASES = ("generate", "reward", "reference", "update", "sync")
 
@@ -60,15 +61,15 @@ class Clock:
 
 
 class TimedRollout:
-    """Times generation, keeps what was asked for the raw engine; `serial` hands groups out when all are done."""
+    """Times generation and keeps the request for the raw engine; `serial` returns groups only when all are complete."""
 
     def __init__(self, rollout: Rollout, clock: Clock, serial: bool) -> None:
         self._rollout, self._clock, self._serial = rollout, clock, serial
-        self.asked: tuple[Sequence[Prompt], SamplingParams] | None = None
+        self.request: tuple[Sequence[Prompt], SamplingParams] | None = None
 
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[Group]:
         start = time.monotonic()
-        self.asked = (prompts, sampling)
+        self.request = (prompts, sampling)
         groups = self._rollout.generate(prompts, sampling)
         if self._serial:
             groups = iter(list(groups))
@@ -80,7 +81,7 @@ class TimedRollout:
 
 
 class TimedRewards:
-    """Times each group's grading, from asking to having."""
+    """Times the grading of each group, from request to response."""
 
     def __init__(self, rewards: RewardClient, clock: Clock) -> None:
         self._rewards, self._clock = rewards, clock
@@ -93,7 +94,7 @@ class TimedRewards:
 
 
 class TimedReference:
-    """Times the wait for log-probs; `serial` asks for them only then."""
+    """Times the wait for log-probs; `serial` requests them only in `collect`."""
 
     def __init__(self, reference: Reference, clock: Clock, serial: bool) -> None:
         self._reference, self._clock, self._serial = reference, clock, serial
@@ -113,7 +114,7 @@ class TimedReference:
 
 
 class TimedPolicy:
-    """Times updates and pushes; keeps the batch, for the raw model."""
+    """Times updates and weight pushes, and keeps the batch for the raw model."""
 
     def __init__(self, policy: Policy, clock: Clock) -> None:
         self._policy, self._clock = policy, clock
@@ -125,14 +126,14 @@ class TimedPolicy:
         self._clock.add("update", start)
         return result
 
-    def update(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+    def update(self, batch: TrainBatch, loss: PolicyObjective) -> dict[str, float]:
         start = time.monotonic()
         self.batch = batch
         result = self._policy.update(batch, loss)
         self._clock.add("update", start)
         return result
 
-    def measure(self, batch: TrainBatch, loss: LossSettings) -> dict[str, float]:
+    def measure(self, batch: TrainBatch, loss: PolicyObjective) -> dict[str, float]:
         return self._policy.measure(batch, loss)
 
     def push_weights(self, version: int) -> None:
@@ -142,13 +143,13 @@ class TimedPolicy:
 
 
 class RawEngine:
-    """vLLM alone, in a process of its own."""
+    """vLLM alone, in a separate process."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._llm = _build_llm(settings)
+        self._llm = build_llm(settings)
 
     def generate(self, prompts: list[Prompt], sampling: SamplingParams) -> float:
-        """Seconds to sample all prompts."""
+        """Return the seconds to sample all prompts."""
         self._llm.reset_prefix_cache()
         ends = end_token_ids(self._llm.get_tokenizer())
         start = time.monotonic()
@@ -161,7 +162,7 @@ class RawEngine:
 
 
 class RawModel:
-    """A bare PyTorch model and AdamW, in a process of its own."""
+    """A bare PyTorch model with AdamW, in a separate process."""
 
     def __init__(self, config: TrainConfig) -> None:
         torch.set_num_threads(config.policy.threads)
@@ -175,7 +176,7 @@ class RawModel:
         return torch.log_softmax(logits, -1).gather(-1, batch.input_ids[:, 1:][chosen][:, None]).squeeze(-1)
 
     def forward(self, micro_batches: list[TrainBatch]) -> float:
-        """Seconds for log-probs of all tokens."""
+        """Return the seconds to compute log-probs of all tokens."""
         start = time.monotonic()
         with torch.no_grad():
             for batch in micro_batches:
@@ -183,7 +184,7 @@ class RawModel:
         return time.monotonic() - start
 
     def update(self, micro_batches: list[TrainBatch], num_tokens: int) -> float:
-        """Seconds for forward, backward and one optimizer step."""
+        """Return the seconds of forward, backward and one optimizer step."""
         start = time.monotonic()
         for batch in micro_batches:
             assert batch.advantages is not None
@@ -197,7 +198,7 @@ class RawModel:
 
 
 def raw_scores(groups: list[Group]) -> float:
-    """Seconds to grade all responses in this process."""
+    """Return the seconds to grade all responses in this process."""
     from reward_server.scoring import get_score
     from reward_server.tasks import find_task
 
@@ -211,7 +212,7 @@ def raw_scores(groups: list[Group]) -> float:
 
 
 def raw_sync(model_bytes: int, folder: Path) -> float:
-    """Seconds to bring as many bytes through shared memory: one write, one read."""
+    """Return the seconds to write and read as many bytes through shared memory."""
     data = os.urandom(model_bytes)
     start = time.monotonic()
     path = folder / "raw"
@@ -222,8 +223,10 @@ def raw_sync(model_bytes: int, folder: Path) -> float:
 
 
 def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
-    """Run paired steps, serial and raw, then steps with overlap; the first of each kind is warm-up and is dropped."""
-    prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, PromptFormat())
+    """Time paired serial and raw steps, then steps with overlap; the first of each kind is a discarded warm-up."""
+    prompts = load_prompts(
+        config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, PromptFormat()
+    )
     serial, overlapped = [], []
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()
@@ -264,14 +267,14 @@ def raw_times(
     model_bytes: int,
     shared: Path,
 ) -> dict[str, float]:
-    """The same work as the step that was just made, raw, one phase after the other."""
-    assert rollout.asked is not None
+    """Repeat the work of the last step as bare computation, phase by phase; returns seconds by phase."""
+    assert rollout.request is not None
     assert policy.batch is not None
     batch = policy.batch
     plan = plan_micro_batches(batch.lengths, 1, config.policy.micro_batch_tokens)[0]
     micro_batches = [batch.select(rows) for rows in plan]
     return {
-        "generate": ray.get(raw_engine.generate.remote(list(rollout.asked[0]), rollout.asked[1])),
+        "generate": ray.get(raw_engine.generate.remote(list(rollout.request[0]), rollout.request[1])),
         "reward": raw_scores(groups),
         "reference": ray.get(raw_model.forward.remote(micro_batches)),
         "update": ray.get(raw_model.update.remote(micro_batches, batch.num_response_tokens)),
@@ -282,8 +285,7 @@ def raw_times(
 def summarize(
     serial: list[tuple[float, dict[str, float], dict[str, float]]], overlapped: list[tuple[float, float]]
 ) -> dict[str, Any]:
-    """Medians and spread over the counted steps."""
-
+    """Return medians and ranges over the measured steps."""
     return {
         "steps": len(serial),
         "step_seconds": spread([wall for wall, _, _ in serial]),
@@ -300,7 +302,7 @@ def summarize(
 
 
 def engine_settings(config: TrainConfig) -> EngineSettings:
-    """The demo's engine once more, for the raw side."""
+    """Return the settings of the demo's engine for the raw engine."""
     return EngineSettings(
         model_path=config.model.path.resolve(),
         dtype=config.model.dtype,
@@ -315,7 +317,7 @@ def engine_settings(config: TrainConfig) -> EngineSettings:
 
 
 def main() -> int:
-    """Entry point; returns the exit code."""
+    """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, default=ROOT / "scripts/configs/grpo_countdown_tiny.yaml")
     parser.add_argument("--steps", type=int, default=8)

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer in a process of its own, a few steps at a time, its phases timed and its lengths imposed."""
+"""TRL's GRPOTrainer as a Ray actor that performs a few steps at a time with timed phases and fixed response lengths."""
 
 import time
 from collections import defaultdict
@@ -13,12 +13,12 @@ from transformers import LogitsProcessor, LogitsProcessorList, TrainerCallback
 from benchmarks.machine import ROOT
 
 METHODS = ("generate", "continuous")
-"""How TRL samples: transformers' `generate` on all responses at once, or its continuous batching."""
+"""Generation methods of TRL: transformers' `generate` on all responses at once, or its continuous batching."""
 
 
 @dataclass(frozen=True)
 class TrlSettings:
-    """What both sides share, and the length of each response by its place in the batch."""
+    """Settings shared with openr1, and the length of each response by position in the batch."""
 
     model: Path
     dtype: str
@@ -31,8 +31,8 @@ class TrlSettings:
     folder: Path
 
 
-class EndAt(LogitsProcessor):  # type: ignore[misc]
-    """Ends row i with its `lengths[i]`-th token, and not before."""
+class FixedLengths(LogitsProcessor):  # type: ignore[misc]
+    """Forces row i to end at token number `lengths[i]`, and not before."""
 
     def __init__(self, lengths: list[int], end: int) -> None:
         self._lengths, self._end, self._tokens = torch.tensor(lengths), end, 0
@@ -47,7 +47,7 @@ class EndAt(LogitsProcessor):  # type: ignore[misc]
 
 
 class StepTimes(TrainerCallback):  # type: ignore[misc]
-    """Seconds of each step, and of the phases in it."""
+    """Records the seconds of each step and of its phases."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -55,7 +55,7 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
         self._start = 0.0
 
     def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time added to the phase."""
+        """Wrap a function so that its wall time is added to the phase."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             start = time.monotonic()
@@ -67,19 +67,19 @@ class StepTimes(TrainerCallback):  # type: ignore[misc]
         return call
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Before the first micro-batch; the rows of the step have been read."""
+        """Start the clock before the first micro-batch; the rows of the step have been read."""
         self._phases.clear()
         self._start = time.monotonic()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """After the optimizer."""
+        """Stop the clock after the optimizer step."""
         step = time.monotonic() - self._start
         inputs = self._phases.pop("inputs")
         self.steps.append({**self._phases, "update": step - inputs, "step": step})
 
 
-class TrlSide:
-    """Trainers by how they sample and by the rows of a micro-batch, made when first asked for."""
+class TrlActor:
+    """One trainer per generation method and micro-batch size, created on first use."""
 
     def __init__(self, settings: TrlSettings) -> None:
         torch.set_num_threads(settings.threads)
@@ -87,9 +87,9 @@ class TrlSide:
         self._trainers: dict[tuple[str, int], tuple[Any, StepTimes]] = {}
 
     def steps(self, method: str, rows: int, batches: list[list[dict[str, str]]]) -> list[dict[str, float]]:
-        """Make a step of each batch of prompts; returns the seconds of phases: generate, reward, reference, update.
+        """Perform one step per batch of prompts; returns the seconds of generate, reward, reference and update.
 
-        `update` is what is left of the step; forward and backward are its parts.
+        `update` is the rest of the step, of which forward and backward are parts.
         """
         from datasets import Dataset  # type: ignore[import-untyped]
 
@@ -112,7 +112,7 @@ class TrlSide:
         arguments = GRPOConfig(
             output_dir=str(settings.folder),
             use_cpu=True,
-            # The model is loaded in its type and computes in it; autocast would only add conversions.
+            # The model computes in the type in which it is loaded; autocast would only add conversions.
             bf16=False,
             model_init_kwargs={"dtype": settings.dtype},
             gradient_checkpointing=False,
@@ -142,9 +142,9 @@ class TrlSide:
         )
         self._time_phases(trainer, times)
         if method == "continuous":
-            self._impose_on_requests()
+            self._fix_lengths_of_requests()
         else:
-            self._impose_on_rows(trainer)
+            self._fix_lengths_of_rows(trainer)
         return trainer, times
 
     @staticmethod
@@ -156,25 +156,25 @@ class TrlSide:
         trainer.accelerator.backward = times.timed("backward", trainer.accelerator.backward)
         log_probs = trainer._get_per_token_logps_and_entropies
         reference = times.timed("reference", log_probs)
-        # The policy's own log-probs are part of the forward pass.
+        # Log-probs of the policy itself are part of the forward pass.
         trainer._get_per_token_logps_and_entropies = lambda model, *args, **kwargs: (
             reference if model is trainer.ref_model else log_probs
         )(model, *args, **kwargs)
 
-    def _impose_on_rows(self, trainer: Any) -> None:
+    def _fix_lengths_of_rows(self, trainer: Any) -> None:
         generate, end = trainer.model.generate, trainer.processing_class.eos_token_id
         trainer.model.generate = lambda **kwargs: generate(
-            logits_processor=LogitsProcessorList([EndAt(self._settings.lengths, end)]), **kwargs
+            logits_processor=LogitsProcessorList([FixedLengths(self._settings.lengths, end)]), **kwargs
         )
 
-    def _impose_on_requests(self) -> None:
+    def _fix_lengths_of_requests(self) -> None:
         from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
 
         add, lengths = ContinuousBatchingManager.add_request, self._settings.lengths
 
         def add_request(manager: Any, **request: Any) -> Any:
-            place = int(request["request_id"].removeprefix("req_"))
-            return add(manager, **request | {"max_new_tokens": lengths[place], "eos_token_id": -1})
+            index = int(request["request_id"].removeprefix("req_"))
+            return add(manager, **request | {"max_new_tokens": lengths[index], "eos_token_id": -1})
 
         ContinuousBatchingManager.add_request = add_request
 

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from openr1.config.dpo import DpoConfig
-from openr1.config.sft import SftConfig
 from openr1.config.load import section_of
+from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
 
 PAGE = Path(__file__).resolve().parent / "config.md"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from openr1.training.cluster import running_ray, start_rollout
 from transformers import AutoConfig
 
 from eval.benchmarks import Benchmark, to_prompts
@@ -18,11 +19,9 @@ from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
 from openr1.rewards.client import to_items
 from openr1.rollout.engine import EngineSettings
-from openr1.types import SamplingParams
 from openr1.runtime.console import print_table, progress, say
 from openr1.runtime.files import write_whole
-from openr1.training.cluster import running_ray, start_rollout
-from openr1.types import Group, Prompt
+from openr1.types import Group, Prompt, SamplingParams
 from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from openr1.algorithms.pass_at_k import mean_with_interval, pass_at_k
 from eval.samples import Sample
+from openr1.algorithms.pass_at_k import mean_with_interval, pass_at_k
 from reward_server.grading.notation import tidy
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openr1.algorithms.pass_at_k import mean_with_interval
 from eval.result import Result
 from eval.runs import EvaluatedRun
+from openr1.algorithms.pass_at_k import mean_with_interval
 
 KINDS = ("correct", "wrong", "no_answer", "truncated", "failed")
 """How a sample ends: verdicts, and all those that could not be graded as one."""

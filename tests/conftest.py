@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
     """Folder of a random float32 model (2 layers, hidden 64), tied or untied."""
-    from data.make_tiny_model import write_tiny_model
+    from data.generate.tiny_model import write_tiny_model
 
     folders: dict[bool, Path] = {}
 
@@ -42,7 +42,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def countdown_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with train.jsonl (64 problems) and held_out.jsonl (16)."""
-    from data.generate_countdown import main
+    from data.generate.countdown import main
 
     folder = tmp_path_factory.mktemp("countdown")
     sizes = ["--train", "64", "--held-out", "16", "--counts", "3", "--largest", "15", "--wording", "short"]

@@ -126,7 +126,7 @@ def test_steps_sampled_ahead(countdown_files: Path, tmp_path: Path) -> None:
 
     Held-out prompts are sampled after every step, while the engine samples the next one.
     """
-    model = ROOT / "data/tiny_base"
+    model = ROOT / "data/models/tiny_base"
     config = write_config(
         tmp_path / "config.yaml",
         model,

@@ -1,4 +1,4 @@
-"""The experiments of benchmarks/: what a run may spend, what it learns from, how results are pooled, and the page."""
+"""Experiments and benchmarks: token budgets, training data, pooled statistics, and the pages generated from results."""
 
 import json
 import math
@@ -10,26 +10,29 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from benchmarks import algorithms, log_prob_memory, sft_vs_rl_arms
 from benchmarks import all as performance
-from benchmarks.against_trl import lengths_of
-from benchmarks.algorithms import mean_curve
-from benchmarks.experiment import Job, run_command, run_jobs
+from benchmarks import log_prob_memory
+from benchmarks.against_trl import response_lengths
+from benchmarks.commands import run_command
 from benchmarks.machine import ROOT
-from benchmarks.sft_vs_rl_arms import (
-    Place,
-    cut,
+from benchmarks.markdown import fill_table
+from eval.samples import Sample
+from experiments import algorithms, sft_vs_rl_variants
+from experiments.algorithms import mean_curve
+from experiments.jobs import Job, run_jobs
+from experiments.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_datasets, write_traces
+from experiments.sft_vs_rl_page import PAGE, read_runs, write_page
+from experiments.sft_vs_rl_variants import (
+    RunContext,
     dpo,
-    draw_prompts,
     grpo_band,
     make_pairs,
+    sample_prompts,
     sft_then_grpo,
-    within_budget,
+    steps_within_budget,
+    truncate_to_budget,
 )
-from benchmarks.sft_vs_rl_data import BENCHMARKS, STYLES, TASKS, read_problem, write_data, write_traces
-from benchmarks.sft_vs_rl_page import PAGE, read_runs, write_page
-from benchmarks.tables import fill, mean_with_interval
-from eval.samples import Sample
+from experiments.tables import mean_with_interval
 from openr1.config.checks import check_train
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
@@ -37,7 +40,7 @@ from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError, OpenR1Error
 from openr1.runtime.files import read_objects, write_objects
 
-BASE = ROOT / "data/tiny_base"
+BASE = ROOT / "data/models/tiny_base"
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -48,7 +51,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All prompts of the comparison."""
     folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
+    write_datasets(folder)
     return folder
 
 
@@ -147,20 +150,20 @@ def test_traces_stay_within_their_budget(data: Path, tmp_path: Path) -> None:
 
     costs = [tokens(row) for row in rows_of(path)]
     budget = sum(costs[:11]) + costs[11] - 1
-    assert cut(path, BASE, budget) == sum(costs[:11])
+    assert truncate_to_budget(path, BASE, budget) == sum(costs[:11])
     assert len(rows_of(path)) == 11
 
 
 def test_steps_within_a_budget() -> None:
     """Catches a step beyond the budget, a run that ended too early, and generated tokens that are left out."""
     steps = [{"generated": 40 * step, "trained": 50 * step} for step in (1, 2, 3)]
-    assert within_budget(steps, 200) == steps[:2]
-    assert within_budget(steps, 270) == steps
-    assert within_budget(steps, 300) == steps
+    assert steps_within_budget(steps, 200) == steps[:2]
+    assert steps_within_budget(steps, 270) == steps
+    assert steps_within_budget(steps, 300) == steps
     with pytest.raises(OpenR1Error, match="3 steps spend less than 90% of 301 tokens"):
-        within_budget(steps, 301)
+        steps_within_budget(steps, 301)
     with pytest.raises(OpenR1Error, match="the first step"):
-        within_budget(steps, 89)
+        steps_within_budget(steps, 89)
 
 
 def test_pairs_are_a_right_and_a_wrong_response(tmp_path: Path) -> None:
@@ -191,10 +194,12 @@ def test_pairs_are_a_right_and_a_wrong_response(tmp_path: Path) -> None:
 
 
 def test_prompts_are_drawn_by_seed(tmp_path: Path) -> None:
-    """Catches arms of one seed that see other prompts, and seeds that see the same."""
+    """Catches variants of one seed that see other prompts, and seeds that see the same."""
     write_objects(tmp_path / "p.jsonl", [{"id": str(index)} for index in range(100)])
     drawn = [
-        rows_of(draw_prompts(Place(tmp_path / name, tmp_path, "countdown", seed), tmp_path / "p.jsonl", 10, "few"))
+        rows_of(
+            sample_prompts(RunContext(tmp_path / name, tmp_path, "countdown", seed), tmp_path / "p.jsonl", 10, "few")
+        )
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -218,14 +223,14 @@ def test_tables_are_put_between_their_marks() -> None:
     """Catches prose that is lost, and a page without a place for a table."""
     text = "a\n<!-- t -->\nold\n<!-- end of t -->\nb\n"
     filled = "a\n<!-- t -->\n| x | y |\n|---|---|\n| 1 | 2 |\n<!-- end of t -->\nb\n"
-    assert fill(text, "t", [["x", "y"], ["1", "2"]]) == filled
-    assert fill(filled, "t", [["x", "y"], ["1", "2"]]) == filled
+    assert fill_table(text, "t", [["x", "y"], ["1", "2"]]) == filled
+    assert fill_table(filled, "t", [["x", "y"], ["1", "2"]]) == filled
     with pytest.raises(ConfigError, match="no marks for `u`"):
-        fill(text, "u", [["x"]])
+        fill_table(text, "u", [["x"]])
 
 
-def test_arms_without_results_are_left_out(tmp_path: Path) -> None:
-    """Catches a page that needs every arm, and one that hides a seed that failed."""
+def test_variants_without_results_are_left_out(tmp_path: Path) -> None:
+    """Catches a page that needs every variant, and one that hides a seed that failed."""
     for name in ("countdown-base", "countdown-grpo"):
         for seed in (1, 2, 3):
             (tmp_path / f"{name}-seed{seed}.json").write_text(json.dumps({"name": name}))
@@ -241,11 +246,11 @@ def test_page_shows_the_results_that_are_kept(tmp_path: Path) -> None:
     """Catches a table that was edited by hand, and results that changed after the page was written."""
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    write_page(ROOT / "benchmarks/results/sft_vs_rl", page)
+    write_page(ROOT / "experiments/results/sft_vs_rl", page)
     assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("way", log_prob_memory.WAYS)
+@pytest.mark.parametrize("way", log_prob_memory.IMPLEMENTATIONS)
 def test_log_probs_are_measured(way: str) -> None:
     """Catches a measurement that can no longer be made. 8 tokens of so many random logits: about 8 ln 151,936 = 95."""
     assert log_prob_memory.measure(way, 8)["sum"] == pytest.approx(-8 * math.log(151_936), rel=0.1)
@@ -266,7 +271,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     (tmp_path / "log_prob_memory.json").write_text(json.dumps(kept))
     rows = {row[1]: row[2:4] for row in performance.table(tmp_path)[1:]}
     assert rows.pop("`python -m benchmarks.log_prob_memory`") == [
-        "4,096 tokens of a vocabulary of 1,000: 1.5 GiB, against 6.0 GiB for all logits at once",
+        "4,096 tokens of a vocabulary of 1,000: 1.5 GiB, versus 6.0 GiB for all logits at once",
         "2 cores, X; 0123456, 2026-01-02",
     ]
     assert len(rows) == 5
@@ -275,9 +280,9 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
 
 def test_lengths_of_the_comparison_with_trl() -> None:
     """Catches a mix that is drawn anew each time, and one without the long tail that it is named for."""
-    assert lengths_of("equal", 3) == [90, 90, 90]
-    skewed = lengths_of("skewed", 256)
-    assert skewed == lengths_of("skewed", 256)
+    assert response_lengths("equal", 3) == [90, 90, 90]
+    skewed = response_lengths("skewed", 256)
+    assert skewed == response_lengths("skewed", 256)
     assert np.median(skewed) == pytest.approx(60, abs=1)
     assert skewed != sorted(skewed)
     assert max(skewed) == 600
@@ -286,17 +291,17 @@ def test_lengths_of_the_comparison_with_trl() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft_then_grpo", "dpo", "grpo_band"])
-def test_arms_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches an arm whose commands no longer fit together, or that spends more, or much less, than its budget."""
-    monkeypatch.setattr(sft_vs_rl_arms, "GRPO_STEPS", 6)
-    monkeypatch.setattr(sft_vs_rl_arms, "NUM_GROUPS", 160)
-    monkeypatch.setattr(sft_vs_rl_arms, "NUM_TRIED", 200)
+def test_variants_run_for_real(name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a variant whose commands no longer fit together, or that spends more, or much less, than its budget."""
+    monkeypatch.setattr(sft_vs_rl_variants, "GRPO_STEPS", 6)
+    monkeypatch.setattr(sft_vs_rl_variants, "NUM_GROUPS", 160)
+    monkeypatch.setattr(sft_vs_rl_variants, "NUM_CANDIDATES", 200)
     (tmp_path / "data").symlink_to(data)
     (tmp_path / "base").mkdir()
     (tmp_path / "base/model").symlink_to(BASE)
     budget = 140_000 if name == "sft_then_grpo" else 90_000
-    arm = {"sft_then_grpo": sft_then_grpo, "dpo": dpo, "grpo_band": grpo_band}[name]
-    trained = arm(Place(tmp_path / "run", tmp_path, "countdown", 1), budget)
+    variant = {"sft_then_grpo": sft_then_grpo, "dpo": dpo, "grpo_band": grpo_band}[name]
+    trained = variant(RunContext(tmp_path / "run", tmp_path, "countdown", 1), budget)
     spent = sum(stage["generated"] + stage["trained"] for stage in trained.stages)
     assert 0.6 * budget < spent <= 1.02 * budget
     assert (trained.model / "model.safetensors").exists()
@@ -306,7 +311,7 @@ def test_page_of_algorithms_shows_the_results_that_are_kept(tmp_path: Path) -> N
     """Catches a table that was edited by hand, and results that changed after the page was written."""
     page = tmp_path / "page.md"
     page.write_text(algorithms.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    algorithms.write_page(ROOT / "benchmarks/results/algorithms", page)
+    algorithms.write_page(ROOT / "experiments/results/algorithms", page)
     assert page.read_text(encoding="utf-8") == algorithms.PAGE.read_text(encoding="utf-8")
 
 
@@ -317,10 +322,10 @@ def test_curves_are_means_by_step() -> None:
     assert mean_curve([one, other]) == ([6.0], [pytest.approx(0.4)])
 
 
-def test_arms_of_algorithms_are_valid(tmp_path: Path) -> None:
+def test_variants_of_algorithms_are_valid(tmp_path: Path) -> None:
     """Catches a misspelt key, and settings that a run would refuse, before hours of runs."""
-    for arms, rival in algorithms.TABLES.values():
-        assert rival in arms
-        for settings in arms.values():
+    for variants, baseline in algorithms.TABLES.values():
+        assert baseline in variants
+        for settings in variants.values():
             words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
-            check_train(load_config(TrainConfig, ROOT / "benchmarks/configs/grpo.yaml", words))
+            check_train(load_config(TrainConfig, ROOT / "experiments/configs/grpo.yaml", words))

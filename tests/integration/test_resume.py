@@ -11,7 +11,7 @@ import pytest
 
 from tests.running import ROOT, read_jsonl, run_grpo, start_grpo, write_config
 
-BASE_MODEL = ROOT / "data/tiny_base"
+BASE_MODEL = ROOT / "data/models/tiny_base"
 
 # The shipped model solves about a quarter of its problems: its groups carry a signal.
 SETTINGS = {

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from data.pass_rates import load_pass_rates
+from data.prepare.score_files import load_pass_rates
 from openr1.data.pass_rates import PassRates
 from openr1.errors import ConfigError
 from tests.fakes import make_group, make_prompt, make_score
 from tests.running import read_jsonl, run_grpo, write_config
 
-BASE_MODEL = Path(__file__).resolve().parents[3] / "data/tiny_base"
+BASE_MODEL = Path(__file__).resolve().parents[3] / "data/models/tiny_base"
 
 
 def test_ledger_by_hand(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from data.generate_countdown import (
+from data.generate.countdown import (
     WORDINGS,
     ProblemSpace,
     TraceStyle,
@@ -30,7 +30,7 @@ from data.generate_countdown import (
     problem_row,
     render_prompt,
 )
-from data.make_tiny_model import build_model, build_tokenizer
+from data.generate.tiny_model import build_model, build_tokenizer
 from reward_server.scoring import get_score
 from reward_server.tasks.countdown import COUNTDOWN
 
@@ -186,7 +186,7 @@ def test_space_that_is_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[s
     # Two numbers of 1 to 3 make 6 pairs; the targets 2 to 6 leave fewer than 500 problems.
     space = ["--counts", "2", "--largest", "3", "--target-smallest", "2", "--target-largest", "6"]
     assert exit_code(["problems", "--output", str(tmp_path), *space, *sizes]) == 2
-    assert "different problems of 500 asked for" in capsys.readouterr().err
+    assert "distinct problems of 500 requested" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from data.decontaminate import Benchmarks, words
+from data.prepare.decontaminate import BenchmarkIndex, split_words
 
 
 def test_words() -> None:
     """Catches case or punctuation that hides a copied question, and Chinese read as one long word."""
-    assert words("Find $x_{1}+\\frac{1}{2}$, PLEASE!") == ["find", "x", "1", "frac", "1", "2", "please"]
-    assert words("三加4 等于") == ["三", "加", "4", "等", "于"]
+    assert split_words("Find $x_{1}+\\frac{1}{2}$, PLEASE!") == ["find", "x", "1", "frac", "1", "2", "please"]
+    assert split_words("三加4 等于") == ["三", "加", "4", "等", "于"]
 
 
 @pytest.mark.parametrize(
@@ -26,14 +26,14 @@ def test_words() -> None:
 )
 def test_three_words_in_common(benchmark: str, text: str, same: bool) -> None:
     """Catches a run that is one word too short or too long, and short questions found within others."""
-    benchmarks = Benchmarks(3)
+    benchmarks = BenchmarkIndex(3)
     benchmarks.add({"task": "math", "prompt": benchmark}, "B")
     assert benchmarks.find({"task": "math", "prompt": text}, text) == ("B" if same else None)
 
 
 def test_the_words_of_a_puzzle_are_nobodys() -> None:
     """Catches other questions dropped for the words that all puzzles of numbers share."""
-    benchmarks = Benchmarks(3)
+    benchmarks = BenchmarkIndex(3)
     prompt = "Combine the numbers 3, 5, 7 into 22."
     benchmarks.add({"task": "countdown", "prompt": prompt, "label": '{"numbers": [3, 5, 7], "target": 22}'}, "B")
     assert benchmarks.find({"task": "math", "prompt": "Combine the numbers!"}, "Combine the numbers!") is None

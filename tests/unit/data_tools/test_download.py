@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from data.sources import SOURCES
+from data.prepare.hub_datasets import HUB_DATASETS
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -186,7 +186,7 @@ def test_splits_become_files(hub: FakeHub, run: Run, tmp_path: Path) -> None:
     """Catches rows of one split in the file of another, and files of one split out of order."""
     files = {}
     for split, counts in {"train": [1500, 1000, 1000, 1000, 1000, 1000, 1000], "test": [800] + [700] * 6}.items():
-        for file, count in zip(SOURCES["math"].splits[split].files, counts, strict=True):
+        for file, count in zip(HUB_DATASETS["math"].splits[split].files, counts, strict=True):
             row = {"level": "Level 1", "type": "T", "solution": r"\boxed{1}"}
             files[file] = parquet([{"problem": f"{file} {n}", **row} for n in range(count)])
     hub.offer("EleutherAI/hendrycks_math", **files)
@@ -202,9 +202,9 @@ def test_splits_become_files(hub: FakeHub, run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        ({"lfs": {"sha256": "0" * 64, "size": len(amc(40)), "pointerSize": 1}}, "where the hub states 000000"),
-        ({"lfs": {"sha256": "0" * 64, "size": 7, "pointerSize": 1}}, "bytes, where the hub states 7; delete "),
-        ({"lfs": None}, "where the hub states 111111"),
+        ({"lfs": {"sha256": "0" * 64, "size": len(amc(40)), "pointerSize": 1}}, "but the hub states 000000"),
+        ({"lfs": {"sha256": "0" * 64, "size": 7, "pointerSize": 1}}, "bytes, but the hub states 7; delete "),
+        ({"lfs": None}, "but the hub states 111111"),
     ],
 )
 def test_other_content_than_stated(
@@ -226,7 +226,7 @@ def test_other_content_than_stated(
 def test_another_number_of_rows(hub: FakeHub, run: Run, tmp_path: Path) -> None:
     """Catches a dataset that has shrunk, or another one under the same name."""
     hub.offer("math-ai/amc23", **{AMC: amc(39)})
-    fails(run("amc23", "--output", "out"), 2, "39 rows in 1 files, where 40 are known", "--revision")
+    fails(run("amc23", "--output", "out"), 2, "39 rows in 1 files, expected 40", "--revision")
     assert not (tmp_path / "out").exists()
 
 
@@ -241,7 +241,7 @@ def test_bad_rows_are_left_out_when_asked(hub: FakeHub, run: Run, tmp_path: Path
     assert json.loads((tmp_path / "out/source.json").read_text())["left_out"] == {"blank text": 1}
 
 
-ADVICE = "set HF_ENDPOINT to a mirror, or get the files of math-ai/amc23 otherwise and use `data prepare`"
+ADVICE = "set HF_ENDPOINT to a mirror, or obtain the files of math-ai/amc23 and use `data prepare`"
 
 
 def test_no_hub_is_one_line(hub: FakeHub, run: Run, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_no_hub_is_one_line(hub: FakeHub, run: Run, tmp_path: Path) -> None:
         fails(run("amc23", HF_ENDPOINT=nowhere), 3, f"math-ai/amc23 cannot be read at {nowhere} (", ADVICE)
     fails(run("amc23", HF_HUB_OFFLINE="1"), 3, "math-ai/amc23 cannot be read at ", ADVICE)
     hub.offer("math-ai/other")
-    fails(run("amc23"), 3, "math-ai/amc23 is not at http://127.0.0.1:", ADVICE)
+    fails(run("amc23"), 3, "math-ai/amc23 does not exist at http://127.0.0.1:", ADVICE)
     assert not (tmp_path / "data").exists()
 
 
@@ -268,7 +268,8 @@ def test_a_silent_hub_does_not_hang(hub: FakeHub, run: Run) -> None:
     """Catches a request without a deadline."""
     hub.silent = True
     program = (
-        "import sys; from cli.__main__ import main; from data import download; download.SECONDS = 0.3; sys.exit(main())"
+        "import sys; from cli.__main__ import main; from data.prepare import download; "
+        "download.HUB_TIMEOUT_SECONDS = 0.3; sys.exit(main())"
     )
     fails(run("amc23", program=program), 3, "math-ai/amc23 cannot be read at ", ADVICE)
 

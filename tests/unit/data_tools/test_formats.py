@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from data.formats import Reading, Record, convert_file, question_key, read_records, recognise
-from data.raw_files import BadRow, BadRows
+from data.prepare.formats import ReadOptions, SourceRow, convert_file, detect_format, question_key, read_source_rows
+from data.prepare.readers import BadRowError, BadRowHandler
 from openr1.errors import ConfigError, MissingError
 from reward_server.tasks import find_task
 
@@ -29,8 +29,8 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def read(path: Path, **reading: Any) -> list[Record]:
-    return list(read_records(path, Reading(**reading), BadRows(skip=False)))
+def read(path: Path, **options: Any) -> list[SourceRow]:
+    return list(read_source_rows(path, ReadOptions(**options), BadRowHandler(skip=False)))
 
 
 MATH_ROW = {"problem": "Double 2.", "level": "Level 3", "type": "Algebra", "solution": r"It is \boxed{4}."}
@@ -109,19 +109,18 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "raw", "expected"), CASES)
 def test_each_format(name: str, raw: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
     """Catches columns read into the wrong key, a format taken for another, and an answer that no task reads."""
-    assert recognise(raw, "x:1") == name
-    record = read(write_lines(tmp_path / "x.jsonl", raw), wording="short")[0]
-    assert {key: value for key, value in record.row.items() if key in expected} == expected
-    assert record.row.keys() - expected.keys() <= {"id"}
-    find_task(record.row["task"]).parse_label(record.row["label"])
+    assert detect_format(raw, "x:1") == name
+    row = read(write_lines(tmp_path / "x.jsonl", raw), wording="short")[0]
+    assert {key: value for key, value in row.columns.items() if key in expected} == expected
+    assert row.columns.keys() - expected.keys() <= {"id"}
+    find_task(row.columns["task"]).parse_label(row.columns["label"])
 
 
 def test_countdown_is_asked_in_chinese(tmp_path: Path) -> None:
     """Catches a wording that is accepted and dropped."""
     path = write_lines(tmp_path / "x.jsonl", {"target": 22, "nums": [7, 3, 5]})
-    assert (
-        read(path, wording="zh")[0].row["prompt"].startswith("请用数字 7, 3, 5 和 + - * / 以及括号组成一个结果等于 22 ")
-    )
+    prompt = read(path, wording="zh")[0].columns["prompt"]
+    assert prompt.startswith("请用数字 7, 3, 5 和 + - * / 以及括号组成一个结果等于 22 ")
 
 
 def test_all_kinds_of_file_say_the_same(tmp_path: Path) -> None:
@@ -131,10 +130,10 @@ def test_all_kinds_of_file_say_the_same(tmp_path: Path) -> None:
     listed = tmp_path / "x.json"
     listed.write_text(json.dumps(rows))
     table = write_parquet(tmp_path / "x.parquet", rows)
-    expected = [record.row for record in read(lines)]
-    assert [record.row for record in read(listed)] == expected == [record.row for record in read(table)]
-    assert [record.place for record in read(listed)] == [f"{listed}:1", f"{listed}:2"]
-    assert [record.place for record in read(table)] == [f"{table}:1", f"{table}:2"]
+    expected = [row.columns for row in read(lines)]
+    assert [row.columns for row in read(listed)] == expected == [row.columns for row in read(table)]
+    assert [row.location for row in read(listed)] == [f"{listed}:1", f"{listed}:2"]
+    assert [row.location for row in read(table)] == [f"{table}:1", f"{table}:2"]
 
 
 def test_own_rows_survive_parquet(tmp_path: Path) -> None:
@@ -144,7 +143,7 @@ def test_own_rows_survive_parquet(tmp_path: Path) -> None:
         {"id": "a", "prompt": "2+2?", "label": "4", "task": "math"},
         {"id": "b", "messages": talk, "label": "2", "task": "math"},
     ]
-    found = [record.row for record in read(write_parquet(tmp_path / "x.parquet", rows))]
+    found = [row.columns for row in read(write_parquet(tmp_path / "x.parquet", rows))]
     assert found == rows
 
 
@@ -152,9 +151,9 @@ def test_ids_are_made_of_the_question(tmp_path: Path) -> None:
     """Catches ids by line number, which change when a file is cut, and which two files share."""
     first = write_lines(tmp_path / "a.jsonl", {"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"})
     second = write_lines(tmp_path / "b.jsonl", {"question": "2+2?", "answer": "4"})
-    ids = [record.row["id"] for record in read(first)]
+    ids = [row.columns["id"] for row in read(first)]
     assert ids[0] != ids[1]
-    assert read(second)[0].row["id"] == ids[1]
+    assert read(second)[0].columns["id"] == ids[1]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ BAD: list[tuple[bytes, str, str]] = [
     (b'{"question": "1?", "answer": true}', "wrong type", "`answer` must be a string, found bool"),
     (b'{"question": "1?", "answer": NaN}', "wrong type", "`answer` must be a string, found float"),
     (b'{"question": " ", "answer": "1"}', "blank text", "`question` is blank"),
-    (b'{"question": "1?", "answer": "#### "}', "no answer", "the label cannot be read: the label is blank"),
+    (b'{"question": "1?", "answer": "#### "}', "no answer", "cannot parse the label: the label is blank"),
 ]
 
 
@@ -200,13 +199,13 @@ def test_bad_rows_are_named_or_counted(line: bytes, kind: str, message: str, tmp
     """Catches a bad row that is used, that is reported without its place, or that stops a run told to skip it."""
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"question": "0?", "answer": "0"}\n' + line + b'\n{"question": "2?", "answer": "2"}\n')
-    with pytest.raises(BadRow) as raised:
+    with pytest.raises(BadRowError) as raised:
         read(path)
     assert str(raised.value).startswith(f"{path}:2: ")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
-    bad = BadRows(skip=True)
-    assert [record.row["prompt"] for record in read_records(path, Reading(), bad)] == ["0?", "2?"]
+    bad = BadRowHandler(skip=True)
+    assert [row.columns["prompt"] for row in read_source_rows(path, ReadOptions(), bad)] == ["0?", "2?"]
     assert bad.counts == {kind: 1}
 
 
@@ -223,7 +222,7 @@ def test_bad_rows_are_named_or_counted(line: bytes, kind: str, message: str, tmp
         ({"id": "a", "messages": ["p"], "label": "1", "task": "math"}, "`messages` must be a list"),
         ({"id": "a", "prompt": "p", "label": "1", "task": "maths"}, "unknown task 'maths'"),
         ({"id": "a", "prompt": "p", "label": "1", "task": "math", "meta": 1}, "`meta` must be an object"),
-        ({"text": "p"}, "the columns text are of no known format (openr1: id, label, task, prompt/messages; "),
+        ({"text": "p"}, "columns text match no known format (openr1: id, label, task, prompt/messages; "),
     ],
 )
 def test_bad_values_are_one_line(row: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -238,8 +237,8 @@ def test_bad_values_are_one_line(row: dict[str, Any], message: str, tmp_path: Pa
 def test_a_forced_format_is_used(tmp_path: Path) -> None:
     """Catches a forced format that is overruled by the columns."""
     path = write_lines(tmp_path / "x.jsonl", {"problem": "p", "question": "q", "answer": "4"})
-    assert read(path)[0].row["prompt"] == "q"
-    assert read(path, format="problem")[0].row["prompt"] == "p"
+    assert read(path)[0].columns["prompt"] == "q"
+    assert read(path, format="problem")[0].columns["prompt"] == "p"
 
 
 def test_bad_files_are_one_line(tmp_path: Path) -> None:
@@ -251,10 +250,10 @@ def test_bad_files_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "notes.txt").write_text("x")
     for name, message in [
-        ("cut.parquet", "not a whole parquet file"),
+        ("cut.parquet", "not a complete Parquet file"),
         ("single.json", "expected a list of objects, found dict"),
         ("empty.jsonl", "no rows"),
-        ("notes.txt", "unknown kind of file; give .jsonl, .json, .parquet"),
+        ("notes.txt", "unsupported file type; expected .jsonl, .json, .parquet"),
     ]:
         with pytest.raises(ConfigError, match=message) as raised:
             read(tmp_path / name)
@@ -273,10 +272,10 @@ def test_text_in_parquet_that_is_not_utf8(tmp_path: Path) -> None:
     questions = pyarrow.array([b"0?", b"\xff?", b"2?"], pyarrow.binary()).view(pyarrow.string())
     path = tmp_path / "x.parquet"
     write_table(pyarrow.table({"question": questions, "answer": ["0", "1", "2"]}), path)
-    with pytest.raises(BadRow, match=r"x\.parquet:2: not UTF-8"):
+    with pytest.raises(BadRowError, match=r"x\.parquet:2: not UTF-8"):
         read(path)
-    bad = BadRows(skip=True)
-    assert [row["prompt"] for _, row in convert_file(path, Reading(), bad)] == ["0?", "2?"]
+    bad = BadRowHandler(skip=True)
+    assert [row["prompt"] for _, row in convert_file(path, ReadOptions(), bad)] == ["0?", "2?"]
     assert bad.counts == {"not UTF-8": 1}
 
 
@@ -294,6 +293,6 @@ def test_text_in_parquet_that_is_not_utf8(tmp_path: Path) -> None:
 )
 def test_real_files(name: str, rows: int, with_response: int) -> None:
     """Catches a real file with a column or a value that the formats do not expect."""
-    records = read(Path(str(REAL)) / name)
-    assert len(records) == rows
-    assert sum("response" in record.row for record in records) == with_response
+    converted = read(Path(str(REAL)) / name)
+    assert len(converted) == rows
+    assert sum("response" in row.columns for row in converted) == with_response

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from data.decontaminate import Benchmarks
-from data.formats import FORMATS
-from data.prepare import quotas
-from data.sources import SOURCES
+from data.prepare.decontaminate import BenchmarkIndex
+from data.prepare.formats import FORMATS
+from data.prepare.hub_datasets import HUB_DATASETS
+from data.prepare.pipeline import quotas
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -118,7 +118,7 @@ def test_system_prompt_becomes_a_message(prepare: Prepare, refuses: Refuses, tmp
     own = [{"role": "system", "content": "Mine."}, *talk]
     refuses(
         2,
-        "own.jsonl:1: has a system message already; leave out --system-prompt",
+        "own.jsonl:1: already has a system message; remove --system-prompt",
         write_lines(tmp_path / "own.jsonl", {**other, "messages": own}),
         "--system-prompt",
         "Yours.",
@@ -142,7 +142,7 @@ def test_one_question_with_two_answers(prepare: Prepare, refuses: Refuses, tmp_p
     """Catches a wrong label picked by the order of rows."""
     rows = [ours("a", "2+3?", label="5"), ours("b"), ours("c", "2+3?", label="6"), ours("d", "2+3?", label="5")]
     file = write_lines(tmp_path / "a.jsonl", *rows)
-    refuses(2, f"{file}:3: the same question as {file}:1, with another answer", file)
+    refuses(2, f"{file}:3: same question as {file}:1 with a different answer", file)
     out = prepare(file, "--skip-bad")
     assert ids(out) == ["b"]
     assert dropped(out, "questions") == {"two answers": 3}
@@ -151,7 +151,7 @@ def test_one_question_with_two_answers(prepare: Prepare, refuses: Refuses, tmp_p
 def test_one_id_for_two_questions(prepare: Prepare, refuses: Refuses, tmp_path: Path) -> None:
     """Catches ids that stand twice, by which groups and rewards would be mixed up."""
     files = [write_lines(tmp_path / f"{name}.jsonl", ours("a", f"{name}?")) for name in "xy"]
-    refuses(2, f"{files[1]}:1: id 'a' stands at {files[0]}:1, too", *files)
+    refuses(2, f"{files[1]}:1: id 'a' is already used at {files[0]}:1", *files)
     out = prepare(*files, "--skip-bad")
     assert prompts(out) == ["x?"]
     assert dropped(out, "questions") == {"id twice": 1}
@@ -202,13 +202,15 @@ def test_pass_rates(prepare: Prepare, refuses: Refuses, tmp_path: Path) -> None:
 def test_pass_rates_that_say_nothing(refuses: Refuses, tmp_path: Path) -> None:
     """Catches rates that are given and not used, and files that hold none."""
     file = write_lines(tmp_path / "x.jsonl", ours("a"))
-    refuses(2, "--pass-rates alone drops nothing", file, "--pass-rates", file)
-    refuses(2, "--keep-unmeasured need --pass-rates", file, "--pass-rate-min", "0.1")
-    refuses(2, "--keep-unmeasured need --pass-rates", file, "--keep-unmeasured")
-    refuses(2, "--pass-rate-min is above", file, "--pass-rates", file, "--pass-rate-min", "1", "--pass-rate-max", "0")
+    refuses(2, "--pass-rates has no effect", file, "--pass-rates", file)
+    refuses(2, "--keep-unmeasured require --pass-rates", file, "--pass-rate-min", "0.1")
+    refuses(2, "--keep-unmeasured require --pass-rates", file, "--keep-unmeasured")
+    refuses(
+        2, "--pass-rate-min is greater than", file, "--pass-rates", file, "--pass-rate-min", "1", "--pass-rate-max", "0"
+    )
     refuses(2, f"{file}:1: `score` must be a number from 0 to 1", file, "--pass-rates", file, "--pass-rate-min", "0.1")
     strange = write_lines(tmp_path / "y.jsonl", {"id": "a", "score": 1})
-    refuses(2, f"{strange}:1: a row of neither samples", file, "--pass-rates", strange, "--pass-rate-min", "0.1")
+    refuses(2, f"{strange}:1: neither an evaluation sample", file, "--pass-rates", strange, "--pass-rate-min", "0.1")
 
 
 def test_benchmarks(prepare: Prepare, refuses: Refuses, tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_benchmarks(prepare: Prepare, refuses: Refuses, tmp_path: Path) -> None:
     shutil.rmtree(out)
     empty = tmp_path / "empty"
     empty.mkdir()
-    refuses(2, f"{empty}: no .jsonl or .parquet file there", file, "--benchmarks", empty)
+    refuses(2, f"{empty}: contains no .jsonl or .parquet file", file, "--benchmarks", empty)
 
 
 def test_countdown_problems_are_compared_as_problems(prepare: Prepare, tmp_path: Path) -> None:
@@ -277,8 +279,8 @@ def test_prompt_length(prepare: Prepare, refuses: Refuses, tiny_model: Callable[
     load_prompts(out / "train.jsonl", tokenizer, limit, PromptFormat())
     shutil.rmtree(out)
     shorter = ["--model", model, "--prompt-max-len", limit - 1]
-    refuses(2, "no row is left after the step 'prompt length'", file, *dressed, *shorter)
-    refuses(2, "--model and --prompt-max-len need each other", file, "--model", model)
+    refuses(2, "no rows are left after step 'prompt length'", file, *dressed, *shorter)
+    refuses(2, "--model and --prompt-max-len must be given together", file, "--model", model)
     refuses(3, "no config.json there", file, "--model", tmp_path, "--prompt-max-len", 9)
 
 
@@ -295,9 +297,9 @@ def test_a_mixture(prepare: Prepare, refuses: Refuses, tmp_path: Path) -> None:
     """Catches shares that are not kept, rows drawn twice, and a source that is used up in silence."""
     first = write_lines(tmp_path / "a.jsonl", *(ours(f"a{n}") for n in range(6)))
     second = write_lines(tmp_path / "b.jsonl", *(ours(f"b{n}") for n in range(30)))
-    refuses(2, f"{first}: 6 rows are left, 7 are to be drawn", first, second, "--weights", "1", "3", "--count", "28")
+    refuses(2, f"{first}: 6 rows are left, 7 are required", first, second, "--weights", "1", "3", "--count", "28")
     refuses(2, "1 --weights for 2 files", first, second, "--weights", "1", "--count", "8")
-    refuses(2, "--weights need --count", first, second, "--weights", "1", "3")
+    refuses(2, "--weights requires --count", first, second, "--weights", "1", "3")
     out = prepare(first, second, "--weights", "1", "3", "--count", "24")
     drawn = ids(out)
     assert len(set(drawn)) == 24
@@ -309,8 +311,8 @@ def test_a_mixture(prepare: Prepare, refuses: Refuses, tmp_path: Path) -> None:
 def test_count_and_held_out(prepare: Prepare, refuses: Refuses, tmp_path: Path) -> None:
     """Catches a split that shares rows, loses some, or is the same for every seed; recipe 2 draws, then splits 9:1."""
     file = write_lines(tmp_path / "x.jsonl", *(ours(f"{n}") for n in range(100)))
-    refuses(2, "all files together: 100 rows are left, 101 are to be drawn", file, "--count", 101)
-    refuses(2, "--held-out 0.001 of 100 rows leaves one side empty", file, "--held-out", 0.001)
+    refuses(2, "all files together: 100 rows are left, 101 are required", file, "--count", 101)
+    refuses(2, "--held-out 0.001 of 100 rows leaves one of the two files empty", file, "--held-out", 0.001)
     out = prepare(file, "--count", "50", "--held-out", "0.1", "--seed", "1")
     train, held_out = ids(out), ids(out, "held_out")
     assert (len(train), len(held_out), len({*train, *held_out})) == (45, 5, 50)
@@ -336,8 +338,8 @@ def test_without_a_draw_rows_keep_their_order(prepare: Prepare, tmp_path: Path) 
 def test_bad_arguments_are_one_line(refuses: Refuses, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches an input that is overwritten, and arguments that are guessed at."""
     file = write_lines(tmp_path / "train.jsonl", ours("a"))
-    refuses(2, "unknown --format 'csv'; one of openr1, countdown, ", file, "--format", "csv")
-    refuses(2, "one file is given twice", file, file)
+    refuses(2, "unknown --format 'csv'; expected one of openr1, countdown, ", file, "--format", "csv")
+    refuses(2, "a file is given twice", file, file)
     refuses(3, "gone.jsonl: No such file or directory", tmp_path / "gone.jsonl")
     refuses(2, "unknown task 'maths'", file, "--task", "maths")
     before = file.read_bytes()
@@ -357,7 +359,7 @@ def test_the_page_has_every_flag_and_name(command: str, capsys: pytest.CaptureFi
     flags = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert [flag for flag in flags if flag not in page] == []
-    assert [name for name in (*SOURCES, *FORMATS) if f"| `{name}` |" not in page] == []
+    assert [name for name in (*HUB_DATASETS, *FORMATS) if f"| `{name}` |" not in page] == []
 
 
 @pytest.mark.skipif(REAL is None, reason="OPENR1_DATA_DIR names no folder of real files")
@@ -365,11 +367,11 @@ def test_real_files(prepare: Prepare, refuses: Refuses) -> None:
     """Catches a real set that cannot be prepared, and a wrong label in it that goes through: 683, and -1."""
     data = Path(str(REAL))
     cot = data / "train/math3k_cot.jsonl"
-    refuses(2, f"{cot}:2539: the same question as {cot}:1138, with another answer", cot)
+    refuses(2, f"{cot}:2539: same question as {cot}:1138 with a different answer", cot)
     out = prepare(data / "train/math3k_rl_prompt.jsonl", "--benchmarks", data / "benchmarks", "--difficulty", "easy")
     rows = read_lines(out / "train.jsonl")
     assert {row["meta"]["difficulty"] for row in rows} == {"easy"}
-    kept = Benchmarks(10)
+    kept = BenchmarkIndex(10)
     for row in rows:
         kept.add(row, "kept")
     for name in ("MATH500", "AMC23", "GSM8k", "OlympiadBench"):

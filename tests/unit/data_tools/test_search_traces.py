@@ -14,10 +14,18 @@ from typing import Any
 
 import pytest
 
-from data import generate_game24
-from data.generate_countdown import Problem, ProblemSpace
-from data.generate_game24 import SPACES, Manner, check_row, draw_search, main, problem_source, solvable_problems
-from data.search_traces import STYLES, Trace, can_reach, draw_trace
+from data.generate import game24
+from data.generate.countdown import Problem, ProblemSpace
+from data.generate.game24 import (
+    SPACES,
+    TraceOptions,
+    check_row,
+    draw_search,
+    main,
+    make_problem_sampler,
+    solvable_problems,
+)
+from data.generate.search_traces import STYLES, Trace, can_reach, draw_trace
 from openr1.errors import ConfigError, OpenR1Error
 from reward_server.components.steps import find_steps
 from reward_server.scoring import get_score
@@ -181,7 +189,7 @@ def test_problem_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ("problems --train 500 --counts 3 --largest 9", "problems for train, not 500"),
+        ("problems --train 500 --counts 3 --largest 9", "problems for train, 500 requested"),
         ("problems --largest 21", "--largest <= 20"),
         ("problems --smallest 9 --largest 8", "--smallest <= --largest"),
         ("traces --count 5 --style long --largest 1", "make 24"),
@@ -419,7 +427,7 @@ def test_wrong_answer_is_not_written(
         drawn = draw_trace(problem, dead_ends, rng)
         return drawn if rng.random() < 0.5 else replace(other, problem=problem)
 
-    monkeypatch.setattr(generate_game24, "draw_trace", draw_wrong)
+    monkeypatch.setattr(game24, "draw_trace", draw_wrong)
     argv = ["traces", "--output", str(tmp_path / "traces"), "--count", "30", "--style", "short", "--counts", "3"]
     assert exit_code(argv) == 4
     printed = capsys.readouterr().err
@@ -455,21 +463,21 @@ def test_problems_with_too_few_dead_ends_are_passed_over(monkeypatch: pytest.Mon
     2 and 2 make 4, 0 and 1. From 2, 2, 2 to 8 there are thus 2 dead ends with 2 and 0 left (2 and 0), 4 with 2 and 1
     (3, 1, 2 and 1/2), and 3 with 2 and 4 (6, 2 and 1/2) beside the solution.
     """
-    manner = Manner("countdown", "long", "full", "short")
+    options = TraceOptions("countdown", "long", "full", "short")
     problem = Problem((2, 2, 2), 8)
-    draws = [draw_search(lambda _: problem, manner, random.Random(seed)).dead_ends for seed in range(50)]
+    draws = [draw_search(lambda _: problem, options, random.Random(seed)).dead_ends for seed in range(50)]
     assert max(draws) == 9
     assert min(draws) >= 6
-    monkeypatch.setitem(STYLES, "long", replace(STYLES["long"], least=10))
+    monkeypatch.setitem(STYLES, "long", replace(STYLES["long"], min_dead_ends=10))
     with pytest.raises(ConfigError, match="10 dead ends"):
-        draw_search(lambda _: problem, manner, random.Random(0))
+        draw_search(lambda _: problem, options, random.Random(0))
 
 
 def test_held_out_problems_are_passed_over() -> None:
     """Catches traces of the held-out side of Countdown, whose problems are drawn on both sides."""
     space = ProblemSpace((3,), 1, 9, 10, 40)
     rng = random.Random(0)
-    manner = Manner("countdown", "short", "full", "short")
-    draw = problem_source("countdown", space)
+    options = TraceOptions("countdown", "short", "full", "short")
+    draw = make_problem_sampler("countdown", space)
     assert any(draw(rng).held_out for _ in range(100))
-    assert not any(draw_search(draw, manner, rng).problem.held_out for _ in range(100))
+    assert not any(draw_search(draw, options, rng).problem.held_out for _ in range(100))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cli.__main__ import main
-from data.learning_impact import Selection, measure_impacts, read_curves
+from data.prepare.learning_impact import Selection, compute_impacts, read_score_curves
 from openr1.errors import ConfigError
 
 Scores = dict[str, list[float | None]]
@@ -47,13 +47,13 @@ IMPACTS = {"a": -0.3, "b": 0.9, "c": 0.0}
 
 def test_curves_follow_the_steps(tmp_path: Path) -> None:
     """Catches visits out of order, ungraded responses that count as misses, and rewards taken for scores."""
-    curves = read_curves(write_run(tmp_path, VISITS))
+    curves = read_score_curves(write_run(tmp_path, VISITS))
     assert curves == {"a": [0.0, 0.5], "b": [0.5, 1.0], "c": [1.0, 1.0]}
 
 
 def test_a_visit_without_scores_does_not_count(tmp_path: Path) -> None:
     """Catches a division by zero where no response of a prompt was graded, and a visit that nobody saw."""
-    assert read_curves(write_run(tmp_path, {1: {"a": [None, None], "b": [1.0]}, 2: {"a": [0.0]}})) == {
+    assert read_score_curves(write_run(tmp_path, {1: {"a": [None, None], "b": [1.0]}, 2: {"a": [0.0]}})) == {
         "b": [1.0],
         "a": [0.0],
     }
@@ -61,18 +61,18 @@ def test_a_visit_without_scores_does_not_count(tmp_path: Path) -> None:
 
 def test_impacts_by_hand() -> None:
     """Catches a sum in place of a mean, a missing square, and a curve compared with 1 in place of the mean."""
-    assert measure_impacts({"a": [0.0, 0.5], "b": [0.5, 1.0], "c": [1.0, 1.0]}) == pytest.approx(IMPACTS)
+    assert compute_impacts({"a": [0.0, 0.5], "b": [0.5, 1.0], "c": [1.0, 1.0]}) == pytest.approx(IMPACTS)
 
 
 def test_prompts_with_fewer_visits() -> None:
     """Catches means over prompts that had no such visit: here 2/3 and 1, so a is at 1 - 4 and b at 1 - 1."""
-    assert measure_impacts({"a": [0.0, 1.0], "b": [1.0, 1.0], "d": [1.0]}) == pytest.approx({"a": -3.0, "b": 0.0})
+    assert compute_impacts({"a": [0.0, 1.0], "b": [1.0, 1.0], "d": [1.0]}) == pytest.approx({"a": -3.0, "b": 0.0})
 
 
 def test_all_solved() -> None:
     """Catches a division by zero where every prompt is always solved."""
-    assert measure_impacts({"a": [1.0, 1.0], "b": [1.0, 1.0]}) == {"a": 1.0, "b": 1.0}
-    assert measure_impacts({}) == {}
+    assert compute_impacts({"a": [1.0, 1.0], "b": [1.0, 1.0]}) == {"a": 1.0, "b": 1.0}
+    assert compute_impacts({}) == {}
 
 
 def test_choice() -> None:
@@ -80,9 +80,9 @@ def test_choice() -> None:
     impacts = {"a": 0.5, "b": 0.75, "c": 0.75, "d": 0.9}
     assert Selection(0.75).choose(impacts) == {"d"}
     assert Selection(count=2).choose(impacts) == {"b", "d"}
-    with pytest.raises(ConfigError, match=r"no prompt is above --threshold 0\.9; the highest is at 0\.900"):
+    with pytest.raises(ConfigError, match=r"no prompt is above --threshold 0\.9; the highest impact is 0\.900"):
         Selection(0.9).choose(impacts)
-    with pytest.raises(ConfigError, match="4 prompts were measured, fewer than --count 5"):
+    with pytest.raises(ConfigError, match="4 prompts have an impact, fewer than --count 5"):
         Selection(count=5).choose(impacts)
 
 
@@ -111,7 +111,7 @@ def test_kept_rows(
         assert row["meta"] == {"level": 3, "learning_impact": pytest.approx(IMPACTS[row["id"]])}
         assert (row["prompt"], row["label"], row["task"]) == (row["id"], "1", "math")
     printed = capsys.readouterr().out
-    assert f"{len(expected)} of 4 rows; 1 without 2 visits left out" in printed
+    assert f"{len(expected)} of 4 rows; 1 prompts with fewer than 2 visits were excluded" in printed
     assert [text in printed for text in ("-0.300", "0.000", "0.900")] == [True] * 3
 
 
@@ -158,11 +158,15 @@ def same_file(run: Path, folder: Path) -> list[str]:
     ("spoil", "code", "message"),
     [
         (once, 2, "run: 3 of 3 prompts were visited fewer than 2 times; train for more epochs"),
-        (no_rollouts, 3, "run: no rollouts/step_*.jsonl there; give the folder of a run"),
+        (no_rollouts, 3, "run: contains no rollouts/step_*.jsonl; expected the folder of a run"),
         (no_config, 3, "config.yaml: No such file or directory; name the training file with --data"),
-        (odd_config, 2, "config.yaml: names no data.train; name the training file with --data"),
+        (odd_config, 2, "config.yaml: has no data.train; name the training file with --data"),
         (bad_score, 2, "step_000009.jsonl:1: `score` must be a number from 0 to 1, or null"),
-        (other_file, 2, "other.jsonl: has no prompt 'c', which the run was trained on; give its file with --data"),
+        (
+            other_file,
+            2,
+            "other.jsonl: does not contain prompt 'c' of the run; name the run's training file with --data",
+        ),
         (same_file, 2, "train.jsonl: would be overwritten; choose another --output"),
     ],
 )

@@ -386,7 +386,7 @@ def tokenizer() -> Any:
     """A real one; the client sends what it decodes."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "tiny_base")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "models" / "tiny_base")
     for text in (TURN.format(HARD) + FORGED, *HANGING, *BOMBS):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=False) == text
     return tokenizer

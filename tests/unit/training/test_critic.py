@@ -31,7 +31,7 @@ from tests.running import ROOT, read_jsonl, run_grpo, write_config
 from tests.unit.training.test_run import make_run
 from tests.unit.training.test_trainer import PROMPTS, Interrupts
 
-BASE_MODEL = ROOT / "data/tiny_base"
+BASE_MODEL = ROOT / "data/models/tiny_base"
 GAE = {"advantage_estimator": "gae", "init_kl_coef": 0.0}
 
 

@@ -87,7 +87,7 @@ def test_a_run_trains_adapters_alone(
     A mismatch of engine and trainer after the first update would show that what was pushed is not what trains. The
     weights are random, so that no reward differs: the reward is the KL term alone, whose gradient is 0 only in step 1.
     """
-    base = Path("data/tiny_base").resolve()
+    base = Path("data/models/tiny_base").resolve()
     config = write_config(
         tmp_path / "config.yaml",
         base,

@@ -1,7 +1,7 @@
-"""Searches over + - * / with dead ends and back-tracking, written out as the reasoning of a supervised row.
+"""Depth-first searches over + - * / with dead ends and backtracking, written out as reasoning traces.
 
-A state is the numbers at hand. A move takes two of them and puts their sum, difference, product or quotient in their
-place; a search ends when one number is left and it is the target. Every result is exact: a whole number or a fraction.
+A state is the list of remaining numbers. A move replaces two of them by their sum, difference, product or quotient.
+The search succeeds when one number is left and equals the target. All values are exact: integers or fractions.
 
     Numbers: 4, 2, 6, 3. Target: 24.
     2 + 6 = 8, left: 4, 3, 8
@@ -12,8 +12,9 @@ place; a search ends when one number is left and it is the target. Every result 
     2 * 6 = 12, left: 12, 12
     12 + 12 = 24, left: 24. Target reached.
 
-A dead end is a last number that is not the target. The search turns back before everything below a state was tried,
-but only where nothing below it can succeed: no branch with a solution is given up, and no state is entered twice.
+A dead end is a state with one number that is not the target. The search may backtrack from a state before it has tried
+all moves, but only if the target is unreachable from there: no branch with a solution is abandoned. No state is visited
+twice.
 """
 
 import random
@@ -22,49 +23,49 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import combinations
 
-from data.generate_countdown import Problem
+from data.generate.countdown import Problem
 
 Value = int | Fraction
-"""An exact number; whole ones are usually plain integers, with which the search is several times faster."""
+"""An exact number; integers are usually plain `int`, which makes the search several times faster."""
 
 ABLATIONS = ("full", "no-dead-ends", "answer-only", "shuffled-steps")
-"""What is shown of a search: all of it, the moves to the solution alone, nothing, all lines in random order."""
+"""What a trace shows: the whole search, only the moves of the solution, nothing, or all lines in random order."""
 
-KEPT_FOR_LATER = 3
-"""Dead ends that may be kept for each smaller state on the way; two numbers have up to four wrong results."""
+MAX_DEFERRED_DEAD_ENDS = 3
+"""Dead ends that may be reserved for each later state; two numbers have up to four wrong results."""
 
 FRACTION_DELAY = 0.8
-"""How far back moves that make a fraction stand among those from a state: 0 as the others, 1 behind them all.
+"""How late moves that produce a fraction are tried: 0 like other moves, 1 after all of them.
 
-Up to two in five of all moves make one, and few solutions need it.
+Up to two in five of all moves produce a fraction, and few solutions need one.
 """
 
 
 @dataclass(frozen=True)
-class Style:
-    """How many dead ends a trace has: one of `least` to `most`, ends included, each equally likely."""
+class SearchStyle:
+    """Range of the number of dead ends of a trace, inclusive; the number is sampled uniformly."""
 
-    least: int
-    most: int
+    min_dead_ends: int
+    max_dead_ends: int
 
 
-STYLES = {"short": Style(0, 1), "medium": Style(2, 5), "long": Style(6, 15)}
+STYLES = {"short": SearchStyle(0, 1), "medium": SearchStyle(2, 5), "long": SearchStyle(6, 15)}
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number at hand, and how it was made from the given ones."""
+    """A remaining number, and the expression of given numbers that produced it."""
 
     value: Value
     expression: str
 
     def __str__(self) -> str:
-        # One spelling wherever it stands. Without brackets, 8 / 1/3 would be another number.
+        # Fractions are always written in parentheses: 8 / 1/3 would be a different number.
         return str(self.value) if self.value.denominator == 1 else f"({self.value})"
 
 
 State = tuple[Number, ...]
-"""Numbers at hand, in the order shown: what a move makes comes last."""
+"""Remaining numbers in display order; the result of a move comes last."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Trace:
-    """A search that succeeded: all its moves in order, and the `path` of those that led to the target."""
+    """A successful search: all moves in order, and the `path` of moves that led to the target."""
 
     problem: Problem
     moves: tuple[Move, ...]
@@ -86,34 +87,34 @@ class Trace:
 
     @property
     def dead_ends(self) -> int:
-        """How often one number was left that is not the target."""
-        return _count_ends(self.moves) - 1
+        """Number of dead ends."""
+        return _count_leaves(self.moves) - 1
 
     @property
     def answer(self) -> str:
-        """The solution as one expression of the given numbers, without brackets around the whole."""
+        """The solution as one expression of the given numbers, without enclosing parentheses."""
         return self.path[-1].after[0].expression[1:-1]
 
     def without_dead_ends(self) -> "Trace":
-        """The same solution, found at once."""
+        """Return a trace that contains only the moves of the solution."""
         return Trace(self.problem, self.path, self.path)
 
     def lines(self) -> list[str]:
-        """The reasoning: the numbers and the target, then one line for each move."""
+        """Return the reasoning: the numbers and the target, then one line per move."""
         target = self.problem.target
         lines = [f"Numbers: {', '.join(map(str, self.problem.numbers))}. Target: {target}."]
         for index, move in enumerate(self.moves):
-            line = f"{move.step}, left: {_spell(move.after)}"
+            line = f"{move.step}, left: {_format_state(move.after)}"
             if len(move.after) == 1:
                 if move.after[0].value == target:
                     line += ". Target reached."
                 else:
-                    line += f". Not {target}. Back to: {_spell(self.moves[index + 1].before)}"
+                    line += f". Not {target}. Back to: {_format_state(self.moves[index + 1].before)}"
             lines.append(line)
         return lines
 
     def response(self, ablation: str, rng: random.Random) -> str:
-        """The whole response in one of `ABLATIONS`; `rng` puts the lines of `shuffled-steps` in order."""
+        """Return the response for one of `ABLATIONS`; `rng` shuffles the lines of `shuffled-steps`."""
         lines = [] if ablation == "answer-only" else self.lines()
         if ablation == "shuffled-steps":
             rng.shuffle(lines)
@@ -121,11 +122,11 @@ class Trace:
 
 
 def combine(x: Value, y: Value) -> list[tuple[str, bool, Value]]:
-    """Results of two numbers, neither negative: the sign, whether y comes first, and the value.
+    """Return all results of two non-negative numbers: operator, whether y is the left operand, and value.
 
-    Of the two differences only the one that is not negative. Nothing is lost: if an expression has the value v, then
-    one of the same numbers without negative parts has the value |v|, since |a + b| and |a - b| are each a sum or a
-    difference of |a| and |b|.
+    Only the non-negative difference is included. This loses no solution: if an expression has the value v, another
+    expression of the same numbers without negative parts has the value |v|, because |a + b| and |a - b| are each a sum
+    or a difference of |a| and |b|.
     """
     results: list[tuple[str, bool, Value]] = [
         ("+", False, x + y),
@@ -140,21 +141,21 @@ def combine(x: Value, y: Value) -> list[tuple[str, bool, Value]]:
 
 
 def can_reach(values: tuple[Value, ...], target: int) -> bool:
-    """Whether all the numbers, each used once, make the target; decided by trying everything.
+    """Return whether the numbers, each used once, can make the target, by exhaustive search.
 
     Args:
-        values: In ascending order, none negative.
-        target: Not negative.
+        values: Non-negative numbers in ascending order.
+        target: A non-negative number.
     """
     if len(values) == 1:
         return values[0] == target
     if len(values) == 2:
         return any(value == target for _, _, value in combine(*values))
-    return _try_everything(values, target)
+    return _search_exhaustively(values, target)
 
 
 @lru_cache(maxsize=500_000)
-def _try_everything(values: tuple[Value, ...], target: int) -> bool:
+def _search_exhaustively(values: tuple[Value, ...], target: int) -> bool:
     for first, second in combinations(range(len(values)), 2):
         rest = values[:first] + values[first + 1 : second] + values[second + 1 :]
         for _, _, value in combine(values[first], values[second]):
@@ -164,24 +165,23 @@ def _try_everything(values: tuple[Value, ...], target: int) -> bool:
 
 
 def draw_trace(problem: Problem, dead_ends: int, rng: random.Random) -> Trace:
-    """Search the problem's solution, with as many dead ends as asked for, or fewer where it does not have so many.
+    """Generate a search for a random solution with `dead_ends` dead ends, or fewer if the problem has fewer.
 
-    Every state on the way to the solution, which is drawn among all of them, is left into some dead ends first, most
-    often the state of all numbers.
+    Dead ends are explored from the states on the path to the solution, most of them from the initial state.
 
     Args:
-        problem: A solvable one.
+        problem: A solvable problem.
         dead_ends: 0 or more.
-        rng: Draws the solution, the dead ends and where they stand.
+        rng: Samples the solution, the dead ends and their positions.
     """
     state: State = tuple(Number(number, str(number)) for number in problem.numbers)
     moves: list[Move] = []
     path: list[Move] = []
     tried: set[tuple[Value, ...]] = set()
     while len(state) > 1:
-        budget = dead_ends - _count_ends(moves)
-        kept = rng.randint(0, min(budget, KEPT_FOR_LATER * (len(state) - 2)))
-        moves += _draw_dead_ends(state, problem.target, budget - kept, tried, rng)
+        budget = dead_ends - _count_leaves(moves)
+        deferred = rng.randint(0, min(budget, MAX_DEFERRED_DEAD_ENDS * (len(state) - 2)))
+        moves += _draw_dead_ends(state, problem.target, budget - deferred, tried, rng)
         move = next(move for move in _draw_moves(state, rng) if can_reach(_values(move.after), problem.target))
         moves.append(move)
         path.append(move)
@@ -192,7 +192,7 @@ def draw_trace(problem: Problem, dead_ends: int, rng: random.Random) -> Trace:
 def _draw_dead_ends(
     state: State, target: int, budget: int, tried: set[tuple[Value, ...]], rng: random.Random
 ) -> list[Move]:
-    """Moves from a state into at most `budget` dead ends, depth first; states that are entered are added to `tried`."""
+    """Return moves from a state into at most `budget` dead ends, depth first; visited states are added to `tried`."""
     moves: list[Move] = []
     left = budget
     for move in _draw_moves(state, rng):
@@ -209,25 +209,25 @@ def _draw_dead_ends(
         if below:
             tried.add(values)
             moves += [move, *below]
-            left -= _count_ends(below)
+            left -= _count_leaves(below)
     return moves
 
 
 def _draw_moves(state: State, rng: random.Random) -> list[Move]:
-    """All moves from a state in random order, most fractions late; of those that lead to the same numbers, one."""
+    """Return all moves from a state in random order, fractions mostly last; one move per resulting set of numbers."""
     moves: dict[tuple[Value, ...], Move] = {}
     candidates = []
     for first, second in combinations(range(len(state)), 2):
         x, y = state[first], state[second]
         rest = state[:first] + state[first + 1 : second] + state[second + 1 :]
-        for sign, y_first, value in combine(x.value, y.value):
+        for operator, y_first, value in combine(x.value, y.value):
             left, right = (y, x) if y_first else (x, y)
-            candidates.append((left, sign, right, rest, value))
+            candidates.append((left, operator, right, rest, value))
     candidates.sort(key=lambda candidate: rng.random() + FRACTION_DELAY * (candidate[-1].denominator != 1))
-    for left, sign, right, rest, value in candidates:
-        made = Number(value, f"({left.expression} {sign} {right.expression})")
-        after = (*rest, made)
-        moves.setdefault(_values(after), Move(state, f"{left} {sign} {right} = {made}", after))
+    for left, operator, right, rest, value in candidates:
+        result = Number(value, f"({left.expression} {operator} {right.expression})")
+        after = (*rest, result)
+        moves.setdefault(_values(after), Move(state, f"{left} {operator} {right} = {result}", after))
     return list(moves.values())
 
 
@@ -236,13 +236,13 @@ def _divide(x: Value, y: Value) -> Value:
 
 
 def _values(state: State) -> tuple[Value, ...]:
-    """What makes two states the same: their values in ascending order."""
+    """Return the values in ascending order, which identify a state."""
     return tuple(sorted(number.value for number in state))
 
 
-def _spell(state: State) -> str:
+def _format_state(state: State) -> str:
     return ", ".join(map(str, state))
 
 
-def _count_ends(moves: list[Move] | tuple[Move, ...]) -> int:
+def _count_leaves(moves: list[Move] | tuple[Move, ...]) -> int:
     return sum(len(move.after) == 1 for move in moves)

@@ -1,10 +1,10 @@
-"""A tiny Qwen2 model with random weights and a real tokenizer, in Hugging Face format.
+"""Create a tiny Qwen2 model with random weights and a trained tokenizer, in Hugging Face format.
 
-    python -m data.make_tiny_model --output DIR [--seed 0 --hidden-size 192 --layers 4 --untied]
+    python -m data.generate.tiny_model --output DIR [--seed 0 --hidden-size 192 --layers 4 --untied]
 
-The tokenizer is byte-level BPE: every text in Unicode's normal form C survives decode(encode(text)), Chinese
-included. Digits are single tokens, so that arithmetic has one spelling. The corpus is what
-data.generate_countdown writes, drawn with a fixed seed, so that the same arguments always give the same files.
+The tokenizer is byte-level BPE: decode(encode(text)) returns every text in Unicode normal form C unchanged, Chinese
+included. Each digit is one token, so that a number has only one tokenization. The training corpus comes from
+data.generate.countdown with a fixed seed, so that the same arguments always give the same files.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from data.generate_countdown import WORDINGS, ProblemSpace, TraceStyle, draw_traces
+from data.generate.countdown import WORDINGS, ProblemSpace, TraceStyle, draw_traces
 
 PAD_TOKEN = "<|endoftext|>"
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -31,7 +31,7 @@ CORPUS_ROWS_PER_WORDING = 2000
 
 
 def _corpus() -> Iterator[str]:
-    """Prompts in every wording and traces, from a fixed seed."""
+    """Yield prompts in every wording with traces, from a fixed seed."""
     rng = random.Random(0)
     space = ProblemSpace(counts=(3, 4), largest=99, target_largest=99)
     for wording in sorted(WORDINGS):
@@ -42,7 +42,7 @@ def _corpus() -> Iterator[str]:
 
 
 def build_tokenizer(vocab_size: int = 512) -> PreTrainedTokenizerFast:
-    """Train the byte-level BPE tokenizer, with chat template, and pad and end-of-turn tokens that differ."""
+    """Train the byte-level BPE tokenizer, with a chat template and distinct padding and end-of-turn tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -64,9 +64,15 @@ def build_tokenizer(vocab_size: int = 512) -> PreTrainedTokenizerFast:
 def build_model(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int, layers: int, tied: bool, seed: int
 ) -> Qwen2ForCausalLM:
-    """Build a Qwen2 model with random float32 weights; heads are 32 wide, the least that vLLM's CPU attention takes."""
+    """Build a Qwen2 model with random float32 weights and a head size of 32, the minimum of vLLM's CPU attention.
+
+    Raises:
+        ValueError: `hidden_size` is not a positive multiple of 64.
+    """
     if hidden_size <= 0 or hidden_size % 64:
-        raise ValueError(f"hidden_size is {hidden_size}; it must be a multiple of 64 (an even number of heads of 32)")
+        raise ValueError(
+            f"hidden_size is {hidden_size}; it must be a multiple of 64 (an even number of heads of size 32)"
+        )
     heads = hidden_size // 32
     config = Qwen2Config(
         vocab_size=len(tokenizer),
@@ -93,23 +99,25 @@ def write_tiny_model(
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write model and tokenizer to a folder that any Hugging Face loader reads."""
+    """Write model and tokenizer to a folder in Hugging Face format."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, hidden_size, layers, tied, seed)
     model.to(dtype).save_pretrained(output)
-    # Loading a Qwen2 tokenizer gives it that family's way of splitting text; keep the files as they will be used.
+    # AutoTokenizer replaces the pre-tokenizer by Qwen2's; save again so that the files match what is used.
     tokenizer.save_pretrained(output)
     AutoTokenizer.from_pretrained(output).save_pretrained(output)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data.make_tiny_model", description=(__doc__ or "").split("\n")[0])
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.generate.tiny_model", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden-size", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--untied", action="store_true", help="give the output head its own weights")
+    parser.add_argument("--untied", action="store_true", help="do not tie the output head to the embeddings")
     args = parser.parse_args(argv)
     try:
         write_tiny_model(args.output, args.hidden_size, args.layers, not args.untied, args.seed)

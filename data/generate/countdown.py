@@ -1,15 +1,14 @@
 """Countdown problems and search traces, seeded and solvable by construction.
 
-    python -m data.generate_countdown problems --output DIR [--train 4000 --held-out 600 --counts 3 4 ...]
-    python -m data.generate_countdown traces --output FILE [--count 100000 --skill-fraction 0.6 ...]
+    python -m data.generate.countdown problems --output DIR [--train 4000 --held-out 600 --counts 3 4 ...]
+    python -m data.generate.countdown traces --output FILE [--count 100000 --skill-fraction 0.6 ...]
 
-A problem asks to combine every given number exactly once with + - * / into the target. It is made by drawing
-the numbers and combining them at random, so it has a solution. Which problems are held out is a property of the
-problem itself (a hash of its numbers and target, in any order): no train set, trace file or seed can contain a
-problem that any held-out set contains.
+A problem asks to combine all given numbers, each exactly once, with + - * / into the target. The numbers are sampled
+and combined at random, so every problem has a solution. Whether a problem is held out depends only on a hash of its
+sorted numbers and target: no training set or trace file, whatever its seed, contains a problem of any held-out set.
 
-A trace is what a small model is taught: attempts, one a line, each a chain of exact steps; it ends with the
-attempt that hits the target, or gives up and answers with the last miss.
+A trace is a supervised response with a search: one attempt per line, each a chain of exact steps. It ends with the
+attempt that reaches the target, or gives up and answers with the last failed attempt.
 """
 
 import argparse
@@ -24,9 +23,9 @@ from openr1.runtime.files import write_objects
 
 HELD_OUT_FRACTION = 0.2
 LARGEST_VALUE = 99
-"""Bound on the values of an attempt's steps: few enough facts of arithmetic for a model of a few million parameters."""
+"""Largest intermediate value. It keeps the arithmetic small enough for a model with a few million parameters."""
 MAX_DRAWS = 100_000
-"""Draws of a problem, after which none is taken to exist."""
+"""Number of samples after which a problem space is considered empty."""
 
 WORDINGS = {
     "en": (
@@ -44,26 +43,26 @@ WORDINGS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Numbers (positive integers, in the order shown) and the integer target."""
+    """Positive integers, in the order of the prompt, and the integer target."""
 
     numbers: tuple[int, ...]
     target: int
 
     @property
     def key(self) -> str:
-        """Identity up to the order of the numbers, for example `3-5-7=22`."""
+        """Identifier that ignores the order of the numbers, for example `3-5-7=22`."""
         return "-".join(map(str, sorted(self.numbers))) + f"={self.target}"
 
     @property
     def held_out(self) -> bool:
-        """True for the fifth of all problems that nothing may train on."""
+        """Whether the problem belongs to the fifth of all problems that is never trained on."""
         digest = hashlib.sha256(self.key.encode()).digest()
         return int.from_bytes(digest[:8], "big") < HELD_OUT_FRACTION * 2**64
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way to combine all numbers: the exact steps, the value reached, and the same as one expression."""
+    """One way to combine all numbers: its steps, the value reached, and the equivalent expression."""
 
     steps: tuple[str, ...]
     value: int
@@ -72,7 +71,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class ProblemSpace:
-    """What problems look like: how many numbers, their range, the target's range (all ends included)."""
+    """Constraints on problems: possible counts of numbers, and inclusive ranges of numbers and target."""
 
     counts: tuple[int, ...] = (3,)
     smallest: int = 1
@@ -81,10 +80,10 @@ class ProblemSpace:
     target_largest: int = 40
 
     def draw(self, rng: random.Random) -> Problem:
-        """Draw a solvable problem.
+        """Sample a solvable problem.
 
         Raises:
-            ValueError: The numbers did not make a target inside its range in `MAX_DRAWS` draws.
+            ValueError: No sample out of `MAX_DRAWS` had a target inside its range.
         """
         for _ in range(MAX_DRAWS):
             count = rng.choice(self.counts)
@@ -92,13 +91,13 @@ class ProblemSpace:
             target = draw_attempt(numbers, rng).value
             if self.target_smallest <= target <= self.target_largest:
                 return Problem(numbers, target)
-        raise ValueError(f"found no problem inside the ranges in {MAX_DRAWS:,} draws; widen them")
+        raise ValueError(f"found no problem within the ranges in {MAX_DRAWS:,} samples; widen the ranges")
 
 
 def draw_attempt(numbers: tuple[int, ...], rng: random.Random) -> Attempt:
-    """Combine the numbers two at a time, at random, over positive integers.
+    """Combine the numbers pairwise at random, within the positive integers.
 
-    The larger operand comes first; division is taken only where it is exact.
+    The larger operand comes first; division is used only if it is exact.
     """
     while True:
         attempt = _try_attempt(numbers, rng)
@@ -107,7 +106,7 @@ def draw_attempt(numbers: tuple[int, ...], rng: random.Random) -> Attempt:
 
 
 def _try_attempt(numbers: tuple[int, ...], rng: random.Random) -> Attempt | None:
-    """One random attempt, or None where it meets zero or the bound on values."""
+    """Return one random attempt, or None if a value is zero or exceeds `LARGEST_VALUE`."""
     pool = [(number, str(number)) for number in numbers]
     steps = []
     while len(pool) > 1:
@@ -126,7 +125,11 @@ def _try_attempt(numbers: tuple[int, ...], rng: random.Random) -> Attempt | None
 
 
 def solve(problem: Problem, rng: random.Random, tries: int = 100_000) -> Attempt:
-    """Find a solution by random search; a problem that was drawn here has one, so this ends."""
+    """Find a solution by random search.
+
+    Raises:
+        ValueError: No solution was found in `tries` attempts; the problem may have none.
+    """
     for _ in range(tries):
         attempt = draw_attempt(problem.numbers, rng)
         if attempt.value == problem.target:
@@ -135,18 +138,18 @@ def solve(problem: Problem, rng: random.Random, tries: int = 100_000) -> Attempt
 
 
 def draw_problems(space: ProblemSpace, count: int, held_out: bool, rng: random.Random) -> list[Problem]:
-    """Draw `count` problems, all different up to the order of their numbers, from one side of the split.
+    """Sample `count` distinct problems, up to the order of their numbers, from one side of the split.
 
     Raises:
-        ValueError: The space holds fewer different problems than asked for: 100 draws a problem, and 10,000 more, did
-            not find them.
+        ValueError: The space does not contain enough distinct problems: 100 samples per problem plus 10,000 did not
+            find them.
     """
     problems: dict[str, Problem] = {}
     budget = 100 * count + 10_000
     while len(problems) < count:
         budget -= 1
         if budget < 0:
-            raise ValueError(f"found only {len(problems)} different problems of {count} asked for; widen the ranges")
+            raise ValueError(f"found only {len(problems)} distinct problems of {count} requested; widen the ranges")
         problem = space.draw(rng)
         if problem.held_out == held_out:
             problems.setdefault(problem.key, problem)
@@ -154,12 +157,12 @@ def draw_problems(space: ProblemSpace, count: int, held_out: bool, rng: random.R
 
 
 def render_prompt(problem: Problem, wording: str) -> str:
-    """The user's message for a problem."""
+    """Return the user message for a problem."""
     return WORDINGS[wording].format(numbers=", ".join(map(str, problem.numbers)), target=problem.target)
 
 
 def problem_row(problem: Problem, wording: str, task: str = "countdown") -> dict[str, object]:
-    """The problem as one row of the schema in data/README.md, graded by `task`."""
+    """Return a problem as a dataset row (data/README.md) that is graded by `task`."""
     label = json.dumps({"numbers": list(problem.numbers), "target": problem.target})
     return {
         "id": f"{task}-{problem.key}",
@@ -172,7 +175,13 @@ def problem_row(problem: Problem, wording: str, task: str = "countdown") -> dict
 
 @dataclass(frozen=True)
 class TraceStyle:
-    """How often an attempt of a trace is right, and how often a miss ends the search (probabilities)."""
+    """Sampling probabilities of a trace.
+
+    Attributes:
+        hit: Probability that an attempt is a known solution; otherwise it is random.
+        give_up: Probability that the search ends after a failed attempt.
+        max_attempts: Maximum number of attempts.
+    """
 
     hit: float
     give_up: float
@@ -180,10 +189,10 @@ class TraceStyle:
 
 
 def draw_trace(problem: Problem, solution: Attempt, style: TraceStyle, rng: random.Random) -> str:
-    """A response for the problem: attempts in <think>, then the last one in <answer>.
+    """Return a response to the problem: attempts in <think>, then the expression of the last one in <answer>.
 
-    No attempt is repeated. The trace ends at the first attempt that reaches the target, after a miss with
-    probability `give_up`, or after `max_attempts`.
+    Failed attempts are distinct. The trace ends at the first attempt that reaches the target, after a failed attempt
+    with probability `give_up`, or after `max_attempts`.
     """
     lines: dict[str, Attempt] = {}
     while True:
@@ -208,11 +217,10 @@ def draw_traces(
     rng: random.Random,
     wording: str,
 ) -> Iterator[dict[str, object]]:
-    """Rows of supervised data, to be trained on in this order.
+    """Yield supervised rows that form a curriculum: train on them in this order.
 
-    The first `skill_fraction` of them are in style `skill`, which solves what it starts; the rest in `style`, the
-    blur: from it reinforcement learning has something to find again. Problems are drawn with repetition,
-    never from the held-out side.
+    The first `skill_fraction` of the rows use the style `skill`, usually with `give_up` 0; the rest use `style`, whose
+    failures leave room for improvement by reinforcement learning. Problems may repeat and are never held out.
     """
     for index in range(count):
         problem = space.draw(rng)
@@ -227,26 +235,34 @@ def draw_traces(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m data.generate_countdown", description=(__doc__ or "").split("\n")[0]
+        prog="python -m data.generate.countdown", description=(__doc__ or "").split("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    problems = commands.add_parser("problems", help="write train.jsonl and held_out.jsonl, which share no problem")
+    problems = commands.add_parser("problems", help="write train.jsonl and held_out.jsonl, which are disjoint")
     problems.add_argument("--output", type=Path, required=True, metavar="DIR")
     problems.add_argument("--train", type=int, default=4000)
     problems.add_argument("--held-out", type=int, default=600)
     traces = commands.add_parser("traces", help="write supervised search traces")
     traces.add_argument("--output", type=Path, required=True, metavar="FILE")
     traces.add_argument("--count", type=int, default=100_000)
-    traces.add_argument("--skill-fraction", type=float, default=0.6, help="share, at the start, that never gives up")
     traces.add_argument(
-        "--skill-hit", type=float, default=0.6, help="probability that an attempt of that share is right"
+        "--skill-fraction", type=float, default=0.6, help="fraction of rows, at the start, that never give up"
     )
-    traces.add_argument("--hit", type=float, default=0.6, help="probability that an attempt of the rest is right")
-    traces.add_argument("--give-up", type=float, default=0.5, help="probability that a miss of the rest is answered")
+    traces.add_argument(
+        "--skill-hit", type=float, default=0.6, help="probability that an attempt in those rows is a solution"
+    )
+    traces.add_argument(
+        "--hit", type=float, default=0.6, help="probability that an attempt in the other rows is a solution"
+    )
+    traces.add_argument(
+        "--give-up", type=float, default=0.5, help="probability that the other rows give up after a failed attempt"
+    )
     for command in (problems, traces):
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--wording", choices=sorted(WORDINGS), default="en")
-        command.add_argument("--counts", type=int, nargs="+", default=[3, 4], help="how many numbers a problem has")
+        command.add_argument(
+            "--counts", type=int, nargs="+", default=[3, 4], help="possible counts of numbers per problem"
+        )
         command.add_argument("--smallest", type=int, default=1)
         command.add_argument("--largest", type=int, default=99)
         command.add_argument("--target-smallest", type=int, default=10)
@@ -255,13 +271,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code, or exits with 2 where the space cannot hold what is asked for."""
+    """Run the command; returns the exit code. Exits with code 2 if the problem space is invalid or too small."""
     parser = _parser()
     args = parser.parse_args(argv)
     if min(args.counts) < 2 or not 1 <= args.smallest <= args.largest:
-        parser.error("problems need --counts of 2 or more and 1 <= --smallest <= --largest")
+        parser.error("--counts must be at least 2, and 1 <= --smallest <= --largest is required")
     if not 1 <= args.target_smallest <= args.target_largest <= LARGEST_VALUE:
-        parser.error(f"targets need 1 <= --target-smallest <= --target-largest <= {LARGEST_VALUE}")
+        parser.error(f"1 <= --target-smallest <= --target-largest <= {LARGEST_VALUE} is required")
     space = ProblemSpace(tuple(args.counts), args.smallest, args.largest, args.target_smallest, args.target_largest)
     rng = random.Random(args.seed)
     try:
