@@ -57,7 +57,7 @@ def _read_labels(path: Path) -> list[tuple[int, str]]:
     """Line numbers and labels."""
     from openr1.errors import ConfigError
     from openr1.files import read_objects
-    from reward_server.openrlhf import to_label
+    from reward_server.compat.openrlhf import to_label
 
     labels = []
     for place, row in read_objects(path):

@@ -89,7 +89,7 @@ def _response_rows(path: Path, task: str | None) -> Iterator[_Row]:
 
     from openr1.errors import ConfigError
     from openr1.files import read_objects
-    from reward_server.openrlhf import to_label
+    from reward_server.compat.openrlhf import to_label
     from reward_server.schema import ScoreItem, describe_problems
 
     for place, columns in read_objects(path):

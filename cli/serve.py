@@ -26,9 +26,9 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     # Imported here, so that --help does not wait for a web framework.
+    from reward_server.compat.openrlhf import PromptIndex
     from reward_server.config import ConfigFileError, read_config
     from reward_server.grader import Grader
-    from reward_server.openrlhf import PromptIndex
     from reward_server.schema import TOKEN_VARIABLE
     from reward_server.server import HostNotLoopback, ServeError, check_host, serve
     from reward_server.service import Service

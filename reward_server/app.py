@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from reward_server.body_limit import BodyLimit
+from reward_server.compat.openrlhf import RewardReply, RewardRequest, grade_texts, to_reply
 from reward_server.gate import Gate
-from reward_server.openrlhf import RewardReply, RewardRequest, grade_texts, to_reply
 from reward_server.schema import (
     GraderName,
     ScoreItem,

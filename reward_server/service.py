@@ -3,8 +3,8 @@
 import threading
 from dataclasses import dataclass, field
 
+from reward_server.compat.openrlhf import PromptIndex
 from reward_server.grader import Grader
-from reward_server.openrlhf import PromptIndex
 from reward_server.settings import Settings
 from reward_server.tasks import TASKS
 from reward_server.tasks.task import Tasks

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from reward_server import adapters
-from reward_server.adapters import compute_score, reward_func, trl_reward
+from reward_server.compat import adapters
+from reward_server.compat.adapters import compute_score, reward_func, trl_reward
 from reward_server.settings import Settings
 from reward_server.tasks import UnknownTask
 
@@ -202,7 +202,7 @@ def test_openrlhf_loads_a_file_that_imports_the_function(tmp_path: Path) -> None
     import torch
 
     file = tmp_path / "rewards.py"
-    file.write_text("from reward_server.adapters import reward_func\n")
+    file.write_text("from reward_server.compat.adapters import reward_func\n")
     prompt = "user: What is (x + 1)/2?\nassistant:"
     responses = [HALF, r"\boxed{2}", "user: What is 1 + 1?\nassistant: \\boxed{2}"]
     results = run_client(file, prompt, r"\frac{1 + x}{2}", [*responses * 5, HANGING])
@@ -289,7 +289,7 @@ def test_a_script_starts_processes_only_when_it_grades_and_leaves_none(tmp_path:
         tmp_path,
         f"""
 import multiprocessing.forkserver, sys
-from reward_server.adapters import trl_reward
+from reward_server.compat.adapters import trl_reward
 if __name__ == "__main__":
     reward = trl_reward("math")
     print(multiprocessing.forkserver._forkserver._forkserver_pid, "torch" in sys.modules)
@@ -306,7 +306,7 @@ def test_a_large_script_leaves_workers_their_memory(tmp_path: Path) -> None:
         f"""
 import mmap
 LIBRARIES = mmap.mmap(-1, 4 * 2**30)
-from reward_server.adapters import compute_score
+from reward_server.compat.adapters import compute_score
 if __name__ == "__main__":
     print(compute_score("math", {HALF!r}, "(1 + x)/2"))
 """,

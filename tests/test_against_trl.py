@@ -25,7 +25,7 @@ from openr1.algorithms.token_ops import TokenOutputs
 from openr1.batch import TrainBatch
 from openr1.policy.model import TokenModel, compute_head_in_float32
 from openr1.policy.update import LossSettings, OffPolicySettings, policy_update
-from reward_server.adapters import trl_reward
+from reward_server.compat.adapters import trl_reward
 from tests.test_adapters import PUZZLE, SOLVED
 
 LONGEST, GROUP, EPS_OF_TRL = 9, 4, 1e-4

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from reward_server.openrlhf import (
+from reward_server.compat.openrlhf import (
     LabelConflict,
     PromptIndex,
     RewardRequest,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import util
 from typing import Any
 
+from reward_server.compat.openrlhf import PromptIndex, RewardRequest, grade_texts, to_label, to_reply
 from reward_server.grader import Grader
-from reward_server.openrlhf import PromptIndex, RewardRequest, grade_texts, to_label, to_reply
 from reward_server.schema import ScoreItem
 from reward_server.scoring import Score
 from reward_server.settings import Settings
