@@ -1,18 +1,21 @@
-"""The server's own configuration file: what differs from the defaults of settings and tasks."""
+"""The server's configuration file: limits, reward weights, and tasks given by import path."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from reward_server.import_path import ImportPathError, import_object
 from reward_server.schema import describe_problems
 from reward_server.settings import Settings
 from reward_server.tasks import TASKS, find_task
-from reward_server.tasks.task import Tasks
+from reward_server.tasks.task import Task, Tasks
 
 
 class ConfigFileError(ValueError):
-    """The file cannot be used; the message is one line for the user."""
+    """The file cannot be used. The message is one line for the user and begins with the file's path."""
 
 
 class _Section(BaseModel):
@@ -20,33 +23,42 @@ class _Section(BaseModel):
 
 
 class TaskConfig(_Section):
-    """What a task does differently on this server."""
+    """One entry of `tasks`: a new task, or changes to a built-in one."""
 
+    path: str | None = None
+    """Import path of a `Task` to serve under this entry's name: `package.module:TASK`, or `folder/file.py:TASK`, where
+    the file is relative to the folder of the config file. Required for names that are not built in, refused for those
+    that are."""
     weights: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """Share of a component in the reward, by its name; the others keep theirs."""
+    """New weight of a component in the reward, by the component's name. Components not listed keep theirs."""
     failed_reward: FiniteFloat | None = None
-    """What clients that cannot take null are told for a failed item."""
+    """Reward of an item that cannot be graded, for clients that do not accept null."""
 
 
 class ServerConfig(_Section):
-    """A whole file."""
+    """The whole file."""
 
     tasks: dict[str, TaskConfig] = Field(default_factory=dict)
     settings: Settings = Field(default_factory=Settings)
 
 
 def read_config(path: Path) -> tuple[Settings, Tasks]:
-    """Settings and tasks of a server that is started with this file.
+    """Limits and tasks of a server that is started with this file. Imports the tasks that are given by import path.
 
     Raises:
-        ConfigFileError: It is unreadable, or names what is not there.
+        ConfigFileError: The file is unreadable or has a wrong value, or one of its tasks cannot be used.
     """
+    config = _parse_file(path)
     try:
-        config = ServerConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        changed = {
-            name: find_task(name).configured(section.weights, section.failed_reward)
-            for name, section in config.tasks.items()
-        }
+        changed = {name: _build_task(name, entry, path.parent) for name, entry in config.tasks.items()}
+    except (ImportPathError, LookupError) as error:
+        raise ConfigFileError(f"{path}: {error}") from error
+    return config.settings, {**TASKS, **changed}
+
+
+def _parse_file(path: Path) -> ServerConfig:
+    try:
+        return ServerConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except OSError as error:
         raise ConfigFileError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -54,8 +66,24 @@ def read_config(path: Path) -> tuple[Settings, Tasks]:
     except ValidationError as error:
         raise ConfigFileError(f"{path}: {describe_problems(error.errors())}") from error
     except ValueError as error:
-        # Bytes that are not UTF-8, and scalars such as 2024-13-45, which YAML's own errors do not cover.
+        # Bytes that are not UTF-8, and scalars such as 2024-13-45, for which PyYAML raises no YAMLError.
         raise ConfigFileError(f"{path}: not YAML: {error}") from error
-    except LookupError as error:
-        raise ConfigFileError(f"{path}: {error}") from error
-    return config.settings, {**TASKS, **changed}
+
+
+def _build_task(name: str, entry: TaskConfig, folder: Path) -> Task[Any]:
+    task = find_task(name) if entry.path is None else _import_task(name, entry.path, folder)
+    return task.configured(entry.weights, entry.failed_reward)
+
+
+def _import_task(name: str, path: str, folder: Path) -> Task[Any]:
+    """The task at an import path, renamed to `name`: requests, answers and metrics know it by its key in the file."""
+    key = f"tasks.{name}.path"
+    if name in TASKS:
+        raise ImportPathError(f"{key}: {name!r} is a built-in task: choose another name, or remove path")
+    try:
+        task = import_object(path, folder)
+    except ImportPathError as error:
+        raise ImportPathError(f"{key}: {error}") from error
+    if not isinstance(task, Task):
+        raise ImportPathError(f"{key}: {path} is of type {type(task).__name__}, not a reward_server.tasks.task.Task")
+    return replace(task, name=name)

@@ -92,6 +92,16 @@ class Task(Generic[Gold]):
     failed_reward: float = 0.0
     """What clients that cannot take null are told for a failed item."""
 
+    def __post_init__(self) -> None:
+        """Refuse a task whose items could never be scored.
+
+        Raises:
+            ValueError: `accuracy` is not the name of a component.
+        """
+        if self.accuracy not in self.components:
+            names = ", ".join(self.components) or "none"
+            raise ValueError(f"task {self.name}: accuracy is {self.accuracy!r}, but the components are: {names}")
+
     def configured(self, weights: Mapping[str, float], failed_reward: float | None) -> "Task[Gold]":
         """The task with other weights for some components, and another reward for failed items.
 
