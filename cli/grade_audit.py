@@ -19,17 +19,17 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     from openr1.errors import ConfigError
+    from reward_server.config import ServerConfig
     from reward_server.grader import Grader
-    from reward_server.settings import Settings
     from reward_server.tasks import UnknownTask, find_task
-    from reward_server.tasks.task import CannotGrade, LabelError, Question
+    from reward_server.tasks.task import CannotGrade, Comparison, LabelError
 
     try:
         task = find_task(arguments.task)
     except UnknownTask as error:
         raise ConfigError(str(error)) from error
     found: list[tuple[int, str]] = []
-    questions: dict[int, Question] = {}
+    comparisons: dict[int, Comparison] = {}
     labels = _read_labels(arguments.file)
     for number, label in labels:
         try:
@@ -38,15 +38,15 @@ def run(argv: list[str]) -> int:
             found.append((number, f"{label[:100]!r} cannot be read: {error}"))
         else:
             if isinstance(gold, str):
-                questions[number] = Question(gold, gold)
-    with Grader(Settings()) as grader:
-        answers = grader.answer(set(questions.values()), time.monotonic() + SECONDS)
-    for number, question in questions.items():
-        outcome = answers[question].outcome
+                comparisons[number] = Comparison(gold, gold)
+    with Grader(ServerConfig()) as grader:
+        answers = grader.compare_all(set(comparisons.values()), time.monotonic() + SECONDS)
+    for number, comparison in comparisons.items():
+        outcome = answers[comparison].outcome
         if isinstance(outcome, CannotGrade):
-            found.append((number, f"{question.gold[:100]!r}: {outcome}"))
+            found.append((number, f"{comparison.gold[:100]!r}: {outcome}"))
         elif not outcome:
-            found.append((number, f"{question.gold[:100]!r} does not equal itself"))
+            found.append((number, f"{comparison.gold[:100]!r} does not equal itself"))
     for number, problem in sorted(found):
         print(f"{arguments.file}:{number}: {problem}")
     print(f"{len(labels)} labels, {len(found)} that cannot be graded")

@@ -46,15 +46,15 @@ def run(argv: list[str]) -> int:
         parser.error("give --label and --response, or --file")
 
     from openr1.errors import ConfigError
-    from reward_server.config import ConfigFileError, read_config
+    from reward_server.config import ServerConfig
+    from reward_server.config_file import ConfigFileError, read_config
     from reward_server.grader import Grader
-    from reward_server.settings import Settings
     from reward_server.tasks import TASKS, UnknownTask
 
     try:
-        settings, tasks = read_config(arguments.config) if arguments.config else (Settings(), TASKS)
+        config, tasks = read_config(arguments.config) if arguments.config else (ServerConfig(), TASKS)
         rows = [_given_row(arguments)] if single else list(_response_rows(arguments.file, arguments.task))
-        with Grader(settings) as grader:
+        with Grader(config) as grader:
             verdicts: Counter[str] = Counter()
             changed = 0
             for row, result in _grade(grader, tasks, rows):

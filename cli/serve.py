@@ -27,27 +27,27 @@ def run(argv: list[str]) -> int:
 
     # Imported here, so that --help does not wait for a web framework.
     from reward_server.compat.openrlhf import PromptIndex
-    from reward_server.config import ConfigFileError, read_config
+    from reward_server.config import ServerConfig
+    from reward_server.config_file import ConfigFileError, read_config
     from reward_server.grader import Grader
     from reward_server.schema import TOKEN_VARIABLE
     from reward_server.server import HostNotLoopback, ServeError, check_host, serve
     from reward_server.service import Service
-    from reward_server.settings import Settings
     from reward_server.tasks import TASKS, UnknownTask, find_task
 
     # Taken out of the environment: nothing that this process starts has any use for it.
     token = os.environ.pop(TOKEN_VARIABLE, None) or None
     try:
         check_host(arguments.host, token, arguments.insecure)
-        settings, tasks = read_config(arguments.config) if arguments.config else (Settings(), TASKS)
+        config, tasks = read_config(arguments.config) if arguments.config else (ServerConfig(), TASKS)
         find_task(arguments.task, tasks)
         prompts = PromptIndex.read(arguments.data) if arguments.data else PromptIndex([])
     except (HostNotLoopback, ConfigFileError, UnknownTask, ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     service = Service(
-        grader=Grader(settings),
-        settings=settings,
+        grader=Grader(config),
+        config=config,
         tasks=tasks,
         default_task=arguments.task,
         prompts=prompts,

@@ -13,7 +13,7 @@ from typing import Any
 from data.generate_countdown import Problem, problem_row
 from data.raw_files import BadRow, BadRows, read_file
 from openr1.errors import ConfigError
-from reward_server.grading.exact import decide
+from reward_server.grading.exact import exact_match
 from reward_server.grading.extraction import find_boxed
 from reward_server.tasks import UnknownTask, find_task
 from reward_server.tasks.countdown import Puzzle
@@ -211,7 +211,7 @@ class Record:
     def same_answer(self, other: "Record") -> bool:
         """Whether the answers are plainly equal: as values that a task read, as texts, or as numbers."""
         if isinstance(self.gold, str) and isinstance(other.gold, str):
-            return decide(self.gold, other.gold) is True
+            return exact_match(self.gold, other.gold) is True
         return bool(self.gold == other.gold)
 
 

@@ -24,9 +24,9 @@ from openr1.rewards import to_items
 from openr1.rollout.engine import EngineSettings
 from openr1.rollout.sampling import Sampling
 from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
-from reward_server.settings import Settings
 from reward_server.tasks import find_task
 
 
@@ -132,7 +132,7 @@ def _sample(
     """Generate and grade, group by group as they finish; each is on disk before the next."""
     total = sum(map(len, missing.values()))
     say(f"{total} problems x {settings.n_samples_per_prompt} samples, {len(engines)} engine(s)")
-    with running_ray(), Grader(Settings()) as grader, progress("sampling", total) as advance:
+    with running_ray(), Grader(ServerConfig()) as grader, progress("sampling", total) as advance:
         rollout = start_rollout(engines, machine.threads, machine.timeout_seconds)
         for name, prompts in missing.items():
             sampling = Sampling(
@@ -191,7 +191,7 @@ def _write_results(
 def check_labels(benchmarks: Sequence[Benchmark]) -> int:
     """Grade every label as an answer to itself, and say which fail; returns how many."""
     failed = 0
-    with Grader(Settings()) as grader:
+    with Grader(ServerConfig()) as grader:
         for benchmark in benchmarks:
             problems = [problem for problem in benchmark.problems if problem.task == "math"]
             items = []

@@ -8,9 +8,9 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from reward_server.body_limit import BodyLimit
+from reward_server.auth_and_concurrency import AuthAndConcurrencyMiddleware
+from reward_server.body_limit import BodyLimitMiddleware
 from reward_server.compat.openrlhf import RewardReply, RewardRequest, grade_texts, to_reply
-from reward_server.gate import Gate
 from reward_server.schema import (
     GraderName,
     ScoreItem,
@@ -20,7 +20,7 @@ from reward_server.schema import (
     SingleRequest,
     describe_problems,
 )
-from reward_server.scoring import Score
+from reward_server.scoring import GradingResult
 from reward_server.service import Service
 from reward_server.status import add_status_routes
 from reward_server.tasks import UnknownTask, find_task
@@ -31,9 +31,12 @@ from reward_server.version import VERSION
 def create_app(service: Service) -> FastAPI:
     """The application, ready for any ASGI server; the caller closes the service."""
     app = FastAPI(title="openr1 reward server", version=VERSION)
-    app.add_middleware(BodyLimit, settings=service.settings)
+    app.add_middleware(BodyLimitMiddleware, config=service.config)
     app.add_middleware(
-        Gate, token=service.token, max_requests=service.settings.max_requests, metrics=service.grader.metrics
+        AuthAndConcurrencyMiddleware,
+        token=service.token,
+        max_requests=service.config.max_requests,
+        metrics=service.grader.metrics,
     )
     app.add_exception_handler(RequestValidationError, _refuse_malformed)
     add_status_routes(app, service)
@@ -71,7 +74,7 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def to_result(item_id: str, score: Score, seconds: float) -> ScoreResult:
+def to_result(item_id: str, score: GradingResult, seconds: float) -> ScoreResult:
     """A grading as it goes over the wire."""
     return ScoreResult(
         id=item_id,
@@ -91,13 +94,13 @@ def _grade_texts(service: Service, task: Task[Any], request: RewardRequest) -> R
     return to_reply(task, scores)
 
 
-def _check_workers(service: Service, scores: Sequence[Score]) -> None:
+def _check_workers(service: Service, scores: Sequence[GradingResult]) -> None:
     """Answer 503, not numbers for failures, where the workers are down: a retry may help.
 
     One failed item is its own fault; where all fail it may be the server's.
     """
     if scores and all(score.verdict in ("timeout", "error") for score in scores):
-        fault = service.grader.find_fault()
+        fault = service.grader.self_test()
         if fault is not None:
             raise HTTPException(503, f"nothing can be graded: {fault}")
 
@@ -110,8 +113,8 @@ def _named_task(service: Service, name: str) -> Task[Any]:
 
 
 def _check_count(count: int, service: Service) -> None:
-    if count > service.settings.max_items:
-        raise HTTPException(413, f"items: {count} items, the limit is {service.settings.max_items}")
+    if count > service.config.max_items:
+        raise HTTPException(413, f"items: {count} items, the limit is {service.config.max_items}")
 
 
 async def _refuse_malformed(request: Request, error: Exception) -> JSONResponse:

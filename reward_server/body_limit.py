@@ -6,26 +6,26 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_server.refusal import RETRY, refusal
-from reward_server.settings import Settings
+from reward_server.config import ServerConfig
+from reward_server.error_response import RETRY_AFTER, error_response
 
 
-class _Refused(Exception):
+class _Rejected(Exception):
     def __init__(self, response: JSONResponse) -> None:
         super().__init__()
         self.response = response
 
 
-class BodyLimit:
-    """Collects the body of each request and hands it on in one piece, within the limits of the settings.
+class BodyLimitMiddleware:
+    """Collects the body of each request and hands it on in one piece, within the limits of the config.
 
     The bytes that arrive are counted, because a chunked request announces no length.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
-        self._settings = settings
-        self._held = 0
+        self._config = config
+        self._buffered_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 408, 413 or 429. A client that leaves in its body gets no answer."""
@@ -36,19 +36,19 @@ class BodyLimit:
         try:
             await self._collect(body, receive)
             await self._app(scope, _replay(bytes(body), receive), send)
-        except _Refused as refused:
-            await refused.response(scope, receive, send)
+        except _Rejected as rejected:
+            await rejected.response(scope, receive, send)
         except ClientDisconnect:
             return
         finally:
-            self._held -= len(body)
+            self._buffered_bytes -= len(body)
 
     async def _collect(self, body: bytearray, receive: Receive) -> None:
         """Fill `body`. Of one that is too large, as much again is read and dropped.
 
         Whoever is still sending when the connection closes often never sees the answer.
         """
-        limit, seconds = self._settings.max_body_bytes, self._settings.body_seconds
+        limit, seconds = self._config.max_body_bytes, self._config.body_seconds
         received = 0
         more = True
         try:
@@ -63,16 +63,16 @@ class BodyLimit:
                         self._take(body, chunk)
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise _Refused(refusal(408, f"the body took more than {seconds:g} s to arrive")) from None
+            raise _Rejected(error_response(408, f"the body took more than {seconds:g} s to arrive")) from None
         if received > limit:
-            raise _Refused(refusal(413, f"the body is larger than {limit} bytes"))
+            raise _Rejected(error_response(413, f"the body is larger than {limit} bytes"))
 
     def _take(self, body: bytearray, chunk: bytes) -> None:
         body += chunk
-        self._held += len(chunk)
-        if self._held > self._settings.max_total_body_bytes:
-            detail = f"the requests in flight hold {self._settings.max_total_body_bytes} bytes, which is the limit"
-            raise _Refused(refusal(429, detail, RETRY))
+        self._buffered_bytes += len(chunk)
+        if self._buffered_bytes > self._config.max_total_body_bytes:
+            detail = f"the requests in flight hold {self._config.max_total_body_bytes} bytes, which is the limit"
+            raise _Rejected(error_response(429, detail, RETRY_AFTER))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -1,89 +1,51 @@
-"""The server's configuration file: limits, reward weights, and tasks given by import path."""
+"""Limits of the reward server, each with its unit and the effect of raising it."""
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+import os
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-
-from reward_server.import_path import ImportPathError, import_object
-from reward_server.schema import describe_problems
-from reward_server.settings import Settings
-from reward_server.tasks import TASKS, find_task
-from reward_server.tasks.task import Task, Tasks
+from pydantic import BaseModel, ConfigDict, Field
 
 
-class ConfigFileError(ValueError):
-    """The file cannot be used. The message is one line for the user and begins with the file's path."""
+class ServerConfig(BaseModel):
+    """What one server accepts, and what grading may cost. The defaults hold any sensible group of responses."""
 
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    max_body_bytes: int = Field(default=64 * 2**20, gt=0)
+    """Bytes of one request's body, counted as they arrive; more is refused with status 413. A request holds several
+    times this much memory while it is graded."""
 
+    max_total_body_bytes: int = Field(default=2**30, gt=0)
+    """Bytes of the bodies of all requests in flight; a request beyond it is refused with status 429."""
 
-class TaskConfig(_Section):
-    """One entry of `tasks`: a new task, or changes to a built-in one."""
+    body_seconds: float = Field(default=60.0, gt=0)
+    """Seconds for a body to arrive; a slower one is refused with status 408."""
 
-    path: str | None = None
-    """Import path of a `Task` to serve under this entry's name: `package.module:TASK`, or `folder/file.py:TASK`, where
-    the file is relative to the folder of the config file. Required for names that are not built in, refused for those
-    that are."""
-    weights: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """New weight of a component in the reward, by the component's name. Components not listed keep theirs."""
-    failed_reward: FiniteFloat | None = None
-    """Reward of an item that cannot be graded, for clients that do not accept null."""
+    max_items: int = Field(default=1024, gt=0)
+    """Items in one request; more is refused with status 413. Raising it makes one request hold a thread for longer."""
 
+    max_response_chars: int = Field(default=4_000_000, gt=0)
+    """Characters of one response together with its prefix. A longer one fails alone (verdict `error`), because a
+    policy, not the caller, decides how long it gets. The default fits 32,000 tokens of 125 characters."""
 
-class ServerConfig(_Section):
-    """The whole file."""
+    max_requests: int = Field(default=4096, gt=0)
+    """Requests graded or waiting at one time; more are refused with status 429 and `Retry-After`. The default takes the
+    samples of a large step one by one, as OpenRLHF sends them: its client retries for five seconds only."""
 
-    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
-    settings: Settings = Field(default_factory=Settings)
+    threads: int = Field(default=256, gt=0)
+    """Requests graded at one time; the others wait. Those that wait for a worker hold their thread."""
 
+    batch_seconds: float = Field(default=60.0, gt=0)
+    """Seconds for one request, unless its own deadline is shorter; items that are not done then have timed out."""
 
-def read_config(path: Path) -> tuple[Settings, Tasks]:
-    """Limits and tasks of a server that is started with this file. Imports the tasks that are given by import path.
+    workers: int = Field(default=min(8, os.cpu_count() or 1), gt=0)
+    """Processes that compare expressions; one more, of low priority, takes those that look expensive."""
 
-    Raises:
-        ConfigFileError: The file is unreadable or has a wrong value, or one of its tasks cannot be used.
-    """
-    config = _parse_file(path)
-    try:
-        changed = {name: _build_task(name, entry, path.parent) for name, entry in config.tasks.items()}
-    except (ImportPathError, LookupError) as error:
-        raise ConfigFileError(f"{path}: {error}") from error
-    return config.settings, {**TASKS, **changed}
+    worker_seconds: float = Field(default=3.0, gt=0)
+    """Seconds of processor time for one comparison; a worker that takes longer is killed and replaced, and the item has
+    timed out."""
 
+    worker_memory_bytes: int = Field(default=2 * 2**30, gt=0)
+    """Address space of one worker."""
 
-def _parse_file(path: Path) -> ServerConfig:
-    try:
-        return ServerConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except OSError as error:
-        raise ConfigFileError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigFileError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise ConfigFileError(f"{path}: {describe_problems(error.errors())}") from error
-    except ValueError as error:
-        # Bytes that are not UTF-8, and scalars such as 2024-13-45, for which PyYAML raises no YAMLError.
-        raise ConfigFileError(f"{path}: not YAML: {error}") from error
-
-
-def _build_task(name: str, entry: TaskConfig, folder: Path) -> Task[Any]:
-    task = find_task(name) if entry.path is None else _import_task(name, entry.path, folder)
-    return task.configured(entry.weights, entry.failed_reward)
-
-
-def _import_task(name: str, path: str, folder: Path) -> Task[Any]:
-    """The task at an import path, renamed to `name`: requests, answers and metrics know it by its key in the file."""
-    key = f"tasks.{name}.path"
-    if name in TASKS:
-        raise ImportPathError(f"{key}: {name!r} is a built-in task: choose another name, or remove path")
-    try:
-        task = import_object(path, folder)
-    except ImportPathError as error:
-        raise ImportPathError(f"{key}: {error}") from error
-    if not isinstance(task, Task):
-        raise ImportPathError(f"{key}: {path} is of type {type(task).__name__}, not a reward_server.tasks.task.Task")
-    return replace(task, name=name)
+    drain_seconds: int = Field(default=10, gt=0)
+    """Seconds that running requests get to finish after SIGTERM or SIGINT, before they are cancelled."""

@@ -12,52 +12,54 @@ from typing import Any, NamedTuple, Self
 
 from pebble import ProcessExpired
 
+from reward_server.config import ServerConfig
 from reward_server.grading import GoldUnparseable
-from reward_server.grading.caps import is_heavy
+from reward_server.grading.limits import is_expensive
 from reward_server.metrics import Metrics
 from reward_server.schema import ScoreItem
-from reward_server.scoring import Score, Undecided, get_score, judge_plainly
-from reward_server.settings import Settings
-from reward_server.tasks.task import CannotGrade, Question, Task
-from reward_server.workers import Busy, Closed, Workers, out_of_time
+from reward_server.scoring import GradingResult, NeedsSymbolic, compare_exact, get_score
+from reward_server.tasks.task import CannotGrade, Comparison, Task
+from reward_server.workers import PoolClosed, QueueFull, WorkerPool, exceeded_cpu_limit
 
-REMEMBERED = 100_000
-"""Answered questions that are kept: groups repeat answers, and retries repeat groups."""
+CACHE_SIZE = 100_000
+"""Answered comparisons that are kept: groups repeat answers, and retries repeat groups."""
 _LOW_PRIORITY = 10
-_SUSPECT_SECONDS = 0.5
+_EXPENSIVE_SECONDS = 0.5
 """What an expensive comparison is thought to take until some were made; bounds how many may wait at first."""
-_KNOWN = (
-    (Question(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), True),
-    (Question(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}"), False),
+_SELF_TEST = (
+    (Comparison(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), True),
+    (Comparison(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}"), False),
 )
 _SELF_TEST_SECONDS = 20.0
 _TOO_LATE = "timeout: the deadline of the request passed before this item's turn"
 
 
-class Answer(NamedTuple):
-    """Whether answer and gold of a question are the same, or why that cannot be told; and the seconds it took."""
+class ComparisonResult(NamedTuple):
+    """Whether answer and gold of a comparison are the same, or why that cannot be told; and the seconds it took."""
 
     outcome: bool | CannotGrade
     seconds: float
 
 
-Answers = dict[Question, Answer]
-_Times = dict[Question, float]
-"""When a question was answered, on the monotonic clock; of one that was asked twice, the second time."""
+_Results = dict[Comparison, ComparisonResult]
+_Times = dict[Comparison, float]
+"""When a comparison was answered, on the monotonic clock; of one that was asked twice, the second time."""
 
 
 class Grader:
     """Everything that grading needs beside the item itself. Methods may be called from any thread."""
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(self, config: ServerConfig, metrics: Metrics | None = None) -> None:
         """Describe the workers; what looks expensive goes to one of low priority, so that it delays nothing else."""
-        self._settings = settings
+        self._config = config
         self.metrics = metrics or Metrics()
-        limits = (settings.worker_seconds, settings.worker_memory_bytes)
-        self._workers = Workers(settings.workers, *limits)
-        self._suspect_worker = Workers(1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_SUSPECT_SECONDS)
-        self.metrics.questions.set_function(lambda: self._workers.waiting + self._suspect_worker.waiting)
-        self._remembered: dict[Question, bool] = {}
+        limits = (config.worker_seconds, config.worker_memory_bytes)
+        self._pool = WorkerPool(config.workers, *limits)
+        self._low_priority_pool = WorkerPool(1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_EXPENSIVE_SECONDS)
+        self.metrics.pending_comparisons.set_function(
+            lambda: self._pool.num_pending + self._low_priority_pool.num_pending
+        )
+        self._cache: dict[Comparison, bool] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -70,55 +72,55 @@ class Grader:
 
     def close(self) -> None:
         """End the workers."""
-        self._workers.close()
-        self._suspect_worker.close()
+        self._pool.close()
+        self._low_priority_pool.close()
 
     def grade(
         self, task: Task[Any], items: Sequence[ScoreItem], seconds: float | None = None
-    ) -> list[tuple[Score, float]]:
+    ) -> list[tuple[GradingResult, float]]:
         """Grade every item.
 
         Args:
             task: How.
             items: Any number.
-            seconds: For all together, at most `Settings.batch_seconds`; what is not done then has timed out.
+            seconds: For all together, at most `ServerConfig.batch_seconds`; what is not done then has timed out.
 
         Returns:
             For each item, in order, its score and the seconds that it took.
         """
         begun = time.monotonic()
-        limit = self._settings.batch_seconds if seconds is None else min(seconds, self._settings.batch_seconds)
-        graded: dict[int, tuple[Score, float]] = {}
+        limit = self._config.batch_seconds if seconds is None else min(seconds, self._config.batch_seconds)
+        graded: dict[int, tuple[GradingResult, float]] = {}
         spent = [0.0] * len(items)
-        answers: Answers = {}
-        waiting: Mapping[int, Question | None] = dict.fromkeys(range(len(items)))
+        answers: _Results = {}
+        waiting: Mapping[int, Comparison | None] = dict.fromkeys(range(len(items)))
         while waiting:
-            asked: dict[int, Question] = {}
+            asked: dict[int, Comparison] = {}
             for index, answered in waiting.items():
                 start = time.monotonic()
                 if start - begun >= limit and answered is None:
-                    graded[index] = (Score("timeout", error=_TOO_LATE), start - begun)
+                    graded[index] = (GradingResult("timeout", error=_TOO_LATE), start - begun)
                     continue
                 try:
                     score = self._grade_one(task, items[index], answers)
                     spent[index] += time.monotonic() - start
                     graded[index] = (score, spent[index])
-                except Undecided as undecided:
-                    asked[index] = undecided.question
-            answers |= self.answer(set(asked.values()), begun + limit)
-            for index, question in asked.items():
-                spent[index] += answers[question].seconds
+                except NeedsSymbolic as unresolved:
+                    asked[index] = unresolved.comparison
+            answers |= self.compare_all(set(asked.values()), begun + limit)
+            for index, comparison in asked.items():
+                spent[index] += answers[comparison].seconds
             waiting = asked
         results = [graded[index] for index in range(len(items))]
         self.metrics.count_items(task.name, [score for score, _ in results])
         return results
 
-    def find_fault(self) -> str | None:
-        """Ask the workers two questions whose answers are known; the reason not to trust them, or None."""
+    def self_test(self) -> str | None:
+        """Ask the workers two comparisons whose answers are known; the reason not to trust them, or None."""
         end = time.monotonic() + _SELF_TEST_SECONDS
-        for question, expected in _KNOWN:
+        for comparison, expected in _SELF_TEST:
             try:
-                future = self._workers.ask(question)
+                future = self._pool.submit(comparison)
                 try:
                     answer = future.result(max(0.0, end - time.monotonic()))
                 finally:
@@ -129,21 +131,21 @@ class Grader:
                 return f"self-test: a comparison gave {answer} instead of {expected}"
         return None
 
-    def _grade_one(self, task: Task[Any], item: ScoreItem, answers: Answers) -> Score:
+    def _grade_one(self, task: Task[Any], item: ScoreItem, answers: _Results) -> GradingResult:
         """Grade an item with the help of what was answered so far.
 
         Raises:
-            Undecided: Another question must be answered first.
+            NeedsSymbolic: Another comparison must be answered first.
         """
         length = len(item.prefix) + len(item.response)
-        if length > self._settings.max_response_chars:
-            allowed = self._settings.max_response_chars
-            return Score("error", error=f"too_long: {length} characters, the limit is {allowed}")
+        if length > self._config.max_response_chars:
+            allowed = self._config.max_response_chars
+            return GradingResult("error", error=f"too_long: {length} characters, the limit is {allowed}")
 
-        def judge(question: Question) -> bool:
-            answer = answers.get(question)
+        def compare(comparison: Comparison) -> bool:
+            answer = answers.get(comparison)
             if answer is None:
-                return judge_plainly(question)
+                return compare_exact(comparison)
             if isinstance(answer.outcome, CannotGrade):
                 raise answer.outcome
             return answer.outcome
@@ -156,69 +158,73 @@ class Grader:
             prefix=item.prefix,
             meta=item.meta,
             finish_reason=item.finish_reason,
-            judge=judge,
+            compare=compare,
         )
 
-    def answer(self, questions: set[Question], end: float) -> Answers:
-        """Have all questions answered, side by side, until `end` on the monotonic clock."""
+    def compare_all(self, comparisons: set[Comparison], end: float) -> _Results:
+        """Have all comparisons answered, side by side, until `end` on the monotonic clock."""
         start = time.monotonic()
         times: _Times = {}
         with self._lock:
-            answers: Answers = {q: Answer(self._remembered[q], 0.0) for q in questions if q in self._remembered}
-        futures = {question: self._submit(question, end, times) for question in questions if question not in answers}
-        for question, future in futures.items():
-            outcome = self._await(question, future, end, times)
-            answers[question] = Answer(outcome, times.get(question, time.monotonic()) - start)
-        self._remember(answers)
+            answers: _Results = {q: ComparisonResult(self._cache[q], 0.0) for q in comparisons if q in self._cache}
+        futures = {
+            comparison: self._submit(comparison, end, times) for comparison in comparisons if comparison not in answers
+        }
+        for comparison, future in futures.items():
+            outcome = self._wait_for(comparison, future, end, times)
+            answers[comparison] = ComparisonResult(outcome, times.get(comparison, time.monotonic()) - start)
+        self._store(answers)
         return answers
 
-    def _remember(self, answers: Answers) -> None:
+    def _store(self, answers: _Results) -> None:
         """Keep what was found out; failures are tried again."""
         with self._lock:
-            self._remembered |= {q: a.outcome for q, a in answers.items() if isinstance(a.outcome, bool)}
-            excess = max(0, len(self._remembered) - REMEMBERED)
-            for question in list(islice(self._remembered, excess)):
-                del self._remembered[question]
+            self._cache |= {q: a.outcome for q, a in answers.items() if isinstance(a.outcome, bool)}
+            excess = max(0, len(self._cache) - CACHE_SIZE)
+            for comparison in list(islice(self._cache, excess)):
+                del self._cache[comparison]
 
-    def _submit(self, question: Question, end: float, times: _Times) -> "Future[bool]":
-        heavy = is_heavy(question.answer) or is_heavy(question.gold)
-        workers = self._suspect_worker if heavy else self._workers
+    def _submit(self, comparison: Comparison, end: float, times: _Times) -> "Future[bool]":
+        heavy = is_expensive(comparison.answer) or is_expensive(comparison.gold)
+        workers = self._low_priority_pool if heavy else self._pool
         try:
-            future = workers.ask(question, end - time.monotonic())
-        except (Busy, Closed) as error:
+            future = workers.submit(comparison, end - time.monotonic())
+        except (QueueFull, PoolClosed) as error:
             future = Future()
             future.set_exception(error)
-        future.add_done_callback(partial(_note_time, times, question))
+        future.add_done_callback(partial(_note_time, times, comparison))
         return future
 
-    def _await(self, question: Question, future: "Future[bool]", end: float, times: _Times) -> bool | CannotGrade:
-        """A question's answer, or why there is none."""
+    def _wait_for(
+        self, comparison: Comparison, future: "Future[bool]", end: float, times: _Times
+    ) -> bool | CannotGrade:
+        """A comparison's answer, or why there is none."""
         try:
             try:
                 return future.result(max(0.0, end - time.monotonic()))
             except (ProcessExpired, BrokenProcessPool) as death:
-                if isinstance(death, ProcessExpired) and out_of_time(death):
+                if isinstance(death, ProcessExpired) and exceeded_cpu_limit(death):
                     raise
                 # Killed from outside, perhaps; what kills a worker by itself will do so again.
                 self.metrics.worker_deaths.inc()
-                future = self._submit(question, end, times)
+                future = self._submit(comparison, end, times)
                 return future.result(max(0.0, end - time.monotonic()))
-        except Busy as error:
+        except QueueFull as error:
             return CannotGrade("timeout", str(error))
         except TimeoutError:
             future.cancel()
             self.metrics.timeouts.inc()
             return CannotGrade("timeout", "the comparison was not done by the deadline of the request")
         except ProcessExpired as death:
-            if not out_of_time(death):
+            if not exceeded_cpu_limit(death):
                 return CannotGrade("error", f"the comparison ended its process: {death}")
             self.metrics.timeouts.inc()
-            return CannotGrade("timeout", f"the comparison takes more than {self._settings.worker_seconds:g} s")
+            return CannotGrade("timeout", f"the comparison takes more than {self._config.worker_seconds:g} s")
         except GoldUnparseable as error:
             return CannotGrade("gold_unparseable", str(error))
         except Exception as error:  # noqa: BLE001 (raised in the worker: it may be anything)
             return CannotGrade("error", f"{type(error).__name__}: {error}")
 
 
-def _note_time(times: _Times, question: Question, future: "Future[bool]") -> None:
-    times[question] = time.monotonic()
+def _note_time(times: _Times, comparison: Comparison, future: "Future[bool]") -> None:
+    times[comparison] = time.monotonic()

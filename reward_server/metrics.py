@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from reward_server.schema import FAILED_VERDICTS
-from reward_server.scoring import Score
+from reward_server.scoring import GradingResult
 
 
 class Metrics:
@@ -32,7 +32,7 @@ class Metrics:
         self._failed = Counter(
             "openr1_reward_items_failed", "Items that got no number, by task", ["task"], registry=self._registry
         )
-        self.questions = Gauge(
+        self.pending_comparisons = Gauge(
             "openr1_reward_questions_waiting", "Comparisons that wait for a worker or run", registry=self._registry
         )
         self.timeouts = Counter(
@@ -42,7 +42,7 @@ class Metrics:
             "openr1_reward_worker_deaths", "Workers that died during a comparison", registry=self._registry
         )
 
-    def count_items(self, task: str, scores: Sequence[Score]) -> None:
+    def count_items(self, task: str, scores: Sequence[GradingResult]) -> None:
         """Add a batch's verdicts."""
         for score in scores:
             self._items.labels(task, score.verdict).inc()

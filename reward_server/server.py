@@ -38,7 +38,7 @@ class _Server(uvicorn.Server):
         self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        to_thread.current_default_thread_limiter().total_tokens = self._service.settings.threads
+        to_thread.current_default_thread_limiter().total_tokens = self._service.config.threads
         await super().startup(sockets)
         print(self._announcement, flush=True)
 
@@ -72,7 +72,7 @@ def serve(host: str, port: int, service: Service) -> None:
         access_log=False,
         lifespan="off",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=service.settings.drain_seconds,
+        timeout_graceful_shutdown=service.config.drain_seconds,
     )
     try:
         _Server(config, f"reward server: http://{url_host}:{bound_port}", service).run(sockets=[listener])

@@ -4,8 +4,8 @@ import threading
 from dataclasses import dataclass, field
 
 from reward_server.compat.openrlhf import PromptIndex
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
-from reward_server.settings import Settings
 from reward_server.tasks import TASKS
 from reward_server.tasks.task import Tasks
 
@@ -15,7 +15,7 @@ class Service:
     """The parts that the routes share."""
 
     grader: Grader
-    settings: Settings = field(default_factory=Settings)
+    config: ServerConfig = field(default_factory=ServerConfig)
     tasks: Tasks = field(default_factory=lambda: TASKS)
     default_task: str = "math"
     """Task of the routes whose clients name none."""

@@ -23,7 +23,7 @@ def add_status_routes(app: FastAPI, service: Service) -> None:
     def ready() -> JSONResponse:
         """A right and a wrong answer get their verdicts from a worker, and the server is not about to stop."""
         leaving = service.draining.is_set()
-        reason = "the server is shutting down" if leaving else service.grader.find_fault()
+        reason = "the server is shutting down" if leaving else service.grader.self_test()
         return JSONResponse({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
 
     @app.get("/metrics")

@@ -1,4 +1,4 @@
-"""Processes that answer questions a parser is needed for: killed when they take too long, and replaced."""
+"""Processes that answer comparisons a parser is needed for: killed when they take too long, and replaced."""
 
 import math
 import multiprocessing
@@ -15,25 +15,25 @@ from multiprocessing import connection, forkserver
 
 from pebble import ProcessExpired, ProcessPool
 
-from reward_server.tasks.task import Question
+from reward_server.tasks.task import Comparison
 
-QUESTIONS_PER_WORKER = 2000
-"""A worker is replaced after so many questions: what a parser leaves behind in memory ends with it."""
+COMPARISONS_PER_WORKER = 2000
+"""A worker is replaced after so many comparisons: what a parser leaves behind in memory ends with it."""
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 _STOP_SECONDS = 5
-_WALL_SECONDS_A_SECOND = 10
+_WALL_CLOCK_FACTOR = 10
 """Seconds by the clock for each second of processor time: a worker of low priority on a busy machine is slow."""
 
 
-class Busy(Exception):
-    """So many questions wait that this one would not be answered in time."""
+class QueueFull(Exception):
+    """So many comparisons wait that this one would not be answered in time."""
 
 
-class Closed(Exception):
+class PoolClosed(Exception):
     """The workers have been ended."""
 
 
-class Workers:
+class WorkerPool:
     """A pool of processes that share nothing with this one but a pipe, and get no more time and memory than stated.
 
     They are forked from a clean server process that has the parser loaded, so that a replacement costs milliseconds,
@@ -43,12 +43,12 @@ class Workers:
     def __init__(
         self, count: int, seconds: float, memory_bytes: int, niceness: int = 0, expected_seconds: float = 0.0
     ) -> None:
-        """Describe the pool, which starts with the first question.
+        """Describe the pool, which starts with the first comparison.
 
         Args:
             count: Processes.
-            seconds: Of processor time for one question; then the process is killed. Whatever else the machine is doing,
-                the same question gets the same answer.
+            seconds: Of processor time for one comparison; then the process is killed. The load of the machine does not
+                change the answer.
             memory_bytes: Address space of each.
             niceness: Added to this process's own; 0 to 19.
             expected_seconds: Between two answers, until it is known better.
@@ -57,59 +57,60 @@ class Workers:
         self._seconds = seconds
         self._limits = (memory_bytes, niceness)
         # Answers are noted by the pool's own threads, which must never wait for whoever starts or ends a pool: who
-        # holds `_counting` takes no other lock.
-        self._counting = threading.Lock()
+        # holds `_count_lock` takes no other lock.
+        self._count_lock = threading.Lock()
         self._pending: set[Future[bool]] = set()
-        self._last_answer = 0.0  # on the monotonic clock; while none is waited for, when the next question came
-        self._seconds_between_answers = expected_seconds  # a running mean, while there are questions
+        self._last_answer = 0.0  # on the monotonic clock; while none is waited for, when the next comparison came
+        self._seconds_between_answers = expected_seconds  # a running mean, while there are comparisons
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
         self._closed = False
 
     @property
-    def waiting(self) -> int:
+    def num_pending(self) -> int:
         """Questions that are not answered yet."""
         return len(self._pending)
 
-    def ask(self, question: Question, patience: float = math.inf) -> "Future[bool]":
-        """Have a question answered; returns at once.
+    def submit(self, comparison: Comparison, patience: float = math.inf) -> "Future[bool]":
+        """Have a comparison answered; returns at once.
 
-        The future raises `pebble.ProcessExpired` when the process died (`out_of_time` tells why), `BrokenProcessPool`
-        when all did, TimeoutError when it slept instead of working, and what `grading.symbolic.equal` raises.
+        The future raises `pebble.ProcessExpired` when the process died (`exceeded_cpu_limit` tells why),
+        `BrokenProcessPool` when all did, TimeoutError when it slept instead of working, and what
+        `grading.symbolic.equal` raises.
 
         Args:
-            question: What to compare.
+            comparison: What to compare.
             patience: Seconds within which an answer is of use.
 
         Raises:
-            Busy: At the pace of the last answers, those that wait already take longer than that.
-            Closed: `close` was called.
+            QueueFull: At the pace of the last answers, those that wait already take longer than that.
+            PoolClosed: `close` was called.
         """
-        with self._counting:
-            waiting = len(self._pending)
-            if waiting * self._seconds_between_answers > patience:
-                raise Busy(f"{waiting} comparisons wait already, too many to be done in {patience:.0f} s")
+        with self._count_lock:
+            num_pending = len(self._pending)
+            if num_pending * self._seconds_between_answers > patience:
+                raise QueueFull(f"{num_pending} comparisons wait already, too many to be done in {patience:.0f} s")
         with self._lock:
             if self._closed:
-                raise Closed("the workers have been ended")
-            future = self._schedule(question)
-            with self._counting:
+                raise PoolClosed("the workers have been ended")
+            future = self._schedule(comparison)
+            with self._count_lock:
                 if not self._pending:
                     self._last_answer = time.monotonic()
                 self._pending.add(future)
-        future.add_done_callback(self._note_answer)
+        future.add_done_callback(self._record_result)
         return future
 
-    def _schedule(self, question: Question) -> "Future[bool]":
-        """Hand a question to the pool, to a new one if the pool is broken."""
-        limit = _WALL_SECONDS_A_SECOND * self._seconds
+    def _schedule(self, comparison: Comparison) -> "Future[bool]":
+        """Hand a comparison to the pool, to a new one if the pool is broken."""
+        limit = _WALL_CLOCK_FACTOR * self._seconds
         for _ in range(2):
             if self._pool is None or not self._pool.active:
                 # All workers died, or could not even start; a new pool may fare better.
-                _end(self._pool)
+                _stop_in_background(self._pool)
                 self._pool = self._start()
             try:
-                future: Future[bool] = self._pool.schedule(_answer, args=[question, self._seconds], timeout=limit)
+                future: Future[bool] = self._pool.schedule(_compare, args=[comparison, self._seconds], timeout=limit)
             except RuntimeError:
                 continue  # it broke just now
             return future
@@ -117,8 +118,8 @@ class Workers:
         broken.set_exception(BrokenProcessPool("the workers cannot be started"))
         return broken
 
-    def _note_answer(self, future: "Future[bool]") -> None:
-        with self._counting:
+    def _record_result(self, future: "Future[bool]") -> None:
+        with self._count_lock:
             self._pending.discard(future)
             if not future.cancelled():
                 now = time.monotonic()
@@ -130,21 +131,21 @@ class Workers:
         with self._lock:
             self._closed = True
             pool, self._pool = self._pool, None
-        with self._counting:
+        with self._count_lock:
             pending = list(self._pending)
         for future in pending:
             future.cancel()
-        _end(pool).join(_STOP_SECONDS)
+        _stop_in_background(pool).join(_STOP_SECONDS)
 
     def _start(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["reward_server.worker_preload"])
         with _clean_environment():
             forkserver.ensure_running()
-        return ProcessPool(self._count, QUESTIONS_PER_WORKER, _limit_this_process, self._limits, context)
+        return ProcessPool(self._count, COMPARISONS_PER_WORKER, _limit_this_process, self._limits, context)
 
 
-def _end(pool: ProcessPool | None) -> threading.Thread:
+def _stop_in_background(pool: ProcessPool | None) -> threading.Thread:
     """The thread that stops a pool, which may take long: a pool's threads wait for processes that may be stuck."""
     ending = threading.Thread(target=_stop, args=[pool], daemon=True)
     ending.start()
@@ -188,18 +189,18 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _answer(question: Question, seconds: float) -> bool:
+def _compare(comparison: Comparison, seconds: float) -> bool:
     """Runs in a worker. The system itself ends the process when its processor time is up, whatever it is doing."""
     from reward_server.grading.symbolic import equal
 
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        return equal(*question)
+        return equal(*comparison)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
-def out_of_time(death: ProcessExpired) -> bool:
+def exceeded_cpu_limit(death: ProcessExpired) -> bool:
     """Whether a process died because its processor time was up."""
     return bool(death.exitcode == -signal.SIGPROF)

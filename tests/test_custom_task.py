@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reward_server.config import ConfigFileError, read_config
+from reward_server.config_file import ConfigFileError, read_config
 from reward_server.import_path import ImportPathError, import_object
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ BOUND_SECONDS = 60
 """No wait below takes this long unless something is broken."""
 
 TASK_FILE = r"""
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Question, Task
+from reward_server.tasks.task import GradingContext, RewardComponent, Example, LabelError, Comparison, Task
 
 
 def parse_label(label: str) -> str:
@@ -32,12 +32,12 @@ def find_last_line(text: str) -> str | None:
     return text.strip().rpartition("\n")[2] or None
 
 
-def accuracy_reward(attempt: Attempt[str]) -> float:
-    return float(attempt.answer is not None and attempt.judge(Question(attempt.answer, attempt.gold)))
+def accuracy_reward(context: GradingContext[str]) -> float:
+    return float(context.answer is not None and context.compare(Comparison(context.answer, context.gold)))
 
 
-def brevity_reward(attempt: Attempt[str]) -> float:
-    return float(len(attempt.text) < 20)
+def brevity_reward(context: GradingContext[str]) -> float:
+    return float(len(context.text) < 20)
 
 
 LAST_LINE = Task(
@@ -46,7 +46,7 @@ LAST_LINE = Task(
     summary="the last line equals the gold answer",
     parse_label=parse_label,
     find_answer=find_last_line,
-    components={"accuracy": Component(1.0, accuracy_reward), "brevity": Component(0.5, brevity_reward)},
+    components={"accuracy": RewardComponent(1.0, accuracy_reward), "brevity": RewardComponent(0.5, brevity_reward)},
     accuracy="accuracy",
     example=Example("So it is\n4", "4"),
 )

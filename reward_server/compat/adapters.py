@@ -13,10 +13,10 @@ from multiprocessing import util
 from typing import Any
 
 from reward_server.compat.openrlhf import PromptIndex, RewardRequest, grade_texts, to_label, to_reply
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
-from reward_server.scoring import Score
-from reward_server.settings import Settings
+from reward_server.scoring import GradingResult
 from reward_server.tasks import find_task
 from reward_server.tasks.task import Task
 
@@ -105,7 +105,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     return reply.model_dump(include={"rewards", "scores", "extra_logs"})
 
 
-def _grade(task: Task[Any], responses: Sequence[str], labels: Sequence[Any]) -> list[Score]:
+def _grade(task: Task[Any], responses: Sequence[str], labels: Sequence[Any]) -> list[GradingResult]:
     items = [
         ScoreItem(id=str(number), response=response, label=to_label(label))
         for number, (response, label) in enumerate(zip(responses, labels, strict=True))
@@ -126,7 +126,7 @@ def _get_grader() -> Grader:
     global _grader
     with _lock:
         if _grader is None:
-            _grader = Grader(Settings())
+            _grader = Grader(ServerConfig())
             # Not by atexit: a process of `multiprocessing` would wait for its children, and never come to that.
             util.Finalize(None, _grader.close, exitpriority=1)
         return _grader

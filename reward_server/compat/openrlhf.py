@@ -24,13 +24,13 @@ from pydantic import (
 
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem, Text, describe_problems
-from reward_server.scoring import Score
+from reward_server.scoring import GradingResult
 from reward_server.tasks.task import Task
 
 _FIRST_TOKEN = re.compile(r"\s*<[^<>\s]{1,40}>")
 _LAST_TOKEN = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<｜[^<>｜]{1,40}｜>)\Z")
 _MAX_TOKEN_CHARS = 44
-_TAKEN = frozenset({"reward", "score", "return", "truncated", "response_length", "total_length"})
+_RESERVED_LOG_NAMES = frozenset({"reward", "score", "return", "truncated", "response_length", "total_length"})
 """What OpenRLHF logs itself: an extra log of such a name would replace its own number."""
 
 
@@ -184,7 +184,7 @@ class PromptIndex:
                 return self._labels[found[0]], text[start + len(found[0]) :]
         raise UnknownPrompt("the query holds no prompt of the loaded dataset")
 
-    def label_of(self, prompt: str) -> str:
+    def label_for(self, prompt: str) -> str:
         """Label of a prompt that was sent by itself.
 
         Raises:
@@ -193,12 +193,12 @@ class PromptIndex:
         return self._labels[prompt] if prompt in self._labels else self.find(prompt)[0]
 
 
-def grade_texts(grader: Grader, task: Task[Any], request: RewardRequest, index: PromptIndex) -> list[Score]:
+def grade_texts(grader: Grader, task: Task[Any], request: RewardRequest, index: PromptIndex) -> list[GradingResult]:
     """A score for every query; one whose prompt or label is not to be found has failed."""
     items = to_items(request, index)
     graded = iter(grader.grade(task, [item for item in items if isinstance(item, ScoreItem)]))
     return [
-        next(graded)[0] if isinstance(item, ScoreItem) else Score("error", error=f"unknown_prompt: {item}")
+        next(graded)[0] if isinstance(item, ScoreItem) else GradingResult("error", error=f"unknown_prompt: {item}")
         for item in items
     ]
 
@@ -212,18 +212,20 @@ def to_items(request: RewardRequest, index: PromptIndex) -> list[ScoreItem | str
         try:
             response = query
             if prompt is not None:
-                response = text_after(query, prompt)
-                label = label or index.label_of(prompt)
+                response = strip_prompt(query, prompt)
+                label = label or index.label_for(prompt)
             elif not label:
                 label, response = index.find(query)
         except UnknownPrompt as error:
             items.append(str(error))
             continue
-        items.append(ScoreItem(id=str(number), response=without_end(response), label=label, prompt=prompt or ""))
+        items.append(
+            ScoreItem(id=str(number), response=strip_special_tokens(response), label=label, prompt=prompt or "")
+        )
     return items
 
 
-def without_end(response: str) -> str:
+def strip_special_tokens(response: str) -> str:
     """The response without the special tokens that end it, and the white space around those. Takes linear time."""
     end = len(response)
     while True:
@@ -236,7 +238,7 @@ def without_end(response: str) -> str:
         end = token.start()
 
 
-def text_after(query: str, prompt: str) -> str:
+def strip_prompt(query: str, prompt: str) -> str:
     """The response of a query: what follows its prompt, which it begins with up to white space and one first token.
 
     Raises:
@@ -265,7 +267,7 @@ def _walk(text: str, place: int, prompt: str) -> int | None:
     return place
 
 
-def to_reply(task: Task[Any], scores: Sequence[Score]) -> RewardReply:
+def to_reply(task: Task[Any], scores: Sequence[GradingResult]) -> RewardReply:
     """Numbers for all items; a failed one gets the task's `failed_reward` and says so."""
     failed = [score.reward is None for score in scores]
     return RewardReply(
@@ -273,7 +275,9 @@ def to_reply(task: Task[Any], scores: Sequence[Score]) -> RewardReply:
         scores=[score.score or 0.0 for score in scores],
         extra_logs={
             **{
-                f"task_{name}" if name in _TAKEN else name: [score.components.get(name, 0.0) for score in scores]
+                f"task_{name}" if name in _RESERVED_LOG_NAMES else name: [
+                    score.components.get(name, 0.0) for score in scores
+                ]
                 for name in task.components
             },
             "failed": [float(flag) for flag in failed],
@@ -283,6 +287,6 @@ def to_reply(task: Task[Any], scores: Sequence[Score]) -> RewardReply:
     )
 
 
-def _to_error(score: Score) -> RewardError:
+def _to_error(score: GradingResult) -> RewardError:
     code, _, message = (score.error or "error").partition(": ")
     return RewardError(code=code, message=message)

@@ -20,7 +20,7 @@ _SIGNS = {"×": "*", "÷": "/"}
 
 
 @dataclass(frozen=True)
-class Step:
+class ArithmeticStep:
     """`left sign right = result`, as it was written."""
 
     left: Fraction
@@ -42,7 +42,7 @@ class Step:
                 return self.right != 0 and self.left / self.right == self.result
 
 
-def find_steps(text: str) -> list[Step]:
+def find_steps(text: str) -> list[ArithmeticStep]:
     """All steps of two numbers in a text, from left to right, at most `MAX_STEPS`.
 
     What is part of a longer calculation, such as `(4 * 3) + (2 * 6) = 24`, is none.
@@ -52,7 +52,7 @@ def find_steps(text: str) -> list[Step]:
         left, sign, right, result = match.groups()
         numbers = [_read(number) for number in (left, right, result)]
         if all(number is not None for number in numbers):
-            steps.append(Step(numbers[0], _SIGNS.get(sign, sign), numbers[1], numbers[2]))  # type: ignore[arg-type]
+            steps.append(ArithmeticStep(numbers[0], _SIGNS.get(sign, sign), numbers[1], numbers[2]))  # type: ignore[arg-type]
         if len(steps) == MAX_STEPS:
             break
     return steps

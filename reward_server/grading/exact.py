@@ -3,11 +3,11 @@
 import re
 from fractions import Fraction
 
-from reward_server.grading.notation import tidy
+from reward_server.grading.notation import normalize
 
 MAX_DIGITS = 100
 """Numbers with more digits than this are left to others."""
-CLEARLY_APART = Fraction(1, 1000)
+ROUNDING_TOLERANCE = Fraction(1, 1000)
 """Decimals that differ by more than this share of the larger are different, whatever they were rounded to."""
 
 _THIN = re.compile(r"\\[!,]\s*")
@@ -19,14 +19,14 @@ _FRACTION = re.compile(r"([+-]?)(?:(\d+)/(\d+)|\\frac(?:\{([+-]?\d+)\}|(\d))(?:\
 _MIXED = re.compile(r"([+-]?)(\d+)(?: (\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 
 
-def decide(answer: str, gold: str) -> bool | None:
+def exact_match(answer: str, gold: str) -> bool | None:
     """Whether the two are the same, where that is plain; None where only a parser can tell.
 
-    Equal texts, after `tidy` and without white space that means nothing, are the same. Integers, fractions and
+    Equal texts, after `normalize` and without white space that means nothing, are the same. Integers, fractions and
     decimals are compared exactly; a decimal that comes within 0.1 % of the gold is left open, since it may be the
     gold rounded.
     """
-    answer, gold = _squeeze(answer), _squeeze(gold)
+    answer, gold = _collapse_spaces(answer), _collapse_spaces(gold)
     if not gold:
         return None
     if not answer:
@@ -39,7 +39,7 @@ def decide(answer: str, gold: str) -> bool | None:
     if found == known:
         return True
     rounded = "." in answer or "." in gold
-    near = abs(found - known) <= CLEARLY_APART * max(abs(found), abs(known))
+    near = abs(found - known) <= ROUNDING_TOLERANCE * max(abs(found), abs(known))
     return None if rounded and near else False
 
 
@@ -68,7 +68,7 @@ def read_number(text: str) -> Fraction | None:
     return (whole + Fraction(top, bottom)) * (-1 if sign == "-" else 1)
 
 
-def _squeeze(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     """Without white space that means nothing; what stands between two digits, or after a comma between two, stays."""
-    text = _SPACE.sub(" ", _THIN.sub("", tidy(text)))
+    text = _SPACE.sub(" ", _THIN.sub("", normalize(text)))
     return _IDLE_SPACE.sub("", " ".join(text.split()))

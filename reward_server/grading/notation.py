@@ -38,7 +38,7 @@ _BEGINNING = re.compile(r"(?:\\[$ ,;!]|[\s$*])*")
 _END_BACKWARDS = re.compile(r"(?:[ ,;!]\\(?!\\)|[\s$.,;*。])*")
 
 
-def tidy(text: str) -> str:
+def normalize(text: str) -> str:
     r"""The text with Unicode spelled as LaTeX, functions given their backslash, and what surrounds it taken off.
 
     Taken off are white space, dollar signs (currency too), asterisks, a full stop, `\(...\)`, and a text box around

@@ -14,7 +14,7 @@ from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
 from reward_server.grading import GoldUnparseable
 from reward_server.grading.exact import read_number
-from reward_server.grading.notation import tidy
+from reward_server.grading.notation import normalize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Two numbers further apart than this share of the larger are different, however small they are."""
@@ -46,8 +46,8 @@ def equal(answer: str, gold: str, prose: bool = False) -> bool:
     """
     if prose:
         known = _read_gold(gold)
-        return _same(_read_prose(answer), known) or (_has_no_word(answer) and _same(_read(tidy(answer)), known))
-    answer, truth = tidy(answer), tidy(gold)
+        return _same(_read_prose(answer), known) or (_has_no_word(answer) and _same(_read(normalize(answer)), known))
+    answer, truth = normalize(answer), normalize(gold)
     if _ELLIPSIS.search(truth) or _ELLIPSIS.search(answer):
         # A pattern that the reader is to continue has no value that could be compared.
         return _squeezed(answer) == _squeezed(truth)
@@ -84,7 +84,7 @@ def _read_prose(text: str) -> list[Any]:
 
 def _read_gold(gold: str) -> list[Any]:
     """A gold is wrapped like an answer, unless it says itself where its mathematics is."""
-    inner = tidy(gold)
+    inner = normalize(gold)
     if inner.count("$") % 2:
         inner = inner.replace("$", "")  # a dollar sign without a partner marks nothing
     known = _read_prose(gold) if "$" in inner or "\\boxed" in gold else _read(inner)

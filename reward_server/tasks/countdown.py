@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reward_server.components.arithmetic import ExpressionError, evaluate
 from reward_server.components.tags import find_answer, find_thinking, has_think_answer_layout
 from reward_server.schema import describe_problems
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
+from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
 
 LONG_THOUGHT = 1000
 """Characters of thinking that count as long."""
@@ -57,19 +57,19 @@ def solves(answer: str, puzzle: Puzzle) -> bool:
     return Counter(result.literals) == given and abs(result.value - puzzle.target) <= TOLERANCE
 
 
-def measure_format(attempt: Attempt[Puzzle]) -> float:
+def format_reward(context: GradingContext[Puzzle]) -> float:
     """1 where prefix and response are one think block and one answer block, and nothing else."""
-    return float(has_think_answer_layout(attempt.text))
+    return float(has_think_answer_layout(context.text))
 
 
-def measure_equation(attempt: Attempt[Puzzle]) -> float:
+def equation_reward(context: GradingContext[Puzzle]) -> float:
     """1 where the answer solves the puzzle, whatever the format around it."""
-    return float(attempt.answer is not None and solves(attempt.answer, attempt.gold))
+    return float(context.answer is not None and solves(context.answer, context.gold))
 
 
-def measure_thought(attempt: Attempt[Puzzle]) -> float:
+def thought_reward(context: GradingContext[Puzzle]) -> float:
     """1 for more than `LONG_THOUGHT` characters of thinking."""
-    return float(len(find_thinking(attempt.text)) > LONG_THOUGHT)
+    return float(len(find_thinking(context.text)) > LONG_THOUGHT)
 
 
 COUNTDOWN = Task(
@@ -79,9 +79,9 @@ COUNTDOWN = Task(
     parse_label=parse_label,
     find_answer=find_answer,
     components={
-        "format": Component(0.1, measure_format),
-        "equation": Component(1.0, measure_equation),
-        "thought": Component(0.0, measure_thought),
+        "format": RewardComponent(0.1, format_reward),
+        "equation": RewardComponent(1.0, equation_reward),
+        "thought": RewardComponent(0.0, thought_reward),
     },
     accuracy="equation",
     example=Example(

@@ -6,7 +6,7 @@ from reward_server.components.steps import process_correctness
 from reward_server.components.tags import find_answer, find_thinking
 from reward_server.schema import describe_problems
 from reward_server.tasks.countdown import Numbers, Puzzle, solves
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
+from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
 
 SHORT, LONG, TOO_LONG = 200, 4000, 8000
 """Characters of a response: its length counts in full from SHORT to LONG, and not at all from TOO_LONG on."""
@@ -40,19 +40,19 @@ def find_expression(text: str) -> str | None:
     return answer and (answer.partition("=")[0].strip() or None)
 
 
-def measure_outcome(attempt: Attempt[Puzzle]) -> float:
+def outcome_reward(context: GradingContext[Puzzle]) -> float:
     """1 where the answer makes the target from the given numbers, each used once."""
-    return float(attempt.answer is not None and solves(attempt.answer, attempt.gold))
+    return float(context.answer is not None and solves(context.answer, context.gold))
 
 
-def measure_process(attempt: Attempt[Puzzle]) -> float:
+def process_reward(context: GradingContext[Puzzle]) -> float:
     """Share of the steps in the thinking (in the whole text, if it has no tags) that are right."""
-    return process_correctness(find_thinking(attempt.text) or attempt.text, attempt.gold.numbers)
+    return process_correctness(find_thinking(context.text) or context.text, context.gold.numbers)
 
 
-def measure_length(attempt: Attempt[Puzzle]) -> float:
+def length_reward(context: GradingContext[Puzzle]) -> float:
     """Rises from 0 to 1 until SHORT characters, stays 1 until LONG, and falls to 0 at TOO_LONG."""
-    length = len(attempt.text)
+    length = len(context.text)
     return max(0.0, min(1.0, length / SHORT, (TOO_LONG - length) / (TOO_LONG - LONG)))
 
 
@@ -63,9 +63,9 @@ GAME24 = Task(
     parse_label=parse_label,
     find_answer=find_expression,
     components={
-        "outcome": Component(0.55, measure_outcome),
-        "process": Component(0.30, measure_process),
-        "length": Component(0.15, measure_length),
+        "outcome": RewardComponent(0.55, outcome_reward),
+        "process": RewardComponent(0.30, process_reward),
+        "length": RewardComponent(0.15, length_reward),
     },
     accuracy="outcome",
     example=Example(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from reward_server.grading.extraction import find_boxed, find_tail
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Question, Task
+from reward_server.tasks.task import Comparison, Example, GradingContext, LabelError, RewardComponent, Task
 
 
 def parse_label(label: str) -> str:
@@ -23,17 +23,17 @@ def find_boxed_or_tail(text: str) -> str | None:
     return find_boxed(text) if "boxed" in text or "fbox" in text else find_tail(text)
 
 
-def measure_accuracy(attempt: Attempt[str]) -> float:
+def accuracy_reward(context: GradingContext[str]) -> float:
     """1 where the answer says the same as the gold."""
-    if attempt.answer is None:
+    if context.answer is None:
         return 0.0
-    prose = find_boxed(attempt.text) is None
-    return float(attempt.judge(Question(attempt.answer, attempt.gold, prose)))
+    prose = find_boxed(context.text) is None
+    return float(context.compare(Comparison(context.answer, context.gold, prose)))
 
 
-def measure_truncated(attempt: Attempt[str]) -> float:
+def truncated_reward(context: GradingContext[str]) -> float:
     """1 where the length limit ended the response."""
-    return float(attempt.truncated)
+    return float(context.truncated)
 
 
 def _make(name: str, summary: str, find_answer: Callable[[str], str | None]) -> Task[str]:
@@ -43,7 +43,10 @@ def _make(name: str, summary: str, find_answer: Callable[[str], str | None]) -> 
         summary=summary,
         parse_label=parse_label,
         find_answer=find_answer,
-        components={"accuracy": Component(1.0, measure_accuracy), "truncated": Component(-1.0, measure_truncated)},
+        components={
+            "accuracy": RewardComponent(1.0, accuracy_reward),
+            "truncated": RewardComponent(-1.0, truncated_reward),
+        },
         accuracy="accuracy",
         example=Example(r"Twice two is \boxed{4}.", "4", "What is 2 * 2?"),
     )

@@ -27,7 +27,7 @@ class LabelError(CannotGrade):
         super().__init__("gold_unparseable", reason)
 
 
-class Question(NamedTuple):
+class Comparison(NamedTuple):
     """Do these two say the same? `prose`: the answer is text that holds an expression somewhere."""
 
     answer: str
@@ -35,12 +35,12 @@ class Question(NamedTuple):
     prose: bool = False
 
 
-Judge = Callable[[Question], bool]
-"""Answers a question; raises `CannotGrade` where that is impossible."""
+Comparator = Callable[[Comparison], bool]
+"""Answers a comparison; raises `CannotGrade` where that is impossible."""
 
 
 @dataclass(frozen=True)
-class Attempt(Generic[Gold]):
+class GradingContext(Generic[Gold]):
     """Everything that a component may look at."""
 
     text: str
@@ -52,16 +52,16 @@ class Attempt(Generic[Gold]):
     meta: Mapping[str, JsonValue]
     truncated: bool
     """True where the length limit, not the policy, ended the response."""
-    judge: Judge
+    compare: Comparator
     """Whether two mathematical expressions are the same."""
 
 
 @dataclass(frozen=True)
-class Component(Generic[Gold]):
+class RewardComponent(Generic[Gold]):
     """One named property of a response: `measure` in [0, 1], and its weight in the reward."""
 
     weight: float
-    measure: Callable[[Attempt[Gold]], float]
+    fn: Callable[[GradingContext[Gold]], float]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Task(Generic[Gold]):
     parse_label: Callable[[str], Gold]
     """Raises `LabelError` for a label that it cannot read."""
     find_answer: Callable[[str], str | None]
-    components: Mapping[str, Component[Gold]]
+    components: Mapping[str, RewardComponent[Gold]]
     accuracy: str
     """Name of the component that says whether the answer is right; it becomes the score."""
     example: Example
@@ -102,7 +102,7 @@ class Task(Generic[Gold]):
             names = ", ".join(self.components) or "none"
             raise ValueError(f"task {self.name}: accuracy is {self.accuracy!r}, but the components are: {names}")
 
-    def configured(self, weights: Mapping[str, float], failed_reward: float | None) -> "Task[Gold]":
+    def with_overrides(self, weights: Mapping[str, float], failed_reward: float | None) -> "Task[Gold]":
         """The task with other weights for some components, and another reward for failed items.
 
         Raises:

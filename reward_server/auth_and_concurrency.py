@@ -7,14 +7,14 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reward_server.error_response import RETRY_AFTER, error_response
 from reward_server.metrics import Metrics
-from reward_server.refusal import RETRY, refusal
 
-OPEN_ROUTES = frozenset({"/health"})
+UNAUTHENTICATED_ROUTES = frozenset({"/health"})
 """Answered without a token: a load balancer asks for it."""
 
 
-class Gate:
+class AuthAndConcurrencyMiddleware:
     """Asks for the bearer token, bounds the requests in flight, and measures them."""
 
     def __init__(self, app: ASGIApp, token: str | None, max_requests: int, metrics: Metrics) -> None:
@@ -45,7 +45,7 @@ class Gate:
         except asyncio.CancelledError:
             # The server ends. What had no answer by then would get a 500, which blames the request.
             if not statuses:
-                await refusal(503, "the server is shutting down", RETRY)(scope, receive, watched)
+                await error_response(503, "the server is shutting down", RETRY_AFTER)(scope, receive, watched)
             raise
         finally:
             self._in_flight -= grading
@@ -57,17 +57,17 @@ class Gate:
             self._metrics.seconds.labels(path).observe(time.monotonic() - started)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._may_enter(scope):
+        if not self._is_authorized(scope):
             detail = "the header authorization must be: Bearer <token>"
-            await refusal(401, detail, {"www-authenticate": "Bearer"})(scope, receive, send)
+            await error_response(401, detail, {"www-authenticate": "Bearer"})(scope, receive, send)
         elif self._in_flight > self._max_requests:
             detail = f"{self._max_requests} requests are being graded, which is the limit"
-            await refusal(429, detail, RETRY)(scope, receive, send)
+            await error_response(429, detail, RETRY_AFTER)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _may_enter(self, scope: Scope) -> bool:
-        if self._expected is None or scope["path"] in OPEN_ROUTES:
+    def _is_authorized(self, scope: Scope) -> bool:
+        if self._expected is None or scope["path"] in UNAUTHENTICATED_ROUTES:
             return True
         sent = Headers(scope=scope).get("authorization", "").encode("utf-8", "replace")
         return hmac.compare_digest(sent, self._expected)

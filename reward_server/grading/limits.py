@@ -23,7 +23,7 @@ _HEAVY = re.compile(r"\\(?:sum|prod|int|lim|binom|dbinom|tbinom|iint|oint)(?![A-
 _HEAVY_CHARS = 300
 
 
-def refusal(expression: str) -> str | None:
+def why_too_large(expression: str) -> str | None:
     """Why an expression is not looked at, or None. Costs linear time."""
     if len(expression) > MAX_CHARS:
         return f"{len(expression)} characters, the limit is {MAX_CHARS}"
@@ -45,7 +45,7 @@ def refusal(expression: str) -> str | None:
     return None
 
 
-def is_heavy(expression: str) -> bool:
+def is_expensive(expression: str) -> bool:
     """Whether an expression may take a parser long: powers of powers, sums, factorials, much text."""
     return len(expression) > _HEAVY_CHARS or _HEAVY.search(expression) is not None or _depths(expression)[1] > 1
 
