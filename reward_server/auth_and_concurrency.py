@@ -1,4 +1,4 @@
-"""ASGI middleware in front of everything: who may come in, how many at a time, and what is counted."""
+"""ASGI middleware in front of all routes: bearer-token authentication, a limit on concurrent requests, and metrics."""
 
 import asyncio
 import hmac
@@ -11,11 +11,11 @@ from reward_server.error_response import RETRY_AFTER, error_response
 from reward_server.metrics import Metrics
 
 UNAUTHENTICATED_ROUTES = frozenset({"/health"})
-"""Answered without a token: a load balancer asks for it."""
+"""Routes that need no token: load balancers poll them."""
 
 
 class AuthAndConcurrencyMiddleware:
-    """Asks for the bearer token, bounds the requests in flight, and measures them."""
+    """Checks the bearer token, limits the number of POST requests in flight, and records metrics of every request."""
 
     def __init__(self, app: ASGIApp, token: str | None, max_requests: int, metrics: Metrics) -> None:
         self._app = app
@@ -25,43 +25,50 @@ class AuthAndConcurrencyMiddleware:
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 401 or 429. What is only asked (GET) is never too much."""
+        """Forward the request, or answer 401 (wrong token) or 429 (too many in flight).
+
+        GET requests are cheap and never count towards the limit, so that probes and metrics work under full load.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.monotonic()
+        start = time.monotonic()
         statuses: list[int] = []
 
-        async def watched(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
             await send(message)
 
-        grading = scope["method"] == "POST"
-        self._in_flight += grading
+        counts = scope["method"] == "POST"
+        # Plain attributes are safe here: the event loop runs one request at a time between two awaits.
+        self._in_flight += counts
         self._metrics.in_flight.set(self._in_flight)
         try:
-            await self._admit(scope, receive, watched)
+            await self._check_and_forward(scope, receive, send_and_record_status)
         except asyncio.CancelledError:
-            # The server ends. What had no answer by then would get a 500, which blames the request.
+            # The server is shutting down and its drain period is over. Without an answer from here, uvicorn would send
+            # a 500, which blames the request; a 503 makes the client retry elsewhere.
             if not statuses:
-                await error_response(503, "the server is shutting down", RETRY_AFTER)(scope, receive, watched)
+                response = error_response(503, "the server is shutting down", RETRY_AFTER)
+                await response(scope, receive, send_and_record_status)
             raise
         finally:
-            self._in_flight -= grading
+            self._in_flight -= counts
             self._metrics.in_flight.set(self._in_flight)
-            # The framework notes the route that matched; anything else would let callers invent metrics.
+            # Label by the matched route, not by the requested path: callers could create unlimited label values.
             route = scope.get("route")
             path = route.path if route is not None else "other"
+            # 499: the client disconnected before there was a response.
             self._metrics.requests.labels(path, str(statuses[0] if statuses else 499)).inc()
-            self._metrics.seconds.labels(path).observe(time.monotonic() - started)
+            self._metrics.request_seconds.labels(path).observe(time.monotonic() - start)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _check_and_forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._is_authorized(scope):
             detail = "the header authorization must be: Bearer <token>"
             await error_response(401, detail, {"www-authenticate": "Bearer"})(scope, receive, send)
         elif self._in_flight > self._max_requests:
-            detail = f"{self._max_requests} requests are being graded, which is the limit"
+            detail = f"{self._max_requests} requests are in flight, which is the limit"
             await error_response(429, detail, RETRY_AFTER)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -70,4 +77,5 @@ class AuthAndConcurrencyMiddleware:
         if self._expected is None or scope["path"] in UNAUTHENTICATED_ROUTES:
             return True
         sent = Headers(scope=scope).get("authorization", "").encode("utf-8", "replace")
+        # Constant-time comparison, so that response times do not leak how much of a guess is right.
         return hmac.compare_digest(sent, self._expected)

@@ -6,46 +6,54 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ServerConfig(BaseModel):
-    """What one server accepts, and what grading may cost. The defaults hold any sensible group of responses."""
+    """Limits on what one server accepts and on what grading may cost; `settings` in its config file.
+
+    The defaults fit any group of responses that training produces.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_body_bytes: int = Field(default=64 * 2**20, gt=0)
-    """Bytes of one request's body, counted as they arrive; more is refused with status 413. A request holds several
-    times this much memory while it is graded."""
+    """Maximum size of one request's body in bytes, counted as they arrive; larger bodies get status 413. While it is
+    graded, a request takes several times this much memory."""
 
     max_total_body_bytes: int = Field(default=2**30, gt=0)
-    """Bytes of the bodies of all requests in flight; a request beyond it is refused with status 429."""
+    """Maximum size in bytes of the bodies of all requests in flight; a request that would exceed it gets status 429."""
 
     body_seconds: float = Field(default=60.0, gt=0)
-    """Seconds for a body to arrive; a slower one is refused with status 408."""
+    """Maximum time in seconds for a body to arrive; slower ones get status 408."""
 
     max_items: int = Field(default=1024, gt=0)
-    """Items in one request; more is refused with status 413. Raising it makes one request hold a thread for longer."""
+    """Maximum number of items in one request; more get status 413. With a higher limit, one request can occupy a thread
+    for longer."""
 
     max_response_chars: int = Field(default=4_000_000, gt=0)
-    """Characters of one response together with its prefix. A longer one fails alone (verdict `error`), because a
-    policy, not the caller, decides how long it gets. The default fits 32,000 tokens of 125 characters."""
+    """Maximum length of one response including its prefix, in characters. Only the item that exceeds it fails (verdict
+    `error`), because the policy decides how long a response is, not the caller. The default fits 32,000 tokens of 125
+    characters."""
 
     max_requests: int = Field(default=4096, gt=0)
-    """Requests graded or waiting at one time; more are refused with status 429 and `Retry-After`. The default takes the
-    samples of a large step one by one, as OpenRLHF sends them: its client retries for five seconds only."""
+    """Maximum number of requests in flight (being graded or waiting); more get status 429 with `Retry-After`. The
+    default accepts all samples of a large step as single requests, as OpenRLHF sends them: its client retries for only
+    five seconds."""
 
     threads: int = Field(default=256, gt=0)
-    """Requests graded at one time; the others wait. Those that wait for a worker hold their thread."""
+    """Number of requests graded concurrently; the others wait. A request occupies its thread while it waits for
+    workers."""
 
     batch_seconds: float = Field(default=60.0, gt=0)
-    """Seconds for one request, unless its own deadline is shorter; items that are not done then have timed out."""
+    """Deadline in seconds for one request, unless the request sets a shorter one; unfinished items time out."""
 
     workers: int = Field(default=min(8, os.cpu_count() or 1), gt=0)
-    """Processes that compare expressions; one more, of low priority, takes those that look expensive."""
+    """Number of worker processes that compare expressions. One more, of low priority, compares those that look
+    expensive."""
 
     worker_seconds: float = Field(default=3.0, gt=0)
-    """Seconds of processor time for one comparison; a worker that takes longer is killed and replaced, and the item has
-    timed out."""
+    """Maximum CPU time in seconds for one comparison. A worker that exceeds it is killed and replaced, and the item
+    times out."""
 
     worker_memory_bytes: int = Field(default=2 * 2**30, gt=0)
-    """Address space of one worker."""
+    """Maximum address space of one worker, in bytes."""
 
     drain_seconds: int = Field(default=10, gt=0)
-    """Seconds that running requests get to finish after SIGTERM or SIGINT, before they are cancelled."""
+    """Time in seconds for running requests to finish after SIGTERM or SIGINT, before they are cancelled."""

@@ -1,4 +1,4 @@
-"""The server's configuration file: limits, reward weights, and tasks given by import path."""
+"""The config file of the reward server: limits, reward weights, and tasks given by import path."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""The pure function behind every route: from a response and a label to a reward.
+"""Grading of one response: a pure function from response and label to reward, used by every route.
 
-The same arguments always get the same grading. A response that cannot be graded gets no number at all: a 0 would look
-like a wrong answer, and training would learn from it.
+Equal arguments always give equal results. A response that cannot be graded gets no number at all: a 0 would be
+indistinguishable from a wrong answer, and training would learn from it.
 """
 
 import logging
@@ -17,7 +17,7 @@ from reward_server.schema import Verdict
 from reward_server.tasks.task import CannotGrade, Comparator, Comparison, GradingContext, Task
 
 MAX_EXTRACTED_CHARS = 1000
-"""Longest answer that is repeated to the caller, in characters. Grading always sees the whole answer."""
+"""Maximum length of the extracted answer in the result, in characters. Grading always uses the whole answer."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class NeedsSymbolic(Exception):
-    """Only a parser can answer `comparison`, and parsers run in worker processes: see `reward_server.grader`."""
+    """`comparison` needs symbolic mathematics, which only worker processes may run; see `reward_server.grader`."""
 
     def __init__(self, comparison: Comparison) -> None:
         super().__init__(f"{comparison.answer!r} against {comparison.gold!r} needs a parser")
@@ -34,10 +34,11 @@ class NeedsSymbolic(Exception):
 
 @dataclass(frozen=True)
 class GradingResult:
-    """The grading of one response.
+    """The result of grading one response.
 
-    `reward` is the weighted sum of the components, `score` the component that is the task's accuracy, in [0, 1]. A
-    failed item has None for both, no components, and an `error` of the form "code: explanation".
+    `reward` is the weighted sum of the components; `score` is the component that measures the task's accuracy, in
+    [0, 1]. If the item could not be graded, both are None, `components` is empty, and `error` has the form
+    "code: explanation".
     """
 
     verdict: Verdict
@@ -49,14 +50,16 @@ class GradingResult:
 
 
 def compare_exact(comparison: Comparison) -> bool:
-    """Answer what is plain from the text; an answer that no parser should see is not that of a sensible gold.
+    """Compare answer and gold by text and by exact arithmetic, without a parser.
+
+    An answer that is too large to parse is different from any gold that is not.
 
     Raises:
-        NeedsSymbolic: A parser must look at it.
+        NeedsSymbolic: Only a parser can tell.
     """
-    plain = exact_match(comparison.answer, comparison.gold)
-    if plain is not None and (plain or not comparison.prose):
-        return plain
+    match = exact_match(comparison.answer, comparison.gold)
+    if match is not None and (match or not comparison.prose):
+        return match
     if why_too_large(comparison.answer) is not None and why_too_large(comparison.gold) is None:
         return False
     raise NeedsSymbolic(comparison)
@@ -76,19 +79,19 @@ def get_score(
     """Grade one response.
 
     Args:
-        task: How to grade.
-        response: What the policy wrote after `prefix`; may be empty.
-        label: The known truth, in the task's format.
-        prompt: The comparison, for tasks that look at it.
-        prefix: Assistant text that the prompt already opened, such as `<think>`.
-        meta: Further columns of the dataset row, for tasks that look at them.
-        finish_reason: "length" for a response that was cut off; it then has the verdict `truncated`, not `no_answer`,
-            where no answer was found.
-        compare: Tells whether two expressions are equal. The default raises `NeedsSymbolic` where that takes a parser;
-            `reward_server.grader.Grader` answers those as well.
+        task: Defines how to grade.
+        response: Text that the policy generated after `prefix`; may be empty.
+        label: The ground truth, in the task's format.
+        prompt: The prompt, for tasks that use it.
+        prefix: Assistant text that is already part of the prompt, such as `<think>`.
+        meta: Other columns of the dataset row, for tasks that use them.
+        finish_reason: "length" if generation was truncated. Such a response gets the verdict `truncated` instead of
+            `no_answer` if no answer was found.
+        compare: Decides whether two mathematical expressions are equal. The default raises `NeedsSymbolic` if that
+            takes a parser; `reward_server.grader.Grader` compares those in workers.
 
     Returns:
-        A grading. A label that the task cannot read, and a fault of the grader itself, are returned as failures.
+        The result. A label that the task cannot read, and an exception in the task's own code, become failures.
 
     Raises:
         NeedsSymbolic: From `compare`.
@@ -104,7 +107,7 @@ def get_score(
     except CannotGrade as error:
         return GradingResult(error.verdict, error=f"{error.verdict}: {error}")
     except Exception as error:
-        # One item that breaks the grader must cost neither its batch nor, as a false 0, the training signal.
+        # An item on which the task's code crashes must neither fail its batch nor get a false 0, which would train.
         _logger.exception("task %s could not grade an item", task.name)
         return GradingResult("error", error=f"grader_error: {type(error).__name__}: {error}")
 
@@ -114,10 +117,10 @@ def _grade(task: Task[Any], context: GradingContext[Any]) -> GradingResult:
     reward = sum(component.weight * components[name] for name, component in task.components.items())
     score = components[task.accuracy]
     extracted = None if context.answer is None else context.answer[:MAX_EXTRACTED_CHARS]
-    return GradingResult(_verdict(score, context), reward, score, components, extracted)
+    return GradingResult(_get_verdict(score, context), reward, score, components, extracted)
 
 
-def _verdict(score: float, context: GradingContext[Any]) -> Verdict:
+def _get_verdict(score: float, context: GradingContext[Any]) -> Verdict:
     if score == 1:
         return "correct"
     if context.answer is not None:

@@ -244,7 +244,7 @@ def test_a_taken_port_is_one_clear_line(port: int) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--host", "0.0.0.0"], "serve: host '0.0.0.0' lets other machines in; set OPENR1_REWARD_TOKEN"),
+        (["--host", "0.0.0.0"], "serve: host '0.0.0.0' is reachable from other machines; set OPENR1_REWARD_TOKEN"),
         (["--host", "example.com"], "serve: host 'example.com' is not an IP address"),
         (["--task", "maths"], "serve: unknown task 'maths'; known tasks: countdown"),
         (["--data", "/nowhere.jsonl"], "serve: [Errno 2] No such file or directory: '/nowhere.jsonl'"),

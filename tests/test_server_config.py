@@ -69,7 +69,7 @@ def test_a_file_without_content_changes_nothing(tmp_path: Path, text: str) -> No
     ("text", "told"),
     [
         ("tasks: {countdwn: {}}", "unknown task 'countdwn'; known tasks: countdown, "),
-        ("tasks: {countdown: {weights: {equatoin: 1}}}", "'equatoin', only format, equation, thought"),
+        ("tasks: {countdown: {weights: {equatoin: 1}}}", "'equatoin'; its components: format, equation, thought"),
         ("tasks: {countdown: {weight: {equation: 1}}}", "tasks.countdown.weight: Extra inputs"),
         ("task: {countdown: {}}", "task: Extra inputs"),
         ("settings: {max_itmes: 7}", "settings.max_itmes: "),

@@ -1,7 +1,8 @@
-"""What OpenRLHF's clients send and expect: whole texts in, numbers only out.
+"""The protocol of OpenRLHF's HTTP clients, which send whole texts and accept only numbers.
 
-Three generations of them: `{"query"}` (the label is looked up by the prompt in a loaded dataset), `{"query",
-"prompts"}` (the same, by a prompt of its own), and `{"query", "prompts", "labels"}`.
+There are three generations of requests: `{"query"}`, where the prompt is found in the query and the label looked up in
+a loaded dataset; `{"query", "prompts"}`, where the label is looked up by the prompt; and `{"query", "prompts",
+"labels"}`.
 """
 
 import json
@@ -31,15 +32,15 @@ _FIRST_TOKEN = re.compile(r"\s*<[^<>\s]{1,40}>")
 _LAST_TOKEN = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<｜[^<>｜]{1,40}｜>)\Z")
 _MAX_TOKEN_CHARS = 44
 _RESERVED_LOG_NAMES = frozenset({"reward", "score", "return", "truncated", "response_length", "total_length"})
-"""What OpenRLHF logs itself: an extra log of such a name would replace its own number."""
+"""Metrics that OpenRLHF logs itself; an extra log with one of these names would overwrite it."""
 
 
 def to_label(value: Any) -> str:
-    """A label as text: strings as they are, numbers and objects as JSON, None as "", which no task can read.
+    """A label as text: strings unchanged, other values as JSON, and None as "", which no task accepts.
 
     Raises:
-        TypeError: It is not JSON, and nothing of numpy's either.
-        ValueError: It is or holds a NaN.
+        TypeError: The value contains something that is neither JSON nor from numpy.
+        ValueError: The value is or contains a NaN.
     """
     if value is None or isinstance(value, str):
         return value or ""
@@ -57,7 +58,7 @@ Label = Annotated[Text, BeforeValidator(to_label)]
 
 
 class RewardRequest(BaseModel):
-    """Body of `POST /get_reward`. Single texts stand for lists of one; unknown keys are ignored."""
+    """Body of `POST /get_reward`. A single string is the same as a list of one; unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -65,7 +66,7 @@ class RewardRequest(BaseModel):
     """Prompt and response in one text, as decoded from tokens."""
     prompts: list[Text] | None = None
     labels: list[Label] | None = None
-    """Any JSON; "" is what OpenRLHF sends for a dataset without labels, and stands for none."""
+    """Any JSON values. An empty string means no label: OpenRLHF sends it for a dataset without labels."""
 
     @model_validator(mode="before")
     @classmethod
@@ -90,22 +91,22 @@ class RewardError(BaseModel):
 
 
 class RewardReply(BaseModel):
-    """Answer of `POST /get_reward`: one finite number an item in every list but `errors`."""
+    """Response of `POST /get_reward`. Every list has one entry per item; `rewards` and `scores` are always numbers."""
 
     rewards: list[FiniteFloat]
     scores: list[FiniteFloat]
     extra_logs: dict[str, list[FiniteFloat]]
-    """Each component (`task_` before a name that OpenRLHF uses itself), and `failed`: 1 where nothing was graded."""
+    """Each component, prefixed with `task_` if OpenRLHF uses its name, and `failed`: 1 for items not graded."""
     errors: list[RewardError | None]
     verdicts: list[str]
 
 
 class UnknownPrompt(LookupError):
-    """A query begins with no prompt of the loaded dataset, or not with the prompt sent beside it."""
+    """A query contains no prompt of the loaded dataset, or does not begin with the prompt sent with it."""
 
 
 class LabelConflict(ValueError):
-    """A dataset gives one prompt two labels."""
+    """A dataset has two different labels for the same prompt."""
 
 
 class _Row(BaseModel):
@@ -114,10 +115,10 @@ class _Row(BaseModel):
 
 
 class PromptIndex:
-    """The prompts of a dataset and their labels, found in a text from its front."""
+    """The prompts and labels of a dataset, for looking up the label of a text that contains a prompt."""
 
     def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Take (prompt, label) pairs. White space around a prompt is dropped, as chat templates do.
+        """Build the index from (prompt, label) pairs. White space around prompts is stripped, as chat templates do.
 
         Raises:
             LabelConflict: Two rows have the same prompt and different labels.
@@ -130,6 +131,8 @@ class PromptIndex:
                 raise ValueError(f"the {'label' if prompt else 'prompt'} is blank")
             if self._labels.setdefault(prompt, label) != label:
                 raise LabelConflict(f"the prompt {prompt[:80]!r} has the labels {self._labels[prompt]!r} and {label!r}")
+        # To search a text for thousands of prompts at once, the prompts are hashed by their first characters: as many
+        # as the shortest prompt has. Candidates with equal anchors are tried longest first.
         self._anchor = min(map(len, self._labels), default=1)
         self._by_anchor: dict[str, list[str]] = {}
         for prompt in sorted(self._labels, key=len, reverse=True):
@@ -140,18 +143,20 @@ class PromptIndex:
 
     @classmethod
     def read(cls, path: Path) -> "PromptIndex":
-        """Read JSON lines with `prompt` (or `question`, `problem`) and `label` (or `answer`); labels may be any JSON.
+        """Read a JSON Lines file with the keys `prompt` (or `question`, `problem`) and `label` (or `answer`).
+
+        Labels may be any JSON value.
 
         Raises:
-            LabelConflict: A line gives the prompt of an earlier one another label.
-            ValueError: A line cannot be used. Both messages begin with `file:line`.
+            LabelConflict: A line has the prompt of an earlier line, but another label.
+            ValueError: A line is invalid. Both messages begin with `file:line`.
             OSError: The file cannot be read.
         """
         number = 0
 
         def rows() -> Iterator[tuple[str, str]]:
             nonlocal number
-            # Lines of bytes: in text, a line would also end at separators that JSON may hold.
+            # Split bytes, not text: str.splitlines also splits at separators such as U+2028, which JSON may contain.
             for number, line in enumerate(path.read_bytes().splitlines(), start=1):  # noqa: B007 (read below)
                 row = _Row.model_validate_json(line)
                 yield row.prompt, to_label(row.label)
@@ -164,37 +169,41 @@ class PromptIndex:
             raise type(error)(f"{path}:{number}: {error}") from error
 
     def find(self, text: str) -> tuple[str, str]:
-        """Label of the prompt that occurs first in the text, and what follows that occurrence.
+        """Label of the prompt that occurs first in the text, and the text after that occurrence.
 
-        The first, because a policy can only write after its prompt: a question that it forges comes later. Of prompts
-        that begin at one place the longest counts, if all have one label: else the policy could choose among them by
-        going on with its prompt.
+        The first occurrence, because the policy can only write after its prompt: a prompt that it forges comes later.
+        If several prompts begin at the same position, the longest is used, provided that all have the same label.
+        Otherwise the policy could select a label by continuing the shorter prompt into the longer one.
 
         Raises:
-            UnknownPrompt: The text holds none, or several with different labels at one place.
+            UnknownPrompt: The text contains no known prompt, or several with different labels at the same position.
         """
         if not self._labels:
-            raise UnknownPrompt("no label was sent, and no dataset is loaded that could tell it")
+            raise UnknownPrompt(
+                "no label was sent, and no dataset is loaded to look it up: send `labels`, or serve with --data"
+            )
         for start in range(len(text) - self._anchor + 1):
             candidates = self._by_anchor.get(text[start : start + self._anchor], ())
             found = [prompt for prompt in candidates if text.startswith(prompt, start)]
             if len({self._labels[prompt] for prompt in found}) > 1:
-                raise UnknownPrompt(f"{len(found)} prompts with different labels begin the query; send `prompts`")
+                raise UnknownPrompt(
+                    f"{len(found)} prompts with different labels begin at the same position: send `prompts`"
+                )
             if found:
                 return self._labels[found[0]], text[start + len(found[0]) :]
-        raise UnknownPrompt("the query holds no prompt of the loaded dataset")
+        raise UnknownPrompt("the query contains no prompt of the loaded dataset")
 
     def label_for(self, prompt: str) -> str:
-        """Label of a prompt that was sent by itself.
+        """Label of a prompt that was sent separately, possibly inside a chat template.
 
         Raises:
-            UnknownPrompt: It is not in the dataset, not even as a part.
+            UnknownPrompt: It neither is nor contains a prompt of the dataset.
         """
         return self._labels[prompt] if prompt in self._labels else self.find(prompt)[0]
 
 
 def grade_texts(grader: Grader, task: Task[Any], request: RewardRequest, index: PromptIndex) -> list[GradingResult]:
-    """A score for every query; one whose prompt or label is not to be found has failed."""
+    """Grade every query. A query without a known prompt or label gets the verdict `error`."""
     items = to_items(request, index)
     graded = iter(grader.grade(task, [item for item in items if isinstance(item, ScoreItem)]))
     return [
@@ -204,7 +213,7 @@ def grade_texts(grader: Grader, task: Task[Any], request: RewardRequest, index: 
 
 
 def to_items(request: RewardRequest, index: PromptIndex) -> list[ScoreItem | str]:
-    """One item a query, or the reason why there is none."""
+    """The item to grade for each query, or the reason why it cannot be graded."""
     items: list[ScoreItem | str] = []
     for number, query in enumerate(request.query):
         prompt = request.prompts[number] if request.prompts is not None else None
@@ -226,67 +235,74 @@ def to_items(request: RewardRequest, index: PromptIndex) -> list[ScoreItem | str
 
 
 def strip_special_tokens(response: str) -> str:
-    """The response without the special tokens that end it, and the white space around those. Takes linear time."""
+    """The response without special tokens at its end, and without white space around those. Takes linear time.
+
+    White space at the end stays if no special token follows it.
+    """
     end = len(response)
     while True:
-        place = end
-        while place and response[place - 1].isspace():
-            place -= 1
-        token = _LAST_TOKEN.search(response, max(0, place - _MAX_TOKEN_CHARS), place)
+        stripped = end
+        while stripped and response[stripped - 1].isspace():
+            stripped -= 1
+        # Only the last few characters are searched, which keeps the whole loop linear.
+        token = _LAST_TOKEN.search(response, max(0, stripped - _MAX_TOKEN_CHARS), stripped)
         if token is None:
-            return response[: place if end < len(response) else end]
+            return response[: stripped if end < len(response) else end]
         end = token.start()
 
 
 def strip_prompt(query: str, prompt: str) -> str:
-    """The response of a query: what follows its prompt, which it begins with up to white space and one first token.
+    """The response in a query: the text after the prompt, with which the query must begin.
+
+    White space may differ, and one special token (such as `<s>`) may precede the prompt.
 
     Raises:
-        UnknownPrompt: It begins with something else. The response is then nowhere for certain: looking for markers
-            would find those that the policy wrote.
+        UnknownPrompt: The query begins with something else. Searching for chat markers instead would be unsafe: the
+            policy can write them itself.
     """
     if query.startswith(prompt):
         return query[len(prompt) :]
-    first = _FIRST_TOKEN.match(query)
-    for start in (0, first.end() if first else 0):
-        place = _walk(query, start, prompt)
-        if place is not None:
-            return query[place:]
+    first_token = _FIRST_TOKEN.match(query)
+    for start in (0, first_token.end() if first_token else 0):
+        end = _match_words(query, start, prompt)
+        if end is not None:
+            return query[end:]
     raise UnknownPrompt("the query does not begin with its prompt")
 
 
-def _walk(text: str, place: int, prompt: str) -> int | None:
-    """Where in the text the prompt, which begins at `place`, ends; white space may differ."""
+def _match_words(text: str, start: int, prompt: str) -> int | None:
+    """Match the prompt against the text from `start`, ignoring white space. Returns the end, or None if they differ."""
+    position = start
     for word in prompt.split():
         for char in word:
-            while place < len(text) and text[place].isspace():
-                place += 1
-            if place >= len(text) or text[place] != char:
+            while position < len(text) and text[position].isspace():
+                position += 1
+            if position >= len(text) or text[position] != char:
                 return None
-            place += 1
-    return place
+            position += 1
+    return position
 
 
-def to_reply(task: Task[Any], scores: Sequence[GradingResult]) -> RewardReply:
-    """Numbers for all items; a failed one gets the task's `failed_reward` and says so."""
-    failed = [score.reward is None for score in scores]
+def to_reply(task: Task[Any], results: Sequence[GradingResult]) -> RewardReply:
+    """The reply, with a number for every item: a failed one gets `failed_reward` and an entry in `errors`."""
+    failed = [result.reward is None for result in results]
     return RewardReply(
-        rewards=[task.failed_reward if score.reward is None else score.reward for score in scores],
-        scores=[score.score or 0.0 for score in scores],
+        rewards=[task.failed_reward if result.reward is None else result.reward for result in results],
+        scores=[result.score or 0.0 for result in results],
         extra_logs={
             **{
                 f"task_{name}" if name in _RESERVED_LOG_NAMES else name: [
-                    score.components.get(name, 0.0) for score in scores
+                    result.components.get(name, 0.0) for result in results
                 ]
                 for name in task.components
             },
             "failed": [float(flag) for flag in failed],
         },
-        errors=[_to_error(score) if flag else None for score, flag in zip(scores, failed, strict=True)],
-        verdicts=[score.verdict for score in scores],
+        errors=[_to_error(result) if flag else None for result, flag in zip(results, failed, strict=True)],
+        verdicts=[result.verdict for result in results],
     )
 
 
-def _to_error(score: GradingResult) -> RewardError:
-    code, _, message = (score.error or "error").partition(": ")
+def _to_error(result: GradingResult) -> RewardError:
+    code, _, message = (result.error or "error").partition(": ")
     return RewardError(code=code, message=message)

@@ -1,4 +1,4 @@
-"""The cheap paths: answers that can be decided in microseconds, by text or by exact arithmetic, without a parser."""
+"""Exact comparison by text and by rational arithmetic, which decides in microseconds and needs no parser."""
 
 import re
 from fractions import Fraction
@@ -6,13 +6,13 @@ from fractions import Fraction
 from reward_server.grading.notation import normalize
 
 MAX_DIGITS = 100
-"""Numbers with more digits than this are left to others."""
+"""Maximum length of a number that is compared here; longer ones are left to the parser."""
 ROUNDING_TOLERANCE = Fraction(1, 1000)
-"""Decimals that differ by more than this share of the larger are different, whatever they were rounded to."""
+"""Relative difference above which two decimals are different, however they were rounded."""
 
-_THIN = re.compile(r"\\[!,]\s*")
+_THIN_SPACE = re.compile(r"\\[!,]\s*")
 _SPACE = re.compile(r"\\[;: ]|~")
-_IDLE_SPACE = re.compile(r"(?<!\d)(?<!\d,)\s|\s(?!\d)")
+_INSIGNIFICANT_SPACE = re.compile(r"(?<!\d)(?<!\d,)\s|\s(?!\d)")
 _INTEGER = r"[+-]?(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d+)"
 _NUMBER = re.compile(rf"{_INTEGER}(?:\.\d*)?|[+-]?\.\d+")
 _FRACTION = re.compile(r"([+-]?)(?:(\d+)/(\d+)|\\frac(?:\{([+-]?\d+)\}|(\d))(?:\{([+-]?\d+)\}|(\d)))")
@@ -20,11 +20,11 @@ _MIXED = re.compile(r"([+-]?)(\d+)(?: (\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 
 
 def exact_match(answer: str, gold: str) -> bool | None:
-    """Whether the two are the same, where that is plain; None where only a parser can tell.
+    """Whether answer and gold are equal, or None if only a parser can tell.
 
-    Equal texts, after `normalize` and without white space that means nothing, are the same. Integers, fractions and
-    decimals are compared exactly; a decimal that comes within 0.1 % of the gold is left open, since it may be the
-    gold rounded.
+    Texts are equal if they are identical after `normalize`, apart from insignificant white space. Integers, fractions
+    and decimals are compared exactly, except that a decimal within 0.1 % of the gold is left to the parser, since it
+    may be the gold rounded.
     """
     answer, gold = _collapse_spaces(answer), _collapse_spaces(gold)
     if not gold:
@@ -44,9 +44,9 @@ def exact_match(answer: str, gold: str) -> bool | None:
 
 
 def read_number(text: str) -> Fraction | None:
-    r"""The value of an integer (`1,000` too), a decimal, a fraction or a mixed number; None for all else.
+    r"""Value of an integer (also `1,000`), decimal, fraction or mixed number; None for any other text.
 
-    Fractions are `a/b` and `\frac{a}{b}`, mixed numbers `1 1/2` and `1\frac{1}{2}`.
+    Fractions are `a/b` and `\frac{a}{b}`; mixed numbers are `1 1/2` and `1\frac{1}{2}`.
     """
     if len(text) > MAX_DIGITS:
         return None
@@ -69,6 +69,6 @@ def read_number(text: str) -> Fraction | None:
 
 
 def _collapse_spaces(text: str) -> str:
-    """Without white space that means nothing; what stands between two digits, or after a comma between two, stays."""
-    text = _SPACE.sub(" ", _THIN.sub("", normalize(text)))
-    return _IDLE_SPACE.sub("", " ".join(text.split()))
+    """Remove insignificant white space: all but that between two digits, or after a comma between two digits."""
+    text = _SPACE.sub(" ", _THIN_SPACE.sub("", normalize(text)))
+    return _INSIGNIFICANT_SPACE.sub("", " ".join(text.split()))

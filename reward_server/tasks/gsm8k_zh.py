@@ -1,4 +1,4 @@
-"""Word problems with a number as the answer, in think and answer tags on lines of their own; rewarded by rules."""
+"""Chinese GSM8K: word problems with a number as the answer, and think and answer tags on separate lines."""
 
 import re
 
@@ -12,10 +12,10 @@ _INTEGER = re.compile(r"[+-]?\d{1,100}")
 
 
 def parse_label(label: str) -> str:
-    """The number, or what stands after the last `####`.
+    """The number that the label consists of, or that follows its last `####`.
 
     Raises:
-        LabelError: That is no number.
+        LabelError: It is not a number.
     """
     gold = normalize(label.rpartition("####")[2])
     if read_number(gold) is None:
@@ -24,23 +24,23 @@ def parse_label(label: str) -> str:
 
 
 def marks_reward(context: GradingContext[str]) -> float:
-    """A quarter for each of the four tags that is there exactly once, with its newlines."""
+    """A quarter for each of the four tags that occurs exactly once together with its newlines."""
     return sum(context.text.count(mark) == 1 for mark in _MARKS) / len(_MARKS)
 
 
 def soft_reward(context: GradingContext[str]) -> float:
-    """1 where the four tags come in order, whatever stands between and around them."""
-    place = 0
+    """1 if the four tags occur in order, with any text between and around them."""
+    position = 0
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
-        place = context.text.find(tag, place)
-        if place < 0:
+        position = context.text.find(tag, position)
+        if position < 0:
             return 0.0
-        place += len(tag)
+        position += len(tag)
     return 1.0
 
 
 def strict_reward(context: GradingContext[str]) -> float:
-    r"""1 for exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, and at most one newline after it."""
+    r"""1 if the text is exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, with an optional final newline."""
     text = context.text.removesuffix("\n")
     thinking, between, answer = text.partition("\n</think>\n<answer>\n")
     in_layout = (
@@ -53,12 +53,12 @@ def strict_reward(context: GradingContext[str]) -> float:
 
 
 def digits_reward(context: GradingContext[str]) -> float:
-    """1 where the answer is an integer."""
+    """1 if the answer is an integer."""
     return float(context.answer is not None and _INTEGER.fullmatch(normalize(context.answer)) is not None)
 
 
 def correctness_reward(context: GradingContext[str]) -> float:
-    """1 where the answer is the gold number, compared exactly; units are not read."""
+    """1 if the answer equals the gold number exactly. An answer with a unit does not."""
     return float(context.answer is not None and exact_match(context.answer, context.gold) is True)
 
 

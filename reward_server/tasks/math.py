@@ -1,4 +1,4 @@
-"""Mathematics with one known answer: the last box counts, and is compared as mathematics."""
+r"""Mathematics with a single known answer: the last `\boxed{}` is compared with the gold as mathematics."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ from reward_server.tasks.task import Comparison, Example, GradingContext, LabelE
 
 
 def parse_label(label: str) -> str:
-    """The gold answer: an expression, a solution that ends in a box, or one that ends in `#### answer`.
+    """The gold answer of a label: an expression, or a solution that ends in a box or in `#### answer`.
 
     Raises:
-        LabelError: It is blank.
+        LabelError: The label is blank.
     """
     gold = find_boxed(label) or label.rpartition("####")[2].strip()
     if not gold:
@@ -19,12 +19,12 @@ def parse_label(label: str) -> str:
 
 
 def find_boxed_or_tail(text: str) -> str | None:
-    """The last box, or else the end of the text, for benchmarks that allow answers without a box."""
+    """The last box, or the end of a text without one, for benchmarks that allow answers without a box."""
     return find_boxed(text) if "boxed" in text or "fbox" in text else find_tail(text)
 
 
 def accuracy_reward(context: GradingContext[str]) -> float:
-    """1 where the answer says the same as the gold."""
+    """1 if the answer is mathematically equal to the gold."""
     if context.answer is None:
         return 0.0
     prose = find_boxed(context.text) is None
@@ -32,7 +32,7 @@ def accuracy_reward(context: GradingContext[str]) -> float:
 
 
 def truncated_reward(context: GradingContext[str]) -> float:
-    """1 where the length limit ended the response."""
+    """1 if the response was truncated by the length limit."""
     return float(context.truncated)
 
 

@@ -1,4 +1,4 @@
-"""NuminaMath: reasoning in think tags, then answer tags with the answer in a box; format and accuracy are rewarded."""
+"""NuminaMath: reasoning in think tags, then a boxed answer in answer tags. Rewards format and accuracy."""
 
 from reward_server.components.tags import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, find_answer
 from reward_server.grading.extraction import find_boxed
@@ -7,25 +7,25 @@ from reward_server.tasks.task import Comparison, Example, GradingContext, Reward
 
 
 def find_boxed_answer(text: str) -> str | None:
-    """The box in the answer tags; without a box, all that they hold."""
+    """The last box in the answer tags, or their whole content if there is no box."""
     answer = find_answer(text)
     return None if answer is None else find_boxed(answer) or answer
 
 
 def format_reward(context: GradingContext[str]) -> float:
-    """0 unless both pairs of tags are complete and in order; 1 with a box between the answer tags, 0.5 without."""
-    place = 0
+    """0 unless both pairs of tags are complete and in order; then 1 with a box in the answer tags, 0.5 without."""
+    position = 0
     for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE):
-        place = context.text.find(tag, place)
-        if place < 0:
+        position = context.text.find(tag, position)
+        if position < 0:
             return 0.0
-        place += len(tag)
+        position += len(tag)
     answer = find_answer(context.text)
     return 1.0 if answer is not None and find_boxed(answer) is not None else 0.5
 
 
 def accuracy_reward(context: GradingContext[str]) -> float:
-    """1 where the answer says the same as the gold."""
+    """1 if the answer is mathematically equal to the gold."""
     return float(context.answer is not None and context.compare(Comparison(context.answer, context.gold)))
 
 
