@@ -106,7 +106,7 @@ class TrlActor:
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
 
-        from reward_server.adapters import trl_reward
+        from reward_server.compat.adapters import trl_reward
 
         settings = self._settings
         arguments = GRPOConfig(

@@ -1,4 +1,4 @@
-"""`score`: grade one response, or every row of a file, as the server would; no server and no GPU."""
+"""`score`: grade one response, or every row of a file, exactly as the server would. Needs no server and no GPU."""
 
 import argparse
 import sys
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from reward_server.tasks.task import Tasks
 
 BATCH = 512
-"""Rows that are graded side by side."""
+"""Number of rows graded in parallel."""
 DEFAULT_TASK = "math"
 
 
 class _Row(NamedTuple):
-    """What to grade, how, and all that the row of the file says."""
+    """An item to grade, its task, and all columns of its row in the file."""
 
     item: "ScoreItem"
     task: str
@@ -26,35 +26,38 @@ class _Row(NamedTuple):
 
 
 def run(argv: list[str]) -> int:
-    """Print what `POST /get_score` answers for an item, one JSON object a line; returns the exit code."""
+    """Print one JSON object per response, as in the reply of `POST /get_score`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m cli score",
         description="Grade one response (--label and --response), or every row of a file, as the server would.",
     )
-    parser.add_argument("--task", help="how to grade (default: the row's own, else math)")
-    parser.add_argument("--label", help="the known truth")
-    parser.add_argument("--response", help="what the policy wrote; - reads standard input")
-    parser.add_argument("--prefix", default="", help="assistant text that the prompt already opened, as <think>")
-    parser.add_argument("--finish-reason", choices=["stop", "length"], help="length: the response was cut off")
+    parser.add_argument("--task", help="task to grade by (default: the row's task, else math)")
+    parser.add_argument("--label", help="ground truth, in the format of the task")
+    parser.add_argument("--response", help="response of the policy; - reads it from standard input")
+    parser.add_argument("--prefix", default="", help="assistant text already in the prompt, such as <think>")
+    parser.add_argument("--finish-reason", choices=["stop", "length"], help="length: the response was truncated")
     parser.add_argument(
-        "--file", type=Path, metavar="FILE", help="JSON lines with response and label: a run's rollouts/*.jsonl"
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="JSON Lines with response and label, such as rollouts/*.jsonl of a run",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with weights of tasks, as for serve")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="config file of the server, as for serve")
     arguments = parser.parse_args(argv)
     single = arguments.label is not None and arguments.response is not None
     if single == (arguments.file is not None):
         parser.error("give --label and --response, or --file")
 
     from openr1.errors import ConfigError
-    from reward_server.config import ConfigFileError, read_config
+    from reward_server.config import ServerConfig
+    from reward_server.config_file import ConfigFileError, read_config
     from reward_server.grader import Grader
-    from reward_server.settings import Settings
     from reward_server.tasks import TASKS, UnknownTask
 
     try:
-        settings, tasks = read_config(arguments.config) if arguments.config else (Settings(), TASKS)
+        config, tasks = read_config(arguments.config) if arguments.config else (ServerConfig(), TASKS)
         rows = [_given_row(arguments)] if single else list(_response_rows(arguments.file, arguments.task))
-        with Grader(settings) as grader:
+        with Grader(config) as grader:
             verdicts: Counter[str] = Counter()
             changed = 0
             for row, result in _grade(grader, tasks, rows):
@@ -84,28 +87,28 @@ def _given_row(arguments: argparse.Namespace) -> _Row:
 
 
 def _response_rows(path: Path, task: str | None) -> Iterator[_Row]:
-    """All rows of a file, each with the id that it has or its line number."""
+    """All rows of a file. A row without an id gets its line number as id."""
     from pydantic import ValidationError
 
     from openr1.errors import ConfigError
     from openr1.runtime.files import read_objects
-    from reward_server.openrlhf import to_label
+    from reward_server.compat.openrlhf import to_label
     from reward_server.schema import ScoreItem, describe_problems
 
-    for place, columns in read_objects(path):
+    for location, columns in read_objects(path):
         if not (isinstance(columns.get("response"), str) and "label" in columns):
-            raise ConfigError(f"{place}: a row needs response and label")
-        row = {"id": place.rpartition(":")[2], **columns, "label": to_label(columns["label"])}
+            raise ConfigError(f"{location}: a row needs response and label")
+        row = {"id": location.rpartition(":")[2], **columns, "label": to_label(columns["label"])}
         try:
             item = ScoreItem(**{name: value for name, value in row.items() if name in ScoreItem.model_fields})
         except ValidationError as error:
-            raise ConfigError(f"{place}: {describe_problems(error.errors())}") from error
+            raise ConfigError(f"{location}: {describe_problems(error.errors())}") from error
         yield _Row(item, task or str(row.get("task", DEFAULT_TASK)), columns)
 
 
 def _grade(grader: "Grader", tasks: "Tasks", rows: Sequence[_Row]) -> "Iterator[tuple[_Row, ScoreResult]]":
-    """Each row with its result, in order."""
-    from reward_server.app import to_result
+    """Grade all rows, batch by batch, and yield each row with its result, in order."""
+    from reward_server.app import to_score_result
     from reward_server.tasks import find_task
 
     for start in range(0, len(rows), BATCH):
@@ -116,6 +119,6 @@ def _grade(grader: "Grader", tasks: "Tasks", rows: Sequence[_Row]) -> "Iterator[
         results: dict[int, ScoreResult] = {}
         for name, chosen in by_task.items():
             graded = grader.grade(find_task(name, tasks), [batch[index].item for index in chosen])
-            for index, score in zip(chosen, graded, strict=True):
-                results[index] = to_result(batch[index].item.id, *score)
+            for index, (result, seconds) in zip(chosen, graded, strict=True):
+                results[index] = to_score_result(batch[index].item.id, result, seconds)
         yield from ((row, results[index]) for index, row in enumerate(batch))

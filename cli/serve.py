@@ -1,4 +1,4 @@
-"""`serve`: run the reward server until it is told to stop."""
+"""`serve`: run the reward server until SIGTERM or Ctrl-C."""
 
 import argparse
 import os
@@ -7,47 +7,54 @@ from pathlib import Path
 
 
 def run(argv: list[str]) -> int:
-    """Parse the flags, serve, and return the exit code: 0 after SIGTERM or Ctrl-C, 2 bad usage, 3 cannot listen."""
+    """Parse the flags and serve. Exit codes: 0 after SIGTERM or Ctrl-C, 2 bad usage or config, 3 cannot listen."""
     parser = argparse.ArgumentParser(
         prog="python -m cli serve", description="Run the reward server that grades responses over HTTP."
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument(
-        "--port", type=_port, default=5000, help="port to listen on; 0 picks a free one (default: %(default)s)"
+        "--port", type=_port, default=5000, help="port to listen on; 0 picks a free port (default: %(default)s)"
     )
-    parser.add_argument("--task", default="math", help="task of /get_reward and /score (default: %(default)s)")
     parser.add_argument(
-        "--data", type=Path, metavar="FILE", help="JSON lines of prompt and label, for OpenRLHF clients without labels"
+        "--task", default="math", help="default task, for /get_reward and /score (default: %(default)s)"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with weights of tasks, and limits")
     parser.add_argument(
-        "--insecure", action="store_true", help="allow a host that other machines reach, without a token"
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="JSON Lines with prompt and label, to look up labels for OpenRLHF clients that send none",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML with limits, reward weights, and tasks by import path"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow a host that other machines can reach without requiring a token"
     )
     arguments = parser.parse_args(argv)
 
-    # Imported here, so that --help does not wait for a web framework.
-    from reward_server.config import ConfigFileError, read_config
+    # Imported here, so that --help does not load the web framework.
+    from reward_server.compat.openrlhf import PromptIndex
+    from reward_server.config import ServerConfig
+    from reward_server.config_file import ConfigFileError, read_config
     from reward_server.grader import Grader
-    from reward_server.openrlhf import PromptIndex
     from reward_server.schema import TOKEN_VARIABLE
     from reward_server.server import HostNotLoopback, ServeError, check_host, serve
     from reward_server.service import Service
-    from reward_server.settings import Settings
     from reward_server.tasks import TASKS, UnknownTask, find_task
 
-    # Taken out of the environment: nothing that this process starts has any use for it.
+    # Removed from the environment, so that no child process inherits it.
     token = os.environ.pop(TOKEN_VARIABLE, None) or None
     try:
         check_host(arguments.host, token, arguments.insecure)
-        settings, tasks = read_config(arguments.config) if arguments.config else (Settings(), TASKS)
+        config, tasks = read_config(arguments.config) if arguments.config else (ServerConfig(), TASKS)
         find_task(arguments.task, tasks)
         prompts = PromptIndex.read(arguments.data) if arguments.data else PromptIndex([])
     except (HostNotLoopback, ConfigFileError, UnknownTask, ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     service = Service(
-        grader=Grader(settings),
-        settings=settings,
+        grader=Grader(config),
+        config=config,
         tasks=tasks,
         default_task=arguments.task,
         prompts=prompts,

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from openr1.data.prompts import Wording, read_rows, render
+from openr1.data.prompts import PromptFormat, read_rows, render
 from openr1.errors import ConfigError, MissingError
 from openr1.runtime.files import read_objects
 from openr1.types import Prompt
@@ -42,7 +42,7 @@ class Benchmark:
 
     name: str
     problems: list[Problem]
-    wording: Wording
+    wording: PromptFormat
 
 
 def load_benchmark(spec: str, folder: Path) -> Benchmark:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from openr1.training.cluster import running_ray, start_rollout
 from transformers import AutoConfig
 
 from eval.benchmarks import Benchmark, to_prompts
@@ -15,17 +14,19 @@ from eval.page import to_html
 from eval.report import table, to_markdown
 from eval.result import summarize
 from eval.samples import Sample, SampleFile
+from openr1.config.sections import ModelConfig
 from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
 from openr1.rewards.client import to_items
 from openr1.rollout.engine import EngineSettings
 from openr1.runtime.console import print_table, progress, say
 from openr1.runtime.files import write_whole
+from openr1.runtime.ray_cluster import running_ray
+from openr1.training.actors import engine_settings, start_rollout
 from openr1.types import Group, Prompt, SamplingParams
-from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
-from reward_server.settings import Settings
 from reward_server.tasks import find_task
 
 
@@ -105,17 +106,15 @@ def _engine_settings(
     on_gpu = torch.cuda.is_available()
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
+    model = ModelConfig(path=Path(settings.model), dtype=settings.dtype)
     return [
-        EngineSettings(
-            model_path=Path(settings.model).resolve(),
-            dtype=settings.dtype,
+        engine_settings(
+            model,
             max_model_len=max_model_len,
             max_num_seqs=machine.max_num_seqs,
-            kv_cache_bytes=int(machine.kv_cache_gib * 2**30),
-            config_overrides={},
+            kv_cache_gib=machine.kv_cache_gib,
             on_gpu=on_gpu,
-            weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
-            log_path=(logs / f"engine_{index}.log").resolve(),
+            log_path=logs / f"engine_{index}.log",
         )
         for index in range(machine.num_engines)
     ]
@@ -131,7 +130,7 @@ def _sample(
     """Generate and grade, group by group as they finish; each is on disk before the next."""
     total = sum(map(len, missing.values()))
     say(f"{total} problems x {settings.n_samples_per_prompt} samples, {len(engines)} engine(s)")
-    with running_ray(), Grader(Settings()) as grader, progress("sampling", total) as advance:
+    with running_ray(), Grader(ServerConfig()) as grader, progress("sampling", total) as advance:
         rollout = start_rollout(engines, machine.threads, machine.timeout_seconds)
         for name, prompts in missing.items():
             sampling = SamplingParams(
@@ -190,7 +189,7 @@ def _write_results(
 def check_labels(benchmarks: Sequence[Benchmark]) -> int:
     """Grade every label as an answer to itself, and say which fail; returns how many."""
     failed = 0
-    with Grader(Settings()) as grader:
+    with Grader(ServerConfig()) as grader:
         for benchmark in benchmarks:
             problems = [problem for problem in benchmark.problems if problem.task == "math"]
             items = []

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from eval.samples import Sample
 from openr1.algorithms.pass_at_k import mean_with_interval, pass_at_k
-from reward_server.grading.notation import tidy
+from reward_server.grading.notation import normalize
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def majority_is_right(group: Sequence[Sample]) -> bool:
     Reference:
         Wang et al., Self-Consistency Improves Chain of Thought Reasoning, arXiv:2203.11171, section 2.
     """
-    votes = Counter("".join(tidy(sample.extracted).split()) for sample in group if sample.extracted is not None)
+    votes = Counter("".join(normalize(sample.extracted).split()) for sample in group if sample.extracted is not None)
     if not votes:
         return False
     winner = votes.most_common(1)[0][0]
     return any(
         sample.score == 1.0
         for sample in group
-        if sample.extracted is not None and "".join(tidy(sample.extracted).split()) == winner
+        if sample.extracted is not None and "".join(normalize(sample.extracted).split()) == winner
     )

@@ -12,8 +12,8 @@ from eval.result import Result
 from eval.samples import Sample
 from openr1.errors import ConfigError, MissingError
 from openr1.runtime.files import read_objects
+from openr1.tracking.eval_results import EvalResult
 from openr1.tracking.recorder import read_metrics
-from openr1.training.evaluation import Measurement
 from reward_server.schema import describe_problems
 
 Shares = dict[tuple[str, str], float]
@@ -195,12 +195,12 @@ def _taken(row: dict[str, Any]) -> tuple[float, float | None]:
     return float(row["throughput/tokens_per_second"]) * seconds, seconds
 
 
-def _read_held_out(folder: Path) -> dict[int, Measurement]:
+def _read_held_out(folder: Path) -> dict[int, EvalResult]:
     """The sampled accuracy in each file of eval/, by step."""
     measured = {}
     for path in sorted(folder.glob("eval/step_[0-9]*.json")):
         try:
-            content = TypeAdapter(dict[str, Measurement]).validate_json(path.read_bytes())
+            content = TypeAdapter(dict[str, EvalResult]).validate_json(path.read_bytes())
         except ValidationError as error:
             raise _unusable(str(path), error) from error
         measured[int(path.stem.removeprefix("step_"))] = content["sampled"]

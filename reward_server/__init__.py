@@ -1,1 +1,1 @@
-"""The reward server: grades responses over HTTP, in a process of its own that needs neither torch nor openr1."""
+"""HTTP reward server: grades model responses in a separate process that needs neither torch nor openr1."""

@@ -1,4 +1,4 @@
-"""The HTTP routes that grade: what a request may be, and how each answer looks."""
+"""The ASGI application: the routes that grade, the checks on their requests, and the form of their responses."""
 
 import uuid
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from reward_server.body_limit import BodyLimit
-from reward_server.gate import Gate
-from reward_server.openrlhf import RewardReply, RewardRequest, grade_texts, to_reply
+from reward_server.auth_and_concurrency import AuthAndConcurrencyMiddleware
+from reward_server.body_limit import BodyLimitMiddleware
+from reward_server.compat.openrlhf import RewardReply, RewardRequest, grade_texts, to_reply
 from reward_server.schema import (
     GraderName,
     ScoreItem,
@@ -20,7 +20,7 @@ from reward_server.schema import (
     SingleRequest,
     describe_problems,
 )
-from reward_server.scoring import Score
+from reward_server.scoring import GradingResult
 from reward_server.service import Service
 from reward_server.status import add_status_routes
 from reward_server.tasks import UnknownTask, find_task
@@ -29,80 +29,83 @@ from reward_server.version import VERSION
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application, ready for any ASGI server; the caller closes the service."""
+    """Build the application, for any ASGI server. The caller closes the service's grader."""
     app = FastAPI(title="openr1 reward server", version=VERSION)
-    app.add_middleware(BodyLimit, settings=service.settings)
+    # Middleware added last runs first: requests are authenticated before their bodies are buffered.
+    app.add_middleware(BodyLimitMiddleware, config=service.config)
     app.add_middleware(
-        Gate, token=service.token, max_requests=service.settings.max_requests, metrics=service.grader.metrics
+        AuthAndConcurrencyMiddleware,
+        token=service.token,
+        max_requests=service.config.max_requests,
+        metrics=service.grader.metrics,
     )
-    app.add_exception_handler(RequestValidationError, _refuse_malformed)
+    app.add_exception_handler(RequestValidationError, _answer_malformed)
     add_status_routes(app, service)
 
-    # Not async: the framework runs these in threads, so that a long batch does not hold up the other routes.
+    # Not async: FastAPI runs these routes in a thread pool, so that a long batch does not block the event loop.
     @app.post("/get_score")
     def get_score(request: ScoreRequest) -> ScoreReply:
         """Grade a batch of responses of one task."""
-        task = _named_task(service, request.task)
+        task = _require_task(service, request.task)
         _check_count(len(request.items), service)
         limit = None if request.deadline_ms is None else request.deadline_ms / 1000
         graded = service.grader.grade(task, request.items, limit)
         return ScoreReply(
-            results=[to_result(item.id, *score) for item, score in zip(request.items, graded, strict=True)],
+            results=[
+                to_score_result(item.id, result, seconds)
+                for item, (result, seconds) in zip(request.items, graded, strict=True)
+            ],
             grader=GraderName(name=task.name, version=task.version),
             request_id=uuid.uuid4().hex,
         )
 
     @app.post("/get_reward")
     def get_reward(request: RewardRequest) -> RewardReply:
-        """Grade whole texts of the server's own task, for OpenRLHF's clients, which take numbers only."""
+        """Grade whole texts (prompt and response) of the server's default task, for OpenRLHF's clients."""
         task = service.tasks[service.default_task]
         _check_count(len(request.query), service)
-        return _grade_texts(service, task, request)
+        results = grade_texts(service.grader, task, request, service.prompts)
+        _check_workers(service, results)
+        return to_reply(task, results)
 
     @app.post("/score")
     def score_one(request: SingleRequest) -> float:
-        """Grade one item, for slime's client: the body of the answer is the reward."""
-        task = _named_task(service, request.task or service.default_task)
+        """Grade one item, for slime's client: the body of the response is the reward, a single number."""
+        task = _require_task(service, request.task or service.default_task)
         item = ScoreItem(id="0", response=request.response, label=request.label)
-        ((score, _),) = service.grader.grade(task, [item])
-        _check_workers(service, [score])
-        return task.failed_reward if score.reward is None else score.reward
+        ((result, _),) = service.grader.grade(task, [item])
+        _check_workers(service, [result])
+        return task.failed_reward if result.reward is None else result.reward
 
     return app
 
 
-def to_result(item_id: str, score: Score, seconds: float) -> ScoreResult:
-    """A grading as it goes over the wire."""
+def to_score_result(item_id: str, result: GradingResult, seconds: float) -> ScoreResult:
+    """Convert a grading result to its JSON form."""
     return ScoreResult(
         id=item_id,
-        reward=score.reward,
-        score=score.score,
-        components=dict(score.components),
-        extracted=score.extracted,
-        verdict=score.verdict,
-        error=score.error,
+        reward=result.reward,
+        score=result.score,
+        components=dict(result.components),
+        extracted=result.extracted,
+        verdict=result.verdict,
+        error=result.error,
         ms=round(seconds * 1000, 3),
     )
 
 
-def _grade_texts(service: Service, task: Task[Any], request: RewardRequest) -> RewardReply:
-    scores = grade_texts(service.grader, task, request, service.prompts)
-    _check_workers(service, scores)
-    return to_reply(task, scores)
+def _check_workers(service: Service, results: Sequence[GradingResult]) -> None:
+    """Answer 503 if the workers are down, for clients that cannot tell a failure from a reward: a retry may help.
 
-
-def _check_workers(service: Service, scores: Sequence[Score]) -> None:
-    """Answer 503, not numbers for failures, where the workers are down: a retry may help.
-
-    One failed item is its own fault; where all fail it may be the server's.
+    A single failed item is usually the item's fault. Only if all items failed is it worth the time to test the workers.
     """
-    if scores and all(score.verdict in ("timeout", "error") for score in scores):
-        fault = service.grader.find_fault()
+    if results and all(result.verdict in ("timeout", "error") for result in results):
+        fault = service.grader.self_test()
         if fault is not None:
             raise HTTPException(503, f"nothing can be graded: {fault}")
 
 
-def _named_task(service: Service, name: str) -> Task[Any]:
+def _require_task(service: Service, name: str) -> Task[Any]:
     try:
         return find_task(name, service.tasks)
     except UnknownTask as error:
@@ -110,11 +113,11 @@ def _named_task(service: Service, name: str) -> Task[Any]:
 
 
 def _check_count(count: int, service: Service) -> None:
-    if count > service.settings.max_items:
-        raise HTTPException(413, f"items: {count} items, the limit is {service.settings.max_items}")
+    if count > service.config.max_items:
+        raise HTTPException(413, f"items: {count} items, the limit is {service.config.max_items}")
 
 
-async def _refuse_malformed(request: Request, error: Exception) -> JSONResponse:
+async def _answer_malformed(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     is_json = request.headers.get("content-type", "").startswith("application/json")
     detail = _describe_malformed(error) if is_json else "the header content-type must be application/json"
@@ -125,5 +128,5 @@ def _describe_malformed(error: RequestValidationError) -> str:
     problems = error.errors()
     if problems[0]["type"] == "json_invalid":
         return f"the body is not JSON: {problems[0]['ctx']['error']} at character {problems[0]['loc'][-1]}"
-    # Every location starts with "body", which says nothing to somebody who wrote that body.
+    # Every location starts with "body", which tells the author of the body nothing.
     return describe_problems([{**problem, "loc": problem["loc"][1:] or problem["loc"]} for problem in problems])

@@ -1,4 +1,4 @@
-"""ASGI middleware that refuses requests whose bodies are too large or too slow, before the application sees them."""
+"""ASGI middleware that rejects request bodies that are too large or arrive too slowly."""
 
 import asyncio
 
@@ -6,49 +6,50 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reward_server.refusal import RETRY, refusal
-from reward_server.settings import Settings
+from reward_server.config import ServerConfig
+from reward_server.error_response import RETRY_AFTER, error_response
 
 
-class _Refused(Exception):
+class _Rejected(Exception):
     def __init__(self, response: JSONResponse) -> None:
         super().__init__()
         self.response = response
 
 
-class BodyLimit:
-    """Collects the body of each request and hands it on in one piece, within the limits of the settings.
+class BodyLimitMiddleware:
+    """Buffers the body of each request, within the limits of the config, and passes it on in one message.
 
-    The bytes that arrive are counted, because a chunked request announces no length.
+    Bytes are counted as they arrive: a request with chunked transfer encoding has no Content-Length to check.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
-        self._settings = settings
-        self._held = 0
+        self._config = config
+        self._buffered_bytes = 0  # of all requests in flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 408, 413 or 429. A client that leaves in its body gets no answer."""
+        """Forward the request, or answer 408, 413 or 429. A client that disconnects in its body gets no response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         body = bytearray()
         try:
-            await self._collect(body, receive)
+            await self._buffer_body(body, receive)
             await self._app(scope, _replay(bytes(body), receive), send)
-        except _Refused as refused:
-            await refused.response(scope, receive, send)
+        except _Rejected as rejected:
+            await rejected.response(scope, receive, send)
         except ClientDisconnect:
             return
         finally:
-            self._held -= len(body)
+            self._buffered_bytes -= len(body)
 
-    async def _collect(self, body: bytearray, receive: Receive) -> None:
-        """Fill `body`. Of one that is too large, as much again is read and dropped.
+    async def _buffer_body(self, body: bytearray, receive: Receive) -> None:
+        """Read the request's body into `body`.
 
-        Whoever is still sending when the connection closes often never sees the answer.
+        Of a body that is too large, up to the same amount again is read and discarded before it is rejected: if the
+        connection closed while the client is still sending, the client would often not see the response.
         """
-        limit, seconds = self._settings.max_body_bytes, self._settings.body_seconds
+        limit, seconds = self._config.max_body_bytes, self._config.body_seconds
         received = 0
         more = True
         try:
@@ -60,26 +61,27 @@ class BodyLimit:
                     chunk = message.get("body", b"")
                     received += len(chunk)
                     if received <= limit:
-                        self._take(body, chunk)
+                        self._append(body, chunk)
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise _Refused(refusal(408, f"the body took more than {seconds:g} s to arrive")) from None
+            raise _Rejected(error_response(408, f"the body took more than {seconds:g} s to arrive")) from None
         if received > limit:
-            raise _Refused(refusal(413, f"the body is larger than {limit} bytes"))
+            raise _Rejected(error_response(413, f"the body is larger than {limit} bytes"))
 
-    def _take(self, body: bytearray, chunk: bytes) -> None:
+    def _append(self, body: bytearray, chunk: bytes) -> None:
         body += chunk
-        self._held += len(chunk)
-        if self._held > self._settings.max_total_body_bytes:
-            detail = f"the requests in flight hold {self._settings.max_total_body_bytes} bytes, which is the limit"
-            raise _Refused(refusal(429, detail, RETRY))
+        self._buffered_bytes += len(chunk)
+        limit = self._config.max_total_body_bytes
+        if self._buffered_bytes > limit:
+            detail = f"the bodies of all requests in flight exceed {limit} bytes, which is the limit"
+            raise _Rejected(error_response(429, detail, RETRY_AFTER))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that yields the collected body once, and then whatever comes after it."""
-    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    """A `receive` callable that returns the buffered body once, and then forwards to the original one."""
+    buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        return pending.pop() if pending else await receive()
+        return buffered.pop() if buffered else await receive()
 
     return replay

@@ -1,61 +1,59 @@
-"""The server's own configuration file: what differs from the defaults of settings and tasks."""
+"""Limits of the reward server, each with its unit and the effect of raising it."""
 
-from pathlib import Path
+import os
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-
-from reward_server.schema import describe_problems
-from reward_server.settings import Settings
-from reward_server.tasks import TASKS, find_task
-from reward_server.tasks.task import Tasks
+from pydantic import BaseModel, ConfigDict, Field
 
 
-class ConfigFileError(ValueError):
-    """The file cannot be used; the message is one line for the user."""
+class ServerConfig(BaseModel):
+    """Limits on what one server accepts and on what grading may cost; `settings` in its config file.
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TaskConfig(_Section):
-    """What a task does differently on this server."""
-
-    weights: dict[str, FiniteFloat] = Field(default_factory=dict)
-    """Share of a component in the reward, by its name; the others keep theirs."""
-    failed_reward: FiniteFloat | None = None
-    """What clients that cannot take null are told for a failed item."""
-
-
-class ServerConfig(_Section):
-    """A whole file."""
-
-    tasks: dict[str, TaskConfig] = Field(default_factory=dict)
-    settings: Settings = Field(default_factory=Settings)
-
-
-def read_config(path: Path) -> tuple[Settings, Tasks]:
-    """Settings and tasks of a server that is started with this file.
-
-    Raises:
-        ConfigFileError: It is unreadable, or names what is not there.
+    The defaults fit any group of responses that training produces.
     """
-    try:
-        config = ServerConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        changed = {
-            name: find_task(name).configured(section.weights, section.failed_reward)
-            for name, section in config.tasks.items()
-        }
-    except OSError as error:
-        raise ConfigFileError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigFileError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        raise ConfigFileError(f"{path}: {describe_problems(error.errors())}") from error
-    except ValueError as error:
-        # Bytes that are not UTF-8, and scalars such as 2024-13-45, which YAML's own errors do not cover.
-        raise ConfigFileError(f"{path}: not YAML: {error}") from error
-    except LookupError as error:
-        raise ConfigFileError(f"{path}: {error}") from error
-    return config.settings, {**TASKS, **changed}
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_body_bytes: int = Field(default=64 * 2**20, gt=0)
+    """Maximum size of one request's body in bytes, counted as they arrive; larger bodies get status 413. While it is
+    graded, a request takes several times this much memory."""
+
+    max_total_body_bytes: int = Field(default=2**30, gt=0)
+    """Maximum size in bytes of the bodies of all requests in flight; a request that would exceed it gets status 429."""
+
+    body_seconds: float = Field(default=60.0, gt=0)
+    """Maximum time in seconds for a body to arrive; slower ones get status 408."""
+
+    max_items: int = Field(default=1024, gt=0)
+    """Maximum number of items in one request; more get status 413. With a higher limit, one request can occupy a thread
+    for longer."""
+
+    max_response_chars: int = Field(default=4_000_000, gt=0)
+    """Maximum length of one response including its prefix, in characters. Only the item that exceeds it fails (verdict
+    `error`), because the policy decides how long a response is, not the caller. The default fits 32,000 tokens of 125
+    characters."""
+
+    max_requests: int = Field(default=4096, gt=0)
+    """Maximum number of requests in flight (being graded or waiting); more get status 429 with `Retry-After`. The
+    default accepts all samples of a large step as single requests, as OpenRLHF sends them: its client retries for only
+    five seconds."""
+
+    threads: int = Field(default=256, gt=0)
+    """Number of requests graded concurrently; the others wait. A request occupies its thread while it waits for
+    workers."""
+
+    batch_seconds: float = Field(default=60.0, gt=0)
+    """Deadline in seconds for one request, unless the request sets a shorter one; unfinished items time out."""
+
+    workers: int = Field(default=min(8, os.cpu_count() or 1), gt=0)
+    """Number of worker processes that compare expressions. One more, of low priority, compares those that look
+    expensive."""
+
+    worker_seconds: float = Field(default=3.0, gt=0)
+    """Maximum CPU time in seconds for one comparison. A worker that exceeds it is killed and replaced, and the item
+    times out."""
+
+    worker_memory_bytes: int = Field(default=2 * 2**30, gt=0)
+    """Maximum address space of one worker, in bytes."""
+
+    drain_seconds: int = Field(default=10, gt=0)
+    """Time in seconds for running requests to finish after SIGTERM or SIGINT, before they are cancelled."""

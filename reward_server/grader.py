@@ -1,4 +1,4 @@
-"""Grades batches: what is plain here, what takes a parser in worker processes, all within a deadline."""
+"""Grades batches of items: exact comparisons in this process, symbolic ones in workers, all within a deadline."""
 
 import threading
 import time
@@ -12,53 +12,63 @@ from typing import Any, NamedTuple, Self
 
 from pebble import ProcessExpired
 
+from reward_server.config import ServerConfig
 from reward_server.grading import GoldUnparseable
-from reward_server.grading.caps import is_heavy
+from reward_server.grading.limits import is_expensive
 from reward_server.metrics import Metrics
 from reward_server.schema import ScoreItem
-from reward_server.scoring import Score, Undecided, get_score, judge_plainly
-from reward_server.settings import Settings
-from reward_server.tasks.task import CannotGrade, Question, Task
-from reward_server.workers import Busy, Closed, Workers, out_of_time
+from reward_server.scoring import GradingResult, NeedsSymbolic, compare_exact, get_score
+from reward_server.tasks.task import CannotGrade, Comparison, Task
+from reward_server.workers import PoolClosed, QueueFull, WorkerPool, exceeded_cpu_limit
 
-REMEMBERED = 100_000
-"""Answered questions that are kept: groups repeat answers, and retries repeat groups."""
+CACHE_SIZE = 100_000
+"""Maximum number of cached comparisons. Responses of one group repeat answers, and retried requests repeat groups."""
 _LOW_PRIORITY = 10
-_SUSPECT_SECONDS = 0.5
-"""What an expensive comparison is thought to take until some were made; bounds how many may wait at first."""
-_KNOWN = (
-    (Question(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), True),
-    (Question(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}"), False),
+_EXPENSIVE_SECONDS = 0.5
+"""Estimated duration of an expensive comparison before any was measured; limits how many may queue at first."""
+_SELF_TEST = (
+    (Comparison(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), True),
+    (Comparison(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}"), False),
 )
+"""Comparisons with a known result, both of which need a worker."""
 _SELF_TEST_SECONDS = 20.0
-_TOO_LATE = "timeout: the deadline of the request passed before this item's turn"
+_TOO_LATE = "timeout: the deadline of the request passed before this item was graded"
 
 
-class Answer(NamedTuple):
-    """Whether answer and gold of a question are the same, or why that cannot be told; and the seconds it took."""
+class ComparisonResult(NamedTuple):
+    """Whether answer and gold are equal, or the reason why that could not be decided; and how long it took."""
 
     outcome: bool | CannotGrade
     seconds: float
 
 
-Answers = dict[Question, Answer]
-_Times = dict[Question, float]
-"""When a question was answered, on the monotonic clock; of one that was asked twice, the second time."""
+_Results = dict[Comparison, ComparisonResult]
+_DoneTimes = dict[Comparison, float]
+"""Monotonic time at which each comparison finished; for a comparison that was retried, of the last attempt."""
 
 
 class Grader:
-    """Everything that grading needs beside the item itself. Methods may be called from any thread."""
+    """Grades items, and owns the worker processes and the cache that this takes.
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
-        """Describe the workers; what looks expensive goes to one of low priority, so that it delays nothing else."""
-        self._settings = settings
+    Methods may be called from any thread.
+    """
+
+    def __init__(self, config: ServerConfig, metrics: Metrics | None = None) -> None:
+        """Configure the workers, which start with the first comparison that needs them.
+
+        Comparisons that look expensive get a worker of their own, at low priority: they must not occupy the workers
+        that all other items wait for.
+        """
+        self._config = config
         self.metrics = metrics or Metrics()
-        limits = (settings.worker_seconds, settings.worker_memory_bytes)
-        self._workers = Workers(settings.workers, *limits)
-        self._suspect_worker = Workers(1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_SUSPECT_SECONDS)
-        self.metrics.questions.set_function(lambda: self._workers.waiting + self._suspect_worker.waiting)
-        self._remembered: dict[Question, bool] = {}
-        self._lock = threading.Lock()
+        limits = (config.worker_seconds, config.worker_memory_bytes)
+        self._pool = WorkerPool(config.workers, *limits)
+        self._low_priority_pool = WorkerPool(1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_EXPENSIVE_SECONDS)
+        self.metrics.pending_comparisons.set_function(
+            lambda: self._pool.num_pending + self._low_priority_pool.num_pending
+        )
+        self._cache: dict[Comparison, bool] = {}
+        self._cache_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -69,84 +79,89 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """End the workers."""
-        self._workers.close()
-        self._suspect_worker.close()
+        """Stop the workers."""
+        self._pool.close()
+        self._low_priority_pool.close()
 
     def grade(
         self, task: Task[Any], items: Sequence[ScoreItem], seconds: float | None = None
-    ) -> list[tuple[Score, float]]:
-        """Grade every item.
+    ) -> list[tuple[GradingResult, float]]:
+        """Grade a batch of items.
 
         Args:
-            task: How.
-            items: Any number.
-            seconds: For all together, at most `Settings.batch_seconds`; what is not done then has timed out.
+            task: Defines how to grade.
+            items: Any number of items; may be empty.
+            seconds: Deadline for the whole batch; at most, and by default, `ServerConfig.batch_seconds`. Items that are
+                not finished by then get the verdict `timeout`.
 
         Returns:
-            For each item, in order, its score and the seconds that it took.
+            The result of each item and how many seconds it took, in the order of `items`.
         """
-        begun = time.monotonic()
-        limit = self._settings.batch_seconds if seconds is None else min(seconds, self._settings.batch_seconds)
-        graded: dict[int, tuple[Score, float]] = {}
-        spent = [0.0] * len(items)
-        answers: Answers = {}
-        waiting: Mapping[int, Question | None] = dict.fromkeys(range(len(items)))
-        while waiting:
-            asked: dict[int, Question] = {}
-            for index, answered in waiting.items():
-                start = time.monotonic()
-                if start - begun >= limit and answered is None:
-                    graded[index] = (Score("timeout", error=_TOO_LATE), start - begun)
+        start = time.monotonic()
+        limit = self._config.batch_seconds if seconds is None else min(seconds, self._config.batch_seconds)
+        graded: dict[int, tuple[GradingResult, float]] = {}
+        seconds_spent = [0.0] * len(items)
+        results: _Results = {}
+        # Works in rounds. Grading an item stops at the first comparison that needs a worker; the comparisons of a round
+        # run in parallel, and the next round grades their items again from the start, with the results at hand. Most
+        # items need no worker and are done in the first round; built-in tasks never need a third.
+        pending: Mapping[int, Comparison | None] = dict.fromkeys(range(len(items)))
+        while pending:
+            needed: dict[int, Comparison] = {}
+            for index, compared in pending.items():
+                item_start = time.monotonic()
+                # Only in the first round: a later one merely looks up results, and one that came in time must count.
+                if item_start - start >= limit and compared is None:
+                    graded[index] = (GradingResult("timeout", error=_TOO_LATE), item_start - start)
                     continue
                 try:
-                    score = self._grade_one(task, items[index], answers)
-                    spent[index] += time.monotonic() - start
-                    graded[index] = (score, spent[index])
-                except Undecided as undecided:
-                    asked[index] = undecided.question
-            answers |= self.answer(set(asked.values()), begun + limit)
-            for index, question in asked.items():
-                spent[index] += answers[question].seconds
-            waiting = asked
-        results = [graded[index] for index in range(len(items))]
-        self.metrics.count_items(task.name, [score for score, _ in results])
-        return results
+                    result = self._grade_one(task, items[index], results)
+                    seconds_spent[index] += time.monotonic() - item_start
+                    graded[index] = (result, seconds_spent[index])
+                except NeedsSymbolic as unresolved:
+                    needed[index] = unresolved.comparison
+            results |= self.compare_all(set(needed.values()), start + limit)
+            for index, comparison in needed.items():
+                seconds_spent[index] += results[comparison].seconds
+            pending = needed
+        ordered = [graded[index] for index in range(len(items))]
+        self.metrics.count_items(task.name, [result for result, _ in ordered])
+        return ordered
 
-    def find_fault(self) -> str | None:
-        """Ask the workers two questions whose answers are known; the reason not to trust them, or None."""
-        end = time.monotonic() + _SELF_TEST_SECONDS
-        for question, expected in _KNOWN:
+    def self_test(self) -> str | None:
+        """Run one right and one wrong comparison in a worker. Returns what failed, or None if the workers are fine."""
+        deadline = time.monotonic() + _SELF_TEST_SECONDS
+        for comparison, expected in _SELF_TEST:
             try:
-                future = self._workers.ask(question)
+                future = self._pool.submit(comparison)
                 try:
-                    answer = future.result(max(0.0, end - time.monotonic()))
+                    outcome = future.result(max(0.0, deadline - time.monotonic()))
                 finally:
                     future.cancel()
-            except Exception as error:  # noqa: BLE001 (whatever it is, the workers are not to be trusted)
+            except Exception as error:  # noqa: BLE001 (whatever the error is, the workers do not work)
                 return f"self-test: {type(error).__name__}: {error}"
-            if answer is not expected:
-                return f"self-test: a comparison gave {answer} instead of {expected}"
+            if outcome is not expected:
+                return f"self-test: a comparison gave {outcome} instead of {expected}"
         return None
 
-    def _grade_one(self, task: Task[Any], item: ScoreItem, answers: Answers) -> Score:
-        """Grade an item with the help of what was answered so far.
+    def _grade_one(self, task: Task[Any], item: ScoreItem, results: _Results) -> GradingResult:
+        """Grade an item, given the results of earlier comparisons.
 
         Raises:
-            Undecided: Another question must be answered first.
+            NeedsSymbolic: The item needs a comparison that is not in `results`.
         """
         length = len(item.prefix) + len(item.response)
-        if length > self._settings.max_response_chars:
-            allowed = self._settings.max_response_chars
-            return Score("error", error=f"too_long: {length} characters, the limit is {allowed}")
+        if length > self._config.max_response_chars:
+            allowed = self._config.max_response_chars
+            return GradingResult("error", error=f"too_long: {length} characters, the limit is {allowed}")
 
-        def judge(question: Question) -> bool:
-            answer = answers.get(question)
-            if answer is None:
-                return judge_plainly(question)
-            if isinstance(answer.outcome, CannotGrade):
-                raise answer.outcome
-            return answer.outcome
+        def compare(comparison: Comparison) -> bool:
+            result = results.get(comparison)
+            if result is None:
+                return compare_exact(comparison)
+            if isinstance(result.outcome, CannotGrade):
+                raise result.outcome
+            return result.outcome
 
         return get_score(
             task,
@@ -156,69 +171,87 @@ class Grader:
             prefix=item.prefix,
             meta=item.meta,
             finish_reason=item.finish_reason,
-            judge=judge,
+            compare=compare,
         )
 
-    def answer(self, questions: set[Question], end: float) -> Answers:
-        """Have all questions answered, side by side, until `end` on the monotonic clock."""
+    def compare_all(self, comparisons: set[Comparison], deadline: float) -> _Results:
+        """Run comparisons in the workers, in parallel, and return when all are decided or the deadline has passed.
+
+        Args:
+            comparisons: What to compare. Cached results are reused.
+            deadline: On the monotonic clock. Comparisons not finished by then get the outcome `timeout`.
+
+        Returns:
+            A result for every comparison.
+        """
         start = time.monotonic()
-        times: _Times = {}
-        with self._lock:
-            answers: Answers = {q: Answer(self._remembered[q], 0.0) for q in questions if q in self._remembered}
-        futures = {question: self._submit(question, end, times) for question in questions if question not in answers}
-        for question, future in futures.items():
-            outcome = self._await(question, future, end, times)
-            answers[question] = Answer(outcome, times.get(question, time.monotonic()) - start)
-        self._remember(answers)
-        return answers
+        done_times: _DoneTimes = {}
+        with self._cache_lock:
+            results: _Results = {
+                one: ComparisonResult(self._cache[one], 0.0) for one in comparisons & self._cache.keys()
+            }
+        futures = {one: self._submit(one, deadline, done_times) for one in comparisons - results.keys()}
+        for comparison, future in futures.items():
+            outcome = self._wait_for(comparison, future, deadline, done_times)
+            # The time of completion comes from the future's callback: this loop waits for the futures one after
+            # another, and may come to a future long after it was done.
+            results[comparison] = ComparisonResult(outcome, done_times.get(comparison, time.monotonic()) - start)
+        self._store(results)
+        return results
 
-    def _remember(self, answers: Answers) -> None:
-        """Keep what was found out; failures are tried again."""
-        with self._lock:
-            self._remembered |= {q: a.outcome for q, a in answers.items() if isinstance(a.outcome, bool)}
-            excess = max(0, len(self._remembered) - REMEMBERED)
-            for question in list(islice(self._remembered, excess)):
-                del self._remembered[question]
+    def _store(self, results: _Results) -> None:
+        """Cache what was decided. Failures are not cached, so that they are tried again."""
+        with self._cache_lock:
+            self._cache |= {one: result.outcome for one, result in results.items() if isinstance(result.outcome, bool)}
+            # A dict iterates in order of insertion: the oldest entries go first.
+            excess = max(0, len(self._cache) - CACHE_SIZE)
+            for comparison in list(islice(self._cache, excess)):
+                del self._cache[comparison]
 
-    def _submit(self, question: Question, end: float, times: _Times) -> "Future[bool]":
-        heavy = is_heavy(question.answer) or is_heavy(question.gold)
-        workers = self._suspect_worker if heavy else self._workers
+    def _submit(self, comparison: Comparison, deadline: float, done_times: _DoneTimes) -> "Future[bool]":
+        expensive = is_expensive(comparison.answer) or is_expensive(comparison.gold)
+        pool = self._low_priority_pool if expensive else self._pool
         try:
-            future = workers.ask(question, end - time.monotonic())
-        except (Busy, Closed) as error:
+            future = pool.submit(comparison, deadline - time.monotonic())
+        except (QueueFull, PoolClosed) as error:
             future = Future()
             future.set_exception(error)
-        future.add_done_callback(partial(_note_time, times, question))
+        future.add_done_callback(partial(_record_done_time, done_times, comparison))
         return future
 
-    def _await(self, question: Question, future: "Future[bool]", end: float, times: _Times) -> bool | CannotGrade:
-        """A question's answer, or why there is none."""
+    def _wait_for(
+        self, comparison: Comparison, future: "Future[bool]", deadline: float, done_times: _DoneTimes
+    ) -> bool | CannotGrade:
+        """The outcome of a submitted comparison. One whose worker died is retried once."""
         try:
             try:
-                return future.result(max(0.0, end - time.monotonic()))
+                return future.result(max(0.0, deadline - time.monotonic()))
             except (ProcessExpired, BrokenProcessPool) as death:
-                if isinstance(death, ProcessExpired) and out_of_time(death):
+                if isinstance(death, ProcessExpired) and exceeded_cpu_limit(death):
                     raise
-                # Killed from outside, perhaps; what kills a worker by itself will do so again.
+                # The worker may have been killed from outside, for example by the out-of-memory killer on behalf of
+                # another process. If the comparison itself kills workers, it does so again, and then fails for good.
                 self.metrics.worker_deaths.inc()
-                future = self._submit(question, end, times)
-                return future.result(max(0.0, end - time.monotonic()))
-        except Busy as error:
+                future = self._submit(comparison, deadline, done_times)
+                return future.result(max(0.0, deadline - time.monotonic()))
+        except QueueFull as error:
             return CannotGrade("timeout", str(error))
         except TimeoutError:
             future.cancel()
             self.metrics.timeouts.inc()
-            return CannotGrade("timeout", "the comparison was not done by the deadline of the request")
+            return CannotGrade("timeout", "the comparison was not finished by the deadline of the request")
         except ProcessExpired as death:
-            if not out_of_time(death):
-                return CannotGrade("error", f"the comparison ended its process: {death}")
+            if not exceeded_cpu_limit(death):
+                return CannotGrade("error", f"the comparison ended its worker process: {death}")
             self.metrics.timeouts.inc()
-            return CannotGrade("timeout", f"the comparison takes more than {self._settings.worker_seconds:g} s")
+            return CannotGrade(
+                "timeout", f"the comparison takes more than {self._config.worker_seconds:g} s of CPU time"
+            )
         except GoldUnparseable as error:
             return CannotGrade("gold_unparseable", str(error))
-        except Exception as error:  # noqa: BLE001 (raised in the worker: it may be anything)
+        except Exception as error:  # noqa: BLE001 (raised in the worker, so it can be of any type)
             return CannotGrade("error", f"{type(error).__name__}: {error}")
 
 
-def _note_time(times: _Times, question: Question, future: "Future[bool]") -> None:
-    times[question] = time.monotonic()
+def _record_done_time(done_times: _DoneTimes, comparison: Comparison, future: "Future[bool]") -> None:
+    done_times[comparison] = time.monotonic()

@@ -1,7 +1,8 @@
-"""The JSON that crosses the wire, in one place for server and client.
+"""The JSON schema of requests and responses, shared by server and client.
 
-Requests are strict: an unknown key, a missing key or a value of another type is refused. Answers are checked for their
-types and for the promise that a failed item carries no number, but may gain keys in a later version.
+Requests are strict: unknown keys, missing keys and values of the wrong type are rejected. Responses are validated for
+their types and for the guarantee that a failed item has no reward, but unknown keys in them are ignored, so that a
+later version may add some.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,20 +20,20 @@ from pydantic import (
 )
 
 Verdict: TypeAlias = Literal["correct", "wrong", "no_answer", "truncated", "gold_unparseable", "timeout", "error"]
-"""What became of an item. The first four are gradings; the last three are failures, see `FAILED_VERDICTS`."""
+"""Outcome of an item. The first four mean that it was graded, the last three that it failed: `FAILED_VERDICTS`."""
 
 FAILED_VERDICTS: frozenset[Verdict] = frozenset({"gold_unparseable", "timeout", "error"})
-"""Verdicts of items that could not be graded: reward and score are null, which is not the same as 0."""
+"""Verdicts of items that could not be graded. Their reward and score are null, which is not the same as 0."""
 
 TOKEN_VARIABLE = "OPENR1_REWARD_TOKEN"
-"""Environment variable with the bearer token, for server and clients; command lines are visible to everybody."""
+"""Environment variable with the bearer token, for server and clients. Command lines are visible to all users."""
 
 _MAX_LISTED_PROBLEMS = 3
 _MAX_PATH_CHARS = 200
 
 
 def _require_utf8(text: str) -> str:
-    """Refuse half of a surrogate pair: JSON can spell one, but no answer could repeat it."""
+    """Reject lone surrogates: JSON can escape them, but they cannot be encoded as UTF-8 in a response."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -55,27 +56,28 @@ class ScoreItem(_Request):
     """One response to grade."""
 
     id: Text
-    """Unique within the request; the answer repeats it."""
+    """Unique within the request; the result has the same id."""
     response: Text
-    """What the policy wrote after `prefix`."""
+    """Text that the policy generated after `prefix`."""
     label: Text
-    """The known truth, in the task's own format."""
+    """The ground truth, in the format that the task defines."""
     prompt: Text = ""
     prefix: Text = ""
-    """Assistant text that the prompt already opened; it counts as the beginning of the response."""
+    """Assistant text that is already part of the prompt; graded as the beginning of the response."""
     meta: dict[str, JsonValue] = Field(default_factory=dict)
-    """Further columns of the dataset row."""
+    """Other columns of the dataset row."""
     finish_reason: Literal["stop", "length"] | None = None
-    """Why generation ended; "length" means that the response is cut off."""
+    """Why generation ended; "length" means that the response is truncated."""
 
 
 class ScoreRequest(_Request):
-    """Body of `POST /get_score`. An empty list of items is allowed and gets an empty list of results."""
+    """Body of `POST /get_score`. The list of items may be empty; the list of results is then empty, too."""
 
     task: Text
     items: list[ScoreItem]
     deadline_ms: int | None = Field(default=None, gt=0, le=86_400_000)
-    """Milliseconds for the whole batch. An item whose turn comes later gets the verdict `timeout`; none: no limit."""
+    """Deadline for the whole batch in milliseconds. Items not graded by then get the verdict `timeout`. Null: only the
+    server's own deadline."""
 
     @field_validator("items")
     @classmethod
@@ -89,22 +91,22 @@ class ScoreRequest(_Request):
 
 
 class ScoreResult(_Reply):
-    """The grading of one item. `reward` and `score` are null, and `error` is set, where the verdict is a failure."""
+    """The result of one item. If the verdict is a failure, `reward` and `score` are null and `error` is set."""
 
     id: str
     reward: FiniteFloat | None
     """Weighted sum of the components."""
     score: Annotated[float, Field(ge=0, le=1)] | None
-    """The component that the task calls its accuracy, in [0, 1]."""
+    """The component that measures the task's accuracy, in [0, 1]."""
     components: dict[str, FiniteFloat]
-    """Every component before weighting; empty for a failed item."""
+    """Value of every component before weighting; empty for a failed item."""
     extracted: str | None
-    """The answer found in the response, shortened where it is very long; null where there is none."""
+    """The answer found in the response, shortened if very long; null if there is none."""
     verdict: Verdict
     error: str | None
     """`code: explanation` for a failed item."""
     ms: Annotated[float, Field(ge=0)]
-    """Milliseconds that grading this item took."""
+    """Time spent on grading this item, in milliseconds."""
 
     @model_validator(mode="after")
     def _require_graded_or_failed(self) -> Self:
@@ -116,14 +118,14 @@ class ScoreResult(_Reply):
 
 
 class GraderName(_Reply):
-    """Who graded: the task's name, and a version that is raised whenever the same item could be graded differently."""
+    """Name and version of the task that graded. The version changes whenever an item could be graded differently."""
 
     name: str
     version: str
 
 
 class ScoreReply(_Reply):
-    """Answer of `POST /get_score`: one result an item, in the order of the request."""
+    """Response of `POST /get_score`: one result per item, in the order of the request."""
 
     results: list[ScoreResult]
     grader: GraderName
@@ -131,16 +133,16 @@ class ScoreReply(_Reply):
 
 
 class SingleRequest(BaseModel):
-    """Body of `POST /score`: what slime's client sends for one sample. Unknown keys are ignored."""
+    """Body of `POST /score`, as sent by slime's client for one sample. Unknown keys are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, coerce_numbers_to_str=True)
 
     response: Text
     label: Text
     prompt: JsonValue = None
-    """Not looked at: the response comes by itself."""
+    """Ignored: the response is sent without its prompt."""
     task: str | None = None
-    """Default: the server's own."""
+    """Defaults to the server's `--task`."""
 
 
 class TaskExample(_Reply):
@@ -152,21 +154,21 @@ class TaskExample(_Reply):
 
 
 class TaskInfo(_Reply):
-    """One task, as `GET /tasks` shows it."""
+    """One task, as listed by `GET /tasks`."""
 
     summary: str
     version: str
     weights: dict[str, float]
-    """Each component's share in the reward."""
+    """Weight of each component in the reward."""
     accuracy: str
-    """The component that becomes the score."""
+    """Name of the component that is reported as the score."""
     failed_reward: float
-    """What clients that cannot take null are told for a failed item."""
+    """Reward of a failed item, for clients that do not accept null."""
     example: TaskExample
 
 
 class VersionInfo(_Reply):
-    """Answer of `GET /version`."""
+    """Response of `GET /version`."""
 
     openr1: str
     parser: str
@@ -174,10 +176,10 @@ class VersionInfo(_Reply):
 
 
 def describe_problems(problems: Sequence[Mapping[str, Any]]) -> str:
-    """One line for the errors of a pydantic validation: `items.0.label: Field required; ...`.
+    """Summarize the errors of a pydantic validation in one line, such as `items.0.label: Field required; ...`.
 
     Args:
-        problems: What `ValidationError.errors()` returns. The first three are spelled out, the rest counted.
+        problems: The result of `ValidationError.errors()`. The first three are described, the others only counted.
     """
     lines = [_describe_problem(problem) for problem in problems[:_MAX_LISTED_PROBLEMS]]
     if len(problems) > _MAX_LISTED_PROBLEMS:

@@ -1,7 +1,7 @@
-"""The pure function behind every route: from a response and a label to a reward.
+"""Grading of one response: a pure function from response and label to reward, used by every route.
 
-The same arguments always get the same grading. A response that cannot be graded gets no number at all: a 0 would look
-like a wrong answer, and training would learn from it.
+Equal arguments always give equal results. A response that cannot be graded gets no number at all: a 0 would be
+indistinguishable from a wrong answer, and training would learn from it.
 """
 
 import logging
@@ -11,33 +11,34 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from reward_server.grading.caps import refusal
-from reward_server.grading.exact import decide
+from reward_server.grading.exact import exact_match
+from reward_server.grading.limits import why_too_large
 from reward_server.schema import Verdict
-from reward_server.tasks.task import Attempt, CannotGrade, Judge, Question, Task
+from reward_server.tasks.task import CannotGrade, Comparator, Comparison, GradingContext, Task
 
 MAX_EXTRACTED_CHARS = 1000
-"""Longest answer that is repeated to the caller, in characters. Grading always sees the whole answer."""
+"""Maximum length of the extracted answer in the result, in characters. Grading always uses the whole answer."""
 
 FinishReason = Literal["stop", "length"]
 
 _logger = logging.getLogger(__name__)
 
 
-class Undecided(Exception):
-    """Only a parser can answer `question`, and parsers run in worker processes: see `reward_server.grader`."""
+class NeedsSymbolic(Exception):
+    """`comparison` needs symbolic mathematics, which only worker processes may run; see `reward_server.grader`."""
 
-    def __init__(self, question: Question) -> None:
-        super().__init__(f"{question.answer!r} against {question.gold!r} needs a parser")
-        self.question = question
+    def __init__(self, comparison: Comparison) -> None:
+        super().__init__(f"{comparison.answer!r} against {comparison.gold!r} needs a parser")
+        self.comparison = comparison
 
 
 @dataclass(frozen=True)
-class Score:
-    """The grading of one response.
+class GradingResult:
+    """The result of grading one response.
 
-    `reward` is the weighted sum of the components, `score` the component that is the task's accuracy, in [0, 1]. A
-    failed item has None for both, no components, and an `error` of the form "code: explanation".
+    `reward` is the weighted sum of the components; `score` is the component that measures the task's accuracy, in
+    [0, 1]. If the item could not be graded, both are None, `components` is empty, and `error` has the form
+    "code: explanation".
     """
 
     verdict: Verdict
@@ -48,18 +49,20 @@ class Score:
     error: str | None = None
 
 
-def judge_plainly(question: Question) -> bool:
-    """Answer what is plain from the text; an answer that no parser should see is not that of a sensible gold.
+def compare_exact(comparison: Comparison) -> bool:
+    """Compare answer and gold by text and by exact arithmetic, without a parser.
+
+    An answer that is too large to parse is different from any gold that is not.
 
     Raises:
-        Undecided: A parser must look at it.
+        NeedsSymbolic: Only a parser can tell.
     """
-    plain = decide(question.answer, question.gold)
-    if plain is not None and (plain or not question.prose):
-        return plain
-    if refusal(question.answer) is not None and refusal(question.gold) is None:
+    match = exact_match(comparison.answer, comparison.gold)
+    if match is not None and (match or not comparison.prose):
+        return match
+    if why_too_large(comparison.answer) is not None and why_too_large(comparison.gold) is None:
         return False
-    raise Undecided(question)
+    raise NeedsSymbolic(comparison)
 
 
 def get_score(
@@ -71,55 +74,55 @@ def get_score(
     prefix: str = "",
     meta: Mapping[str, JsonValue] | None = None,
     finish_reason: FinishReason | None = None,
-    judge: Judge = judge_plainly,
-) -> Score:
+    compare: Comparator = compare_exact,
+) -> GradingResult:
     """Grade one response.
 
     Args:
-        task: How to grade.
-        response: What the policy wrote after `prefix`; may be empty.
-        label: The known truth, in the task's format.
-        prompt: The question, for tasks that look at it.
-        prefix: Assistant text that the prompt already opened, such as `<think>`.
-        meta: Further columns of the dataset row, for tasks that look at them.
-        finish_reason: "length" for a response that was cut off; it then has the verdict `truncated`, not `no_answer`,
-            where no answer was found.
-        judge: Tells whether two expressions are the same. The default raises `Undecided` where that takes a parser;
-            `reward_server.grader.Grader` answers those as well.
+        task: Defines how to grade.
+        response: Text that the policy generated after `prefix`; may be empty.
+        label: The ground truth, in the task's format.
+        prompt: The prompt, for tasks that use it.
+        prefix: Assistant text that is already part of the prompt, such as `<think>`.
+        meta: Other columns of the dataset row, for tasks that use them.
+        finish_reason: "length" if generation was truncated. Such a response gets the verdict `truncated` instead of
+            `no_answer` if no answer was found.
+        compare: Decides whether two mathematical expressions are equal. The default raises `NeedsSymbolic` if that
+            takes a parser; `reward_server.grader.Grader` compares those in workers.
 
     Returns:
-        A grading. A label that the task cannot read, and a fault of the grader itself, are returned as failures.
+        The result. A label that the task cannot read, and an exception in the task's own code, become failures.
 
     Raises:
-        Undecided: From `judge`.
+        NeedsSymbolic: From `compare`.
     """
     text = prefix + response
     try:
         gold = task.parse_label(label)
         truncated = finish_reason == "length"
-        attempt = Attempt(text, task.find_answer(text), gold, prompt, meta or {}, truncated, judge)
-        return _grade(task, attempt)
-    except Undecided:
+        context = GradingContext(text, task.find_answer(text), gold, prompt, meta or {}, truncated, compare)
+        return _grade(task, context)
+    except NeedsSymbolic:
         raise
     except CannotGrade as error:
-        return Score(error.verdict, error=f"{error.verdict}: {error}")
+        return GradingResult(error.verdict, error=f"{error.verdict}: {error}")
     except Exception as error:
-        # One item that breaks the grader must cost neither its batch nor, as a false 0, the training signal.
+        # An item on which the task's code crashes must neither fail its batch nor get a false 0, which would train.
         _logger.exception("task %s could not grade an item", task.name)
-        return Score("error", error=f"grader_error: {type(error).__name__}: {error}")
+        return GradingResult("error", error=f"grader_error: {type(error).__name__}: {error}")
 
 
-def _grade(task: Task[Any], attempt: Attempt[Any]) -> Score:
-    components = {name: component.measure(attempt) for name, component in task.components.items()}
+def _grade(task: Task[Any], context: GradingContext[Any]) -> GradingResult:
+    components = {name: component.fn(context) for name, component in task.components.items()}
     reward = sum(component.weight * components[name] for name, component in task.components.items())
     score = components[task.accuracy]
-    extracted = None if attempt.answer is None else attempt.answer[:MAX_EXTRACTED_CHARS]
-    return Score(_verdict(score, attempt), reward, score, components, extracted)
+    extracted = None if context.answer is None else context.answer[:MAX_EXTRACTED_CHARS]
+    return GradingResult(_get_verdict(score, context), reward, score, components, extracted)
 
 
-def _verdict(score: float, attempt: Attempt[Any]) -> Verdict:
+def _get_verdict(score: float, context: GradingContext[Any]) -> Verdict:
     if score == 1:
         return "correct"
-    if attempt.answer is not None:
+    if context.answer is not None:
         return "wrong"
-    return "truncated" if attempt.truncated else "no_answer"
+    return "truncated" if context.truncated else "no_answer"

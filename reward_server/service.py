@@ -1,27 +1,27 @@
-"""What one reward server works with, put together by whoever starts it."""
+"""The objects that the routes of one reward server share."""
 
 import threading
 from dataclasses import dataclass, field
 
+from reward_server.compat.openrlhf import PromptIndex
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
-from reward_server.openrlhf import PromptIndex
-from reward_server.settings import Settings
 from reward_server.tasks import TASKS
 from reward_server.tasks.task import Tasks
 
 
 @dataclass(frozen=True)
 class Service:
-    """The parts that the routes share."""
+    """Everything that the routes need, assembled by the program that starts the server."""
 
     grader: Grader
-    settings: Settings = field(default_factory=Settings)
+    config: ServerConfig = field(default_factory=ServerConfig)
     tasks: Tasks = field(default_factory=lambda: TASKS)
     default_task: str = "math"
-    """Task of the routes whose clients name none."""
+    """Task of the routes whose clients do not name one: `/get_reward` and `/score`."""
     prompts: PromptIndex = field(default_factory=lambda: PromptIndex([]))
-    """Labels by prompt, for clients that send none."""
+    """Labels by prompt, for clients that send no labels."""
     token: str | None = None
-    """What `Authorization: Bearer` must carry; None: nothing."""
+    """Bearer token that requests must carry; None disables authentication."""
     draining: threading.Event = field(default_factory=threading.Event)
-    """Set by the owner once the process is about to exit; from then on `/ready` answers 503."""
+    """Set when the process is about to exit; `/ready` answers 503 from then on."""

@@ -1,4 +1,4 @@
-"""The routes that say how the server is and what it can do."""
+"""Routes that report the state of the server and what it can grade."""
 
 from typing import Any
 
@@ -16,24 +16,25 @@ def add_status_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """The process is up."""
+        """Liveness probe: 200 while the process is up, also under load."""
         return {"status": "ok"}
 
+    # Not async: the self-test blocks on a worker, so FastAPI must run it in a thread and not on the event loop.
     @app.get("/ready")
     def ready() -> JSONResponse:
-        """A right and a wrong answer get their verdicts from a worker, and the server is not about to stop."""
-        leaving = service.draining.is_set()
-        reason = "the server is shutting down" if leaving else service.grader.find_fault()
+        """Readiness probe: 200 if a worker grades a known right and a known wrong answer as such, else 503."""
+        draining = service.draining.is_set()
+        reason = "the server is shutting down" if draining else service.grader.self_test()
         return JSONResponse({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Counters in the text format of Prometheus."""
+        """Metrics in the Prometheus text format."""
         return Response(service.grader.metrics.render(), media_type="text/plain; version=0.0.4")
 
     @app.get("/version")
     async def version() -> VersionInfo:
-        """Versions of everything that a grading depends on."""
+        """Versions of everything that a grading result depends on."""
         return VersionInfo(
             openr1=VERSION,
             parser=parser_version(),
@@ -42,12 +43,12 @@ def add_status_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/tasks")
     async def tasks() -> dict[str, TaskInfo]:
-        """What can be graded, how it adds up, and an example for each."""
+        """All tasks with their component weights and an example each."""
         return {name: describe_task(task) for name, task in service.tasks.items()}
 
 
 def describe_task(task: Task[Any]) -> TaskInfo:
-    """A task as it is shown to users."""
+    """The public description of a task."""
     example = TaskExample(prompt=task.example.prompt, response=task.example.response, label=task.example.label)
     return TaskInfo(
         summary=task.summary,

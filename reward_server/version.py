@@ -1,4 +1,4 @@
-"""Versions of what a grading depends on."""
+"""Versions of the packages that grading depends on."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,5 +14,5 @@ VERSION = _version_of("openr1")
 
 
 def parser_version() -> str:
-    """Name and version of the library that compares expressions."""
+    """Names and versions of the libraries that compare expressions."""
     return f"math-verify {_version_of('math-verify')}, sympy {_version_of('sympy')}"

@@ -1,4 +1,4 @@
-"""Processes that answer questions a parser is needed for: killed when they take too long, and replaced."""
+"""Worker processes that compare expressions with a parser; a worker that exceeds its limits is killed and replaced."""
 
 import math
 import multiprocessing
@@ -15,140 +15,157 @@ from multiprocessing import connection, forkserver
 
 from pebble import ProcessExpired, ProcessPool
 
-from reward_server.tasks.task import Question
+from reward_server.tasks.task import Comparison
 
-QUESTIONS_PER_WORKER = 2000
-"""A worker is replaced after so many questions: what a parser leaves behind in memory ends with it."""
+COMPARISONS_PER_WORKER = 2000
+"""A worker is replaced after this many comparisons, which frees whatever memory the parser has leaked or cached."""
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
+"""The only environment variables that workers get."""
 _STOP_SECONDS = 5
-_WALL_SECONDS_A_SECOND = 10
-"""Seconds by the clock for each second of processor time: a worker of low priority on a busy machine is slow."""
+_WALL_CLOCK_FACTOR = 10
+"""Limit on wall-clock time, as a multiple of that on CPU time: on a busy machine, a low-priority worker is slow."""
 
 
-class Busy(Exception):
-    """So many questions wait that this one would not be answered in time."""
+class QueueFull(Exception):
+    """Too many comparisons are queued for this one to finish in time."""
 
 
-class Closed(Exception):
-    """The workers have been ended."""
+class PoolClosed(Exception):
+    """The pool was closed; it accepts no more comparisons."""
 
 
-class Workers:
-    """A pool of processes that share nothing with this one but a pipe, and get no more time and memory than stated.
+class WorkerPool:
+    """A pool of worker processes with limits on CPU time and memory. Methods may be called from any thread.
 
-    They are forked from a clean server process that has the parser loaded, so that a replacement costs milliseconds,
-    inherits no threads and no lock, and finds no secret in its environment.
+    Workers share nothing with this process but a pipe. They are forked from Python's fork server, a clean process that
+    has already imported the parser: a replacement starts in milliseconds, inherits neither threads nor locks, and finds
+    no secrets in its environment.
     """
 
     def __init__(
         self, count: int, seconds: float, memory_bytes: int, niceness: int = 0, expected_seconds: float = 0.0
     ) -> None:
-        """Describe the pool, which starts with the first question.
+        """Configure the pool. Processes start with the first comparison.
 
         Args:
-            count: Processes.
-            seconds: Of processor time for one question; then the process is killed. Whatever else the machine is doing,
-                the same question gets the same answer.
-            memory_bytes: Address space of each.
-            niceness: Added to this process's own; 0 to 19.
-            expected_seconds: Between two answers, until it is known better.
+            count: Number of processes.
+            seconds: CPU time for one comparison, after which its process is killed. CPU time, not wall-clock time, so
+                that the result does not depend on the load of the machine.
+            memory_bytes: Address space of each process.
+            niceness: Added to the niceness of this process; 0 to 19.
+            expected_seconds: Initial estimate of the time between two results, used until there are measurements.
         """
         self._count = count
         self._seconds = seconds
         self._limits = (memory_bytes, niceness)
-        # Answers are noted by the pool's own threads, which must never wait for whoever starts or ends a pool: who
-        # holds `_counting` takes no other lock.
-        self._counting = threading.Lock()
+        # Two locks. `_lock` guards the pool's life cycle and may be held for long, while processes start. `_count_lock`
+        # guards the counters below; pebble's own threads take it in `_record_result`, and they must never wait for a
+        # thread that starts or stops a pool, since that thread may be waiting for them. Therefore: whoever holds
+        # `_count_lock` never takes another lock.
+        self._count_lock = threading.Lock()
         self._pending: set[Future[bool]] = set()
-        self._last_answer = 0.0  # on the monotonic clock; while none is waited for, when the next question came
-        self._seconds_between_answers = expected_seconds  # a running mean, while there are questions
+        # Monotonic time of the last result; if the pool was idle since, of the first comparison after that.
+        self._last_result = 0.0
+        # Running mean, in which idle time does not count.
+        self._seconds_between_results = expected_seconds
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
         self._closed = False
 
     @property
-    def waiting(self) -> int:
-        """Questions that are not answered yet."""
+    def num_pending(self) -> int:
+        """Number of comparisons that are queued or running."""
         return len(self._pending)
 
-    def ask(self, question: Question, patience: float = math.inf) -> "Future[bool]":
-        """Have a question answered; returns at once.
+    def submit(self, comparison: Comparison, timeout: float = math.inf) -> "Future[bool]":
+        """Queue a comparison; returns immediately.
 
-        The future raises `pebble.ProcessExpired` when the process died (`out_of_time` tells why), `BrokenProcessPool`
-        when all did, TimeoutError when it slept instead of working, and what `grading.symbolic.equal` raises.
+        The future raises what `grading.symbolic.equal` raises; `pebble.ProcessExpired` if the process died, see
+        `exceeded_cpu_limit`; `BrokenProcessPool` if all processes died; and TimeoutError if the process exceeded the
+        wall-clock limit, which means that it slept instead of computing.
 
         Args:
-            question: What to compare.
-            patience: Seconds within which an answer is of use.
+            comparison: What to compare.
+            timeout: Seconds after which the caller has no more use for the result.
 
         Raises:
-            Busy: At the pace of the last answers, those that wait already take longer than that.
-            Closed: `close` was called.
+            QueueFull: `timeout` is not positive, or at the current rate the comparisons already queued take longer.
+                Failing at once is better than queueing work whose result nobody will read.
+            PoolClosed: `close` was called.
         """
-        with self._counting:
-            waiting = len(self._pending)
-            if waiting * self._seconds_between_answers > patience:
-                raise Busy(f"{waiting} comparisons wait already, too many to be done in {patience:.0f} s")
+        if timeout <= 0:
+            raise QueueFull("the deadline passed before the comparison could be queued")
+        with self._count_lock:
+            num_pending = len(self._pending)
+            if num_pending * self._seconds_between_results > timeout:
+                raise QueueFull(f"{num_pending} comparisons are already queued, too many to finish in {timeout:.0f} s")
         with self._lock:
             if self._closed:
-                raise Closed("the workers have been ended")
-            future = self._schedule(question)
-            with self._counting:
+                raise PoolClosed("the worker pool is closed")
+            future = self._schedule(comparison)
+            with self._count_lock:
                 if not self._pending:
-                    self._last_answer = time.monotonic()
+                    self._last_result = time.monotonic()
                 self._pending.add(future)
-        future.add_done_callback(self._note_answer)
+        # After the future is in `_pending`: the callback runs immediately if the future is already done.
+        future.add_done_callback(self._record_result)
         return future
 
-    def _schedule(self, question: Question) -> "Future[bool]":
-        """Hand a question to the pool, to a new one if the pool is broken."""
-        limit = _WALL_SECONDS_A_SECOND * self._seconds
+    def _schedule(self, comparison: Comparison) -> "Future[bool]":
+        """Pass a comparison to the process pool, and replace the pool if it is broken. The caller holds `_lock`."""
+        wall_clock_seconds = _WALL_CLOCK_FACTOR * self._seconds
         for _ in range(2):
             if self._pool is None or not self._pool.active:
-                # All workers died, or could not even start; a new pool may fare better.
-                _end(self._pool)
+                # All workers died or could not start, for example for lack of memory; a new pool may succeed.
+                _stop_in_background(self._pool)
                 self._pool = self._start()
             try:
-                future: Future[bool] = self._pool.schedule(_answer, args=[question, self._seconds], timeout=limit)
+                future: Future[bool] = self._pool.schedule(
+                    _compare, args=[comparison, self._seconds], timeout=wall_clock_seconds
+                )
             except RuntimeError:
-                continue  # it broke just now
+                continue  # the pool broke between the check above and this call
             return future
         broken: Future[bool] = Future()
         broken.set_exception(BrokenProcessPool("the workers cannot be started"))
         return broken
 
-    def _note_answer(self, future: "Future[bool]") -> None:
-        with self._counting:
+    def _record_result(self, future: "Future[bool]") -> None:
+        """Update the counters; called by pebble's threads."""
+        with self._count_lock:
             self._pending.discard(future)
             if not future.cancelled():
                 now = time.monotonic()
-                self._seconds_between_answers += (now - self._last_answer - self._seconds_between_answers) / 8
-                self._last_answer = now
+                # Exponential moving average with weight 1/8.
+                self._seconds_between_results += (now - self._last_result - self._seconds_between_results) / 8
+                self._last_result = now
 
     def close(self) -> None:
-        """Kill all processes; what is not answered is cancelled."""
+        """Kill all processes and cancel all pending comparisons."""
         with self._lock:
             self._closed = True
             pool, self._pool = self._pool, None
-        with self._counting:
+        with self._count_lock:
             pending = list(self._pending)
+        # Outside both locks: cancelling a future runs `_record_result`, which takes `_count_lock`.
         for future in pending:
             future.cancel()
-        _end(pool).join(_STOP_SECONDS)
+        _stop_in_background(pool).join(_STOP_SECONDS)
 
     def _start(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["reward_server.worker_preload"])
+        # The environment of the fork server, and of every worker forked from it, is a copy of ours at this moment.
         with _clean_environment():
             forkserver.ensure_running()
-        return ProcessPool(self._count, QUESTIONS_PER_WORKER, _limit_this_process, self._limits, context)
+        return ProcessPool(self._count, COMPARISONS_PER_WORKER, _init_worker, self._limits, context)
 
 
-def _end(pool: ProcessPool | None) -> threading.Thread:
-    """The thread that stops a pool, which may take long: a pool's threads wait for processes that may be stuck."""
-    ending = threading.Thread(target=_stop, args=[pool], daemon=True)
-    ending.start()
-    return ending
+def _stop_in_background(pool: ProcessPool | None) -> threading.Thread:
+    """Stop a pool in a thread, and return that thread: the pool's own threads may wait for processes that hang."""
+    thread = threading.Thread(target=_stop, args=[pool], daemon=True)
+    thread.start()
+    return thread
 
 
 def _stop(pool: ProcessPool | None) -> None:
@@ -159,7 +176,7 @@ def _stop(pool: ProcessPool | None) -> None:
 
 @contextmanager
 def _clean_environment() -> Iterator[None]:
-    """For the block, an environment of a few harmless variables: keys and tokens stay here."""
+    """Remove all environment variables but those of `_ENVIRONMENT` for the block, to keep API keys from workers."""
     saved = dict(os.environ)
     for name in saved:
         if name not in _ENVIRONMENT:
@@ -170,36 +187,39 @@ def _clean_environment() -> Iterator[None]:
         os.environ.update(saved)
 
 
-def _limit_this_process(memory_bytes: int, niceness: int) -> None:
-    """Runs first in every worker."""
-    # Ctrl-C in a terminal goes to the whole group; the server decides when workers end.
+def _init_worker(memory_bytes: int, niceness: int) -> None:
+    """Runs first in every worker: applies the limits."""
+    # Ctrl-C in a terminal sends SIGINT to the whole process group, but the server decides when workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     os.nice(niceness)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A worker that computes would outlive a server that was killed."""
+def _exit_with_parent() -> None:
+    """Exit when the server does; a worker in the middle of a computation would outlive a server killed by SIGKILL."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
 
-def _answer(question: Question, seconds: float) -> bool:
-    """Runs in a worker. The system itself ends the process when its processor time is up, whatever it is doing."""
+def _compare(comparison: Comparison, seconds: float) -> bool:
+    """Runs in a worker: compare within a limit on CPU time."""
+    # Imported here: only workers load the parser, and from the fork server they inherit it already imported.
     from reward_server.grading.symbolic import equal
 
+    # With the default handler, the kernel itself ends the process when the timer fires. A Python handler would only run
+    # between two bytecodes, and never during a long call into C code, such as a power of large integers.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        return equal(*question)
+        return equal(*comparison)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
-def out_of_time(death: ProcessExpired) -> bool:
-    """Whether a process died because its processor time was up."""
+def exceeded_cpu_limit(death: ProcessExpired) -> bool:
+    """Whether a worker was killed because it exceeded its CPU time."""
     return bool(death.exitcode == -signal.SIGPROF)

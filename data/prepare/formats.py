@@ -13,7 +13,7 @@ from typing import Any
 from data.generate.countdown import Problem, problem_row
 from data.prepare.readers import BadRowError, BadRowHandler, read_file
 from openr1.errors import ConfigError
-from reward_server.grading.exact import decide
+from reward_server.grading.exact import exact_match
 from reward_server.grading.extraction import find_boxed
 from reward_server.tasks import UnknownTask, find_task
 from reward_server.tasks.countdown import Puzzle
@@ -224,7 +224,7 @@ class SourceRow:
     def same_answer(self, other: "SourceRow") -> bool:
         """Return whether both reference answers are equal as parsed values, texts or numbers (no symbolic check)."""
         if isinstance(self.gold, str) and isinstance(other.gold, str):
-            return decide(self.gold, other.gold) is True
+            return exact_match(self.gold, other.gold) is True
         return bool(self.gold == other.gold)
 
 

@@ -1,1 +1,1 @@
-"""Checks that tasks are made of: each looks at one property of a response."""
+"""Building blocks of tasks: each module checks one property of a response."""

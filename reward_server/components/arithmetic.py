@@ -1,7 +1,8 @@
-"""Exact value of an arithmetic expression that a policy wrote, in bounded time.
+"""Exact evaluation of arithmetic expressions from a policy, in bounded time.
 
-The text is hostile: it is whatever reinforcement finds. So nothing is evaluated by Python. Only digits, operators,
-parentheses, points and spaces reach the parser, sizes are capped before it runs, and the tree is computed in fractions.
+The text is untrusted: reinforcement learning finds whatever exploits the grader. It is therefore never passed to
+`eval`. Only digits, operators, parentheses, decimal points and spaces reach the parser, sizes are limited before it
+runs, and the syntax tree is evaluated in exact fractions.
 """
 
 import ast
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_CHARS = 1000
-"""Longest expression, in characters."""
+"""Maximum length of an expression, in characters."""
 MAX_OPERATORS = 100
-"""Most signs + - * / in an expression. Bounds the count of numbers and the depth of the syntax tree as well."""
+"""Maximum number of + - * / in an expression. It also bounds the number of literals and the depth of the tree."""
 MAX_NESTING = 50
-"""Most parentheses open at once."""
+"""Maximum nesting depth of parentheses."""
 MAX_LITERAL_CHARS = 30
-"""Longest number, in characters with its decimal point."""
+"""Maximum length of a number, in characters including the decimal point."""
 
 _ALLOWED = frozenset("0123456789+-*/(). ")
 _LITERAL = re.compile(r"[0-9.]+")
@@ -33,7 +34,7 @@ _UNARY: dict[type[ast.unaryop], Callable[[Fraction], Fraction]] = {ast.UAdd: ope
 
 
 class ExpressionError(ValueError):
-    """The text is no expression of + - * / over decimal numbers, or is larger than the caps."""
+    """The text is not an expression of + - * / over decimal numbers, or exceeds the size limits."""
 
 
 class DivisionByZero(ExpressionError):
@@ -44,7 +45,7 @@ class DivisionByZero(ExpressionError):
 class Arithmetic:
     """An evaluated expression.
 
-    `literals` are its numbers as they were written, from left to right: "3", "3.0" and "3." are three literals.
+    `literals` are its numbers as written, from left to right: "3", "3.0" and "3." are three different literals.
     """
 
     value: Fraction
@@ -52,14 +53,14 @@ class Arithmetic:
 
 
 def evaluate(expression: str) -> Arithmetic:
-    """Compute an expression of decimal numbers, + - * / (binary, and + - as signs), parentheses and spaces.
+    """Evaluate an expression of decimal numbers, + - * / (+ and - also as signs), parentheses and spaces.
 
     Args:
-        expression: At most `MAX_CHARS` characters; spaces around it are ignored.
+        expression: At most `MAX_CHARS` characters; surrounding spaces are ignored.
 
     Raises:
         DivisionByZero: A divisor is exactly zero.
-        ExpressionError: Anything else that has no value: other characters, powers, calls, an empty text, too large.
+        ExpressionError: Other characters, powers, calls, an empty text, or a size limit is exceeded.
 
     Example:
         >>> evaluate("3 * (5 + 7) / 8")
@@ -75,7 +76,7 @@ def evaluate(expression: str) -> Arithmetic:
 
 
 def _read_literals(source: str) -> tuple[str, ...]:
-    """The numbers of `source`, after checking in linear time that it is small enough to parse."""
+    """The literals of `source`, after checking in linear time that it is small enough to parse."""
     if len(source) > MAX_CHARS:
         raise ExpressionError(f"{len(source)} characters, the limit is {MAX_CHARS}")
     foreign = set(source) - _ALLOWED
@@ -92,7 +93,7 @@ def _read_literals(source: str) -> tuple[str, ...]:
 
 
 def _nesting(source: str) -> int:
-    """Most parentheses open at once."""
+    """Maximum nesting depth of parentheses."""
     deepest = depth = 0
     for char in source:
         depth += (char == "(") - (char == ")")
@@ -101,10 +102,10 @@ def _nesting(source: str) -> int:
 
 
 def _compute(node: ast.expr, source: str) -> Fraction:
-    """Value of a syntax tree; every kind of node that is not named here is refused."""
+    """Value of a syntax tree. Node types that are not listed here are rejected."""
     match node:
         case ast.Constant(value=int() | float()):
-            # From the text, not from node.value: 0.1 is one tenth, not the nearest float.
+            # Parse the source text, not node.value: 0.1 is one tenth, not the nearest float.
             return Fraction(source[node.col_offset : node.end_col_offset])
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
             return _UNARY[type(op)](_compute(operand, source))

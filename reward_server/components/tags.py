@@ -1,17 +1,17 @@
-"""Where the thinking ends and which text is the answer, by plain string search in linear time."""
+"""Finds the thinking and the answer of a response with `<think>` and `<answer>` tags, by linear string search."""
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 
 
 def has_think_answer_layout(text: str) -> bool:
-    """True where the text is exactly `<think>...</think>\\n<answer>...</answer>`.
+    """Whether the text is exactly `<think>...</think>\\n<answer>...</answer>`.
 
-    Each of the four tags occurs once, one newline separates the two blocks, and only white space may stand before the
-    first tag and after the last. The blocks may be empty: what they say is for other components to judge.
+    Each of the four tags occurs once, one newline separates the two blocks, and only white space may precede the first
+    tag or follow the last. The blocks may be empty; their content is graded by other components.
 
     Args:
-        text: The prefix that the prompt opened, then the response.
+        text: The prefix followed by the response.
     """
     text = text.strip()
     return (
@@ -23,16 +23,16 @@ def has_think_answer_layout(text: str) -> bool:
 
 
 def find_answer(text: str) -> str | None:
-    """Text of the last `<answer>...</answer>` after the thinking, without white space around it.
+    """Content of the last `<answer>...</answer>` after the thinking, stripped of surrounding white space.
 
-    Thinking ends with the last `</think>`. A text without think tags is searched from its beginning; one that opens
-    `<think>` and never closes it has no answer yet.
+    The thinking ends at the last `</think>`. A text without think tags is searched from its beginning; a text that
+    opens `<think>` but never closes it has no answer yet.
 
     Args:
-        text: The prefix that the prompt opened, then the response.
+        text: The prefix followed by the response.
 
     Returns:
-        None where there is no closed answer block, or where its content is blank.
+        None if there is no closed answer block, or if its content is blank.
     """
     _, closed, rest = text.rpartition(THINK_CLOSE)
     if not closed and THINK_OPEN in text:
@@ -43,10 +43,10 @@ def find_answer(text: str) -> str | None:
 
 
 def find_thinking(text: str) -> str:
-    """Text from the first `<think>` to the last `</think>`, or to the end where it never closes; nothing without tags.
+    """Text from the first `<think>` to the last `</think>`, or to the end if it is never closed; "" without tags.
 
     Args:
-        text: The prefix that the prompt opened, then the response.
+        text: The prefix followed by the response.
     """
     _, opened, rest = text.partition(THINK_OPEN)
     before, closed, _ = rest.rpartition(THINK_CLOSE)

@@ -1,5 +1,5 @@
-"""Whether an answer equals the known truth: find it, decide the plain cases exactly, leave the rest to a worker."""
+"""Decides whether an answer equals the ground truth: extraction, exact comparison, and symbolic comparison."""
 
 
 class GoldUnparseable(ValueError):
-    """The gold answer is no mathematical expression."""
+    """The gold answer cannot be parsed as a mathematical expression."""

@@ -1,32 +1,32 @@
-"""The cheap paths: answers that can be decided in microseconds, by text or by exact arithmetic, without a parser."""
+"""Exact comparison by text and by rational arithmetic, which decides in microseconds and needs no parser."""
 
 import re
 from fractions import Fraction
 
-from reward_server.grading.notation import tidy
+from reward_server.grading.notation import normalize
 
 MAX_DIGITS = 100
-"""Numbers with more digits than this are left to others."""
-CLEARLY_APART = Fraction(1, 1000)
-"""Decimals that differ by more than this share of the larger are different, whatever they were rounded to."""
+"""Maximum length of a number that is compared here; longer ones are left to the parser."""
+ROUNDING_TOLERANCE = Fraction(1, 1000)
+"""Relative difference above which two decimals are different, however they were rounded."""
 
-_THIN = re.compile(r"\\[!,]\s*")
+_THIN_SPACE = re.compile(r"\\[!,]\s*")
 _SPACE = re.compile(r"\\[;: ]|~")
-_IDLE_SPACE = re.compile(r"(?<!\d)(?<!\d,)\s|\s(?!\d)")
+_INSIGNIFICANT_SPACE = re.compile(r"(?<!\d)(?<!\d,)\s|\s(?!\d)")
 _INTEGER = r"[+-]?(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d+)"
 _NUMBER = re.compile(rf"{_INTEGER}(?:\.\d*)?|[+-]?\.\d+")
 _FRACTION = re.compile(r"([+-]?)(?:(\d+)/(\d+)|\\frac(?:\{([+-]?\d+)\}|(\d))(?:\{([+-]?\d+)\}|(\d)))")
 _MIXED = re.compile(r"([+-]?)(\d+)(?: (\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 
 
-def decide(answer: str, gold: str) -> bool | None:
-    """Whether the two are the same, where that is plain; None where only a parser can tell.
+def exact_match(answer: str, gold: str) -> bool | None:
+    """Whether answer and gold are equal, or None if only a parser can tell.
 
-    Equal texts, after `tidy` and without white space that means nothing, are the same. Integers, fractions and
-    decimals are compared exactly; a decimal that comes within 0.1 % of the gold is left open, since it may be the
-    gold rounded.
+    Texts are equal if they are identical after `normalize`, apart from insignificant white space. Integers, fractions
+    and decimals are compared exactly, except that a decimal within 0.1 % of the gold is left to the parser, since it
+    may be the gold rounded.
     """
-    answer, gold = _squeeze(answer), _squeeze(gold)
+    answer, gold = _collapse_spaces(answer), _collapse_spaces(gold)
     if not gold:
         return None
     if not answer:
@@ -39,14 +39,14 @@ def decide(answer: str, gold: str) -> bool | None:
     if found == known:
         return True
     rounded = "." in answer or "." in gold
-    near = abs(found - known) <= CLEARLY_APART * max(abs(found), abs(known))
+    near = abs(found - known) <= ROUNDING_TOLERANCE * max(abs(found), abs(known))
     return None if rounded and near else False
 
 
 def read_number(text: str) -> Fraction | None:
-    r"""The value of an integer (`1,000` too), a decimal, a fraction or a mixed number; None for all else.
+    r"""Value of an integer (also `1,000`), decimal, fraction or mixed number; None for any other text.
 
-    Fractions are `a/b` and `\frac{a}{b}`, mixed numbers `1 1/2` and `1\frac{1}{2}`.
+    Fractions are `a/b` and `\frac{a}{b}`; mixed numbers are `1 1/2` and `1\frac{1}{2}`.
     """
     if len(text) > MAX_DIGITS:
         return None
@@ -68,7 +68,7 @@ def read_number(text: str) -> Fraction | None:
     return (whole + Fraction(top, bottom)) * (-1 if sign == "-" else 1)
 
 
-def _squeeze(text: str) -> str:
-    """Without white space that means nothing; what stands between two digits, or after a comma between two, stays."""
-    text = _SPACE.sub(" ", _THIN.sub("", tidy(text)))
-    return _IDLE_SPACE.sub("", " ".join(text.split()))
+def _collapse_spaces(text: str) -> str:
+    """Remove insignificant white space: all but that between two digits, or after a comma between two digits."""
+    text = _SPACE.sub(" ", _THIN_SPACE.sub("", normalize(text)))
+    return _INSIGNIFICANT_SPACE.sub("", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Where the answer of a mathematical response stands, by linear scans of the text."""
+"""Extracts the answer of a mathematical response, by linear scans of the text."""
 
 import re
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from reward_server.components.tags import THINK_CLOSE, THINK_OPEN
 
 MAX_TAIL_CHARS = 1500
-"""Characters at the end of a response without a box that may hold its answer."""
+"""Length of the end of a response without a box that is searched for its answer, in characters."""
 
 _TOKEN = re.compile(r"(\\*+)((?:(?<=\\)(?:boxed|fbox)\s*+)?[{}])|\\++")
 _MAX_LINK_CHARS = 40
@@ -15,7 +15,7 @@ _LINK = re.compile(_SPACE + r"(?:[,，、;；和或]|\\text\s*\{\s*(?:and|or)\s*
 
 
 class _Box(NamedTuple):
-    r"""Where the `\boxed` stands, where its content begins, and the end of its closing brace."""
+    r"""Offsets of a `\boxed{...}` in the text: its start, the start of its content, and its end after the brace."""
 
     start: int
     inside: int
@@ -23,7 +23,7 @@ class _Box(NamedTuple):
 
 
 def after_thinking(text: str) -> str:
-    """The text after the last `</think>`; all of it without think tags, nothing where thinking never ends."""
+    """The text after the last `</think>`; the whole text without think tags, "" if the thinking never ends."""
     _, closed, rest = text.rpartition(THINK_CLOSE)
     return "" if not closed and THINK_OPEN in text else rest
 
@@ -31,12 +31,12 @@ def after_thinking(text: str) -> str:
 def find_boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` (or `\fbox{...}`) after the thinking.
 
-    Boxes in a row that are joined by nothing but a comma, "and" or "or" are one answer, joined by commas: two boxes
-    do not make two chances. Equal ones count once, blank ones before the last not at all. Of a box within a box, the
-    outer counts.
+    Consecutive boxes joined only by a comma, "and" or "or" are one answer, a comma-separated list: otherwise a policy
+    could hedge with several boxes. Duplicates are dropped, and so are blank boxes before the last. Of nested boxes, the
+    outermost is used.
 
     Returns:
-        None where there is no box, the last one is never closed, or it is blank.
+        None if there is no box, or if the last one is never closed or blank.
     """
     text = after_thinking(text)
     boxes, open_box = _closed_boxes(text)
@@ -53,18 +53,18 @@ def find_boxed(text: str) -> str | None:
 
 
 def find_tail(text: str) -> str | None:
-    """The last `MAX_TAIL_CHARS` characters after the thinking: where the answer of a text without a box stands."""
+    """The last `MAX_TAIL_CHARS` characters after the thinking, to be searched for an answer without a box."""
     return after_thinking(text)[-MAX_TAIL_CHARS:].strip() or None
 
 
 def _closed_boxes(text: str) -> tuple[list[_Box], int]:
-    """Outermost closed boxes, and where the last box that stays open starts (-1: none)."""
+    """The outermost closed boxes, and the start of the last box that is never closed, or -1 if there is none."""
     boxes: list[_Box] = []
     opened: list[tuple[int, int] | None] = []
     for token in _TOKEN.finditer(text):
         slashes, word = token.groups()
         if word is None or (len(word) == 1 and len(slashes) % 2):
-            continue  # no brace, or an escaped one
+            continue  # not a brace, or an escaped one
         if word.endswith("{"):
             opened.append((token.start(), token.end()) if len(word) > 1 else None)
         elif opened:

@@ -1,4 +1,4 @@
-"""One spelling for what is written in many ways; applied to answers and golds alike before they are compared."""
+"""Normalizes notation that can be written in several ways; applied to answers and golds before comparing them."""
 
 import re
 
@@ -34,15 +34,16 @@ _ROOT_OF_ONE = re.compile(r"\\sqrt\s*(?:(\[[^\[\]{}]*\])\s*)?([0-9a-zA-Z])")
 _ROOT_OF_PARENTHESES = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boldsymbol|bold)\s*\{([^{}]*)\}")
 _BEGINNING = re.compile(r"(?:\\[$ ,;!]|[\s$*])*")
-# Of the text read backwards: a search for the end of a text starts over at each of its characters.
+# Matched against the reversed text. A search for a match at the end of a text would restart at each of its characters,
+# and so take quadratic time.
 _END_BACKWARDS = re.compile(r"(?:[ ,;!]\\(?!\\)|[\s$.,;*。])*")
 
 
-def tidy(text: str) -> str:
-    r"""The text with Unicode spelled as LaTeX, functions given their backslash, and what surrounds it taken off.
+def normalize(text: str) -> str:
+    r"""Write Unicode symbols as LaTeX, add missing backslashes to functions, and strip surrounding markup.
 
-    Taken off are white space, dollar signs (currency too), asterisks, a full stop, `\(...\)`, and a text box around
-    the whole. The meaning stays the same.
+    Strips white space, dollar signs (also of currency), asterisks, a full stop, `\(...\)`, and a `\text{...}` around
+    the whole text. The mathematical meaning does not change.
     """
     text = text.translate(_CHARACTERS)
     text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"\cfrac", r"\frac")

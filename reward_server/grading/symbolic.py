@@ -1,6 +1,6 @@
-"""Whether two expressions are mathematically the same, by math-verify. Runs in worker processes only.
+"""Symbolic comparison of two expressions with math-verify. Runs in worker processes only.
 
-Everything here may hang, eat memory or crash on hostile input; whoever calls it must be able to kill it.
+Every function here may hang, exhaust memory or crash on untrusted input; the caller must be able to kill the process.
 """
 
 import logging
@@ -14,10 +14,10 @@ from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
 from reward_server.grading import GoldUnparseable
 from reward_server.grading.exact import read_number
-from reward_server.grading.notation import tidy
+from reward_server.grading.notation import normalize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
-"""Two numbers further apart than this share of the larger are different, however small they are."""
+"""Relative difference above which two numbers are different, however small they are."""
 
 _LATEX = LatexExtractionConfig(
     boxed_match_priority=0,
@@ -29,35 +29,35 @@ _CONFIGS = (_LATEX, ExprExtractionConfig())
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[^\x00-\x7f]|\n")
 _ELLIPSIS = re.compile(r"\\[lc]?dots|\.\.\.|…")
-# The parent kills this process when it takes too long; math-verify's own timeouts are off, and say so once.
+# math-verify's own timeouts are off, because the parent kills this process; math-verify logs a warning about that.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def equal(answer: str, gold: str, prose: bool = False) -> bool:
-    """Whether an answer says the same as the gold.
+    """Whether answer and gold are mathematically equal.
 
     Args:
-        answer: One expression, such as the content of a box.
-        gold: The known truth: one expression, or text with mathematics in dollar signs.
-        prose: `answer` is text that holds an expression somewhere; the last one that can be read counts.
+        answer: An expression, such as the content of a box.
+        gold: The ground truth: an expression, or text with mathematics in dollar signs.
+        prose: `answer` is text that contains an expression somewhere; the last one that can be parsed is compared.
 
     Raises:
-        GoldUnparseable: Nothing can be read from the gold.
+        GoldUnparseable: The gold contains nothing that can be parsed.
     """
     if prose:
         known = _read_gold(gold)
-        return _same(_read_prose(answer), known) or (_has_no_word(answer) and _same(_read(tidy(answer)), known))
-    answer, truth = tidy(answer), tidy(gold)
+        return _same(_read_prose(answer), known) or (_has_no_word(answer) and _same(_read(normalize(answer)), known))
+    answer, truth = normalize(answer), normalize(gold)
     if _ELLIPSIS.search(truth) or _ELLIPSIS.search(answer):
-        # A pattern that the reader is to continue has no value that could be compared.
-        return _squeezed(answer) == _squeezed(truth)
+        # A pattern for the reader to continue has no value to compare, so it is compared as text.
+        return _without_whitespace(answer) == _without_whitespace(truth)
     if ":" in answer or ":" in truth:
         parts, true_parts = _ratio(answer), _ratio(truth)
         return len(parts) == len(true_parts) and all(
             _same(_read(part), _read(true)) for part, true in zip(parts, true_parts, strict=True)
         )
     if len({read_number(side.strip()) for side in answer.split("=")} - {None}) > 1:
-        return False  # 3 = 7 says nothing about 7
+        return False  # a false equation: `3 = 7` does not answer 7
     return _same(_read(answer), _read_gold(gold))
 
 
@@ -69,10 +69,10 @@ def _same(found: list[Any], known: list[Any]) -> bool:
 
 
 def _read(expression: str) -> list[Any]:
-    """What math-verify makes of one expression, told by the box where it begins and ends."""
+    """Parse one expression with math-verify, in a box that marks its beginning and end."""
     boxed = f"\\boxed{{{expression}}}"
     found = list(parse(boxed, (_LATEX,), parsing_timeout=None))
-    # Of what is no LaTeX it would take the last number, and so let `7 \mid 8` pass for 8.
+    # From text that is not LaTeX, math-verify would extract the last number, so that `7 \mid 8` would equal 8.
     if all(isinstance(one, str) for one in found) and len(_NUMBER.findall(expression)) == 1:
         return list(parse(boxed, _CONFIGS, parsing_timeout=None))
     return found
@@ -83,10 +83,10 @@ def _read_prose(text: str) -> list[Any]:
 
 
 def _read_gold(gold: str) -> list[Any]:
-    """A gold is wrapped like an answer, unless it says itself where its mathematics is."""
-    inner = tidy(gold)
+    """Parse a gold: in a box, like an answer, unless its own dollar signs or box mark the mathematics in it."""
+    inner = normalize(gold)
     if inner.count("$") % 2:
-        inner = inner.replace("$", "")  # a dollar sign without a partner marks nothing
+        inner = inner.replace("$", "")  # an unpaired dollar sign delimits nothing
     known = _read_prose(gold) if "$" in inner or "\\boxed" in gold else _read(inner)
     if not known:
         raise GoldUnparseable(f"nothing can be read from the gold {gold[:100]!r}")
@@ -94,26 +94,29 @@ def _read_gold(gold: str) -> list[Any]:
 
 
 def _has_no_word(text: str) -> bool:
-    """Whether a text may be nothing but one expression."""
+    """Whether a text may consist of a single expression."""
     return "$" not in text and _WORD.search(text) is None
 
 
 def _ratio(text: str) -> list[str]:
-    """Terms of `11:21`, and of `a:b = 11:21`."""
+    """Terms of a ratio such as `11:21`; of `a:b = 11:21`, those after the equals sign."""
     return [part.strip() for part in text.rpartition("=")[2].split(":")]
 
 
 def _differ_as_numbers(first: Any, second: Any) -> bool:
-    """Whether both are real numbers and apart by more than the tolerance; math-verify rounds to six decimals."""
+    """Whether both are real numbers that differ by more than the tolerance.
+
+    Needed because math-verify rounds to six decimals, which would make all very small numbers equal.
+    """
     if not all(isinstance(value, sympy.Expr) and value.is_number for value in (first, second)):
         return False
     if any(value.has(sympy.UnevaluatedExpr) for value in (first, second)):
         return False  # percentages, which math-verify compares in two ways
     one, other = (sympy.N(value.doit(), 30) for value in (first, second))
     if not (one.is_finite and other.is_finite):
-        return False  # infinity is compared by name
+        return False  # infinity is compared symbolically
     return bool(abs(one - other) > RELATIVE_TOLERANCE * max(abs(one), abs(other)))
 
 
-def _squeezed(text: str) -> str:
+def _without_whitespace(text: str) -> str:
     return "".join(text.split())

@@ -1,4 +1,4 @@
-"""All tasks that the server knows, by name."""
+"""The built-in tasks, by name."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ TASKS: dict[str, Task[Any]] = {task.name: task for task in (MATH, MATH_ANY, COUN
 
 
 class UnknownTask(LookupError):
-    """No task has this name; the message lists those that exist."""
+    """No task has this name. The message lists the known ones."""
 
 
 def find_task(name: str, tasks: Tasks = TASKS) -> Task[Any]:
-    """The task of this name.
+    """The task with this name.
 
     Raises:
-        UnknownTask: There is none.
+        UnknownTask: There is no such task.
     """
     if name not in tasks:
         raise UnknownTask(f"unknown task {name!r}; known tasks: {', '.join(sorted(tasks))}")

@@ -1,4 +1,4 @@
-"""Countdown: reach a target with + - * /, using each given number exactly once."""
+"""Countdown: combine given numbers with + - * / to reach a target, using each number exactly once."""
 
 from collections import Counter
 from fractions import Fraction
@@ -9,21 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reward_server.components.arithmetic import ExpressionError, evaluate
 from reward_server.components.tags import find_answer, find_thinking, has_think_answer_layout
 from reward_server.schema import describe_problems
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
+from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
 
 LONG_THOUGHT = 1000
-"""Characters of thinking that count as long."""
+"""Length of thinking above which `thought` is rewarded, in characters."""
 TOLERANCE = Fraction(1, 100_000)
-"""Largest distance from the target that still counts as reaching it."""
+"""Maximum difference from the target that still counts as reaching it."""
 
 _LARGEST = 10**9
 
 Numbers = Annotated[list[Annotated[int, Field(ge=0, le=_LARGEST)]], Field(min_length=1, max_length=20)]
-"""The numbers that a puzzle gives."""
+"""The given numbers of a puzzle."""
 
 
 class Puzzle(BaseModel):
-    """A label, `{"numbers": [3, 5, 7], "target": 22}`. Order does not matter; a repeated number is used repeatedly."""
+    """A label, such as `{"numbers": [3, 5, 7], "target": 22}`.
+
+    The order of numbers does not matter. A number that occurs several times must be used as many times.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -32,10 +35,10 @@ class Puzzle(BaseModel):
 
 
 def parse_label(label: str) -> Puzzle:
-    """Read the JSON text of a label.
+    """Parse a label, which is JSON text.
 
     Raises:
-        LabelError: It is no such object; the message names the first faults.
+        LabelError: The label is not such an object. The message names the first problems.
     """
     try:
         return Puzzle.model_validate_json(label)
@@ -44,10 +47,10 @@ def parse_label(label: str) -> Puzzle:
 
 
 def solves(answer: str, puzzle: Puzzle) -> bool:
-    """True where the answer uses exactly the given numbers and comes within `TOLERANCE` of the target.
+    """Whether the answer uses exactly the given numbers and its value is within `TOLERANCE` of the target.
 
-    Numbers are compared as they are written, so 3.0 and 03 do not stand for 3, and 35 is not 3 and 5. An equals sign
-    is refused like every other character that does not belong to an expression.
+    Numbers are compared as written: 3.0 and 03 are not 3, and 35 is not 3 and 5. An equals sign makes the answer wrong,
+    like any other character that does not belong to an expression.
     """
     try:
         result = evaluate(answer)
@@ -57,19 +60,19 @@ def solves(answer: str, puzzle: Puzzle) -> bool:
     return Counter(result.literals) == given and abs(result.value - puzzle.target) <= TOLERANCE
 
 
-def measure_format(attempt: Attempt[Puzzle]) -> float:
-    """1 where prefix and response are one think block and one answer block, and nothing else."""
-    return float(has_think_answer_layout(attempt.text))
+def format_reward(context: GradingContext[Puzzle]) -> float:
+    """1 if prefix and response together are one think block and one answer block, and nothing else."""
+    return float(has_think_answer_layout(context.text))
 
 
-def measure_equation(attempt: Attempt[Puzzle]) -> float:
-    """1 where the answer solves the puzzle, whatever the format around it."""
-    return float(attempt.answer is not None and solves(attempt.answer, attempt.gold))
+def equation_reward(context: GradingContext[Puzzle]) -> float:
+    """1 if the answer solves the puzzle, regardless of the format."""
+    return float(context.answer is not None and solves(context.answer, context.gold))
 
 
-def measure_thought(attempt: Attempt[Puzzle]) -> float:
-    """1 for more than `LONG_THOUGHT` characters of thinking."""
-    return float(len(find_thinking(attempt.text)) > LONG_THOUGHT)
+def thought_reward(context: GradingContext[Puzzle]) -> float:
+    """1 if the thinking is longer than `LONG_THOUGHT` characters."""
+    return float(len(find_thinking(context.text)) > LONG_THOUGHT)
 
 
 COUNTDOWN = Task(
@@ -79,9 +82,9 @@ COUNTDOWN = Task(
     parse_label=parse_label,
     find_answer=find_answer,
     components={
-        "format": Component(0.1, measure_format),
-        "equation": Component(1.0, measure_equation),
-        "thought": Component(0.0, measure_thought),
+        "format": RewardComponent(0.1, format_reward),
+        "equation": RewardComponent(1.0, equation_reward),
+        "thought": RewardComponent(0.0, thought_reward),
     },
     accuracy="equation",
     example=Example(

@@ -1,4 +1,4 @@
-"""The 24 game: reach 24 from four numbers with + - * /; outcome, process and length are rewarded."""
+"""The 24 game: combine four numbers with + - * / to reach 24. Rewards outcome, process and length."""
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -6,14 +6,14 @@ from reward_server.components.steps import process_correctness
 from reward_server.components.tags import find_answer, find_thinking
 from reward_server.schema import describe_problems
 from reward_server.tasks.countdown import Numbers, Puzzle, solves
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
+from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
 
 SHORT, LONG, TOO_LONG = 200, 4000, 8000
-"""Characters of a response: its length counts in full from SHORT to LONG, and not at all from TOO_LONG on."""
+"""Lengths of a response in characters: `length_reward` is 1 from SHORT to LONG, and 0 from TOO_LONG on."""
 
 
 class Cards(BaseModel):
-    """A label, `{"numbers": [4, 2, 6, 3]}`; the target is 24 unless it is given."""
+    """A label, `{"numbers": [4, 2, 6, 3]}`; the target defaults to 24."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -22,10 +22,10 @@ class Cards(BaseModel):
 
 
 def parse_label(label: str) -> Puzzle:
-    """Read the JSON text of a label.
+    """Parse a label, which is JSON text.
 
     Raises:
-        LabelError: It is no such object; the message names the first faults.
+        LabelError: The label is not such an object. The message names the first problems.
     """
     try:
         cards = Cards.model_validate_json(label)
@@ -35,24 +35,24 @@ def parse_label(label: str) -> Puzzle:
 
 
 def find_expression(text: str) -> str | None:
-    """The answer, without an `= 24` that is often written after it."""
+    """The content of the answer tags, without the `= 24` that models often append."""
     answer = find_answer(text)
     return answer and (answer.partition("=")[0].strip() or None)
 
 
-def measure_outcome(attempt: Attempt[Puzzle]) -> float:
-    """1 where the answer makes the target from the given numbers, each used once."""
-    return float(attempt.answer is not None and solves(attempt.answer, attempt.gold))
+def outcome_reward(context: GradingContext[Puzzle]) -> float:
+    """1 if the answer reaches the target and uses each given number exactly once."""
+    return float(context.answer is not None and solves(context.answer, context.gold))
 
 
-def measure_process(attempt: Attempt[Puzzle]) -> float:
-    """Share of the steps in the thinking (in the whole text, if it has no tags) that are right."""
-    return process_correctness(find_thinking(attempt.text) or attempt.text, attempt.gold.numbers)
+def process_reward(context: GradingContext[Puzzle]) -> float:
+    """Fraction of correct steps in the thinking, or in the whole text if it has no think tags."""
+    return process_correctness(find_thinking(context.text) or context.text, context.gold.numbers)
 
 
-def measure_length(attempt: Attempt[Puzzle]) -> float:
-    """Rises from 0 to 1 until SHORT characters, stays 1 until LONG, and falls to 0 at TOO_LONG."""
-    length = len(attempt.text)
+def length_reward(context: GradingContext[Puzzle]) -> float:
+    """Rises linearly from 0 to 1 at SHORT characters, stays 1 until LONG, and falls linearly to 0 at TOO_LONG."""
+    length = len(context.text)
     return max(0.0, min(1.0, length / SHORT, (TOO_LONG - length) / (TOO_LONG - LONG)))
 
 
@@ -63,9 +63,9 @@ GAME24 = Task(
     parse_label=parse_label,
     find_answer=find_expression,
     components={
-        "outcome": Component(0.55, measure_outcome),
-        "process": Component(0.30, measure_process),
-        "length": Component(0.15, measure_length),
+        "outcome": RewardComponent(0.55, outcome_reward),
+        "process": RewardComponent(0.30, process_reward),
+        "length": RewardComponent(0.15, length_reward),
     },
     accuracy="outcome",
     example=Example(

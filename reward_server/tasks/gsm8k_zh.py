@@ -1,47 +1,47 @@
-"""Word problems with a number as the answer, in think and answer tags on lines of their own; rewarded by rules."""
+"""Chinese GSM8K: word problems with a number as the answer, and think and answer tags on separate lines."""
 
 import re
 
 from reward_server.components.tags import find_answer
-from reward_server.grading.exact import decide, read_number
-from reward_server.grading.notation import tidy
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
+from reward_server.grading.exact import exact_match, read_number
+from reward_server.grading.notation import normalize
+from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
 
 _MARKS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 _INTEGER = re.compile(r"[+-]?\d{1,100}")
 
 
 def parse_label(label: str) -> str:
-    """The number, or what stands after the last `####`.
+    """The number that the label consists of, or that follows its last `####`.
 
     Raises:
-        LabelError: That is no number.
+        LabelError: It is not a number.
     """
-    gold = tidy(label.rpartition("####")[2])
+    gold = normalize(label.rpartition("####")[2])
     if read_number(gold) is None:
         raise LabelError(f"{label[:100]!r} does not end in a number")
     return gold
 
 
-def measure_marks(attempt: Attempt[str]) -> float:
-    """A quarter for each of the four tags that is there exactly once, with its newlines."""
-    return sum(attempt.text.count(mark) == 1 for mark in _MARKS) / len(_MARKS)
+def marks_reward(context: GradingContext[str]) -> float:
+    """A quarter for each of the four tags that occurs exactly once together with its newlines."""
+    return sum(context.text.count(mark) == 1 for mark in _MARKS) / len(_MARKS)
 
 
-def measure_soft(attempt: Attempt[str]) -> float:
-    """1 where the four tags come in order, whatever stands between and around them."""
-    place = 0
+def soft_reward(context: GradingContext[str]) -> float:
+    """1 if the four tags occur in order, with any text between and around them."""
+    position = 0
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
-        place = attempt.text.find(tag, place)
-        if place < 0:
+        position = context.text.find(tag, position)
+        if position < 0:
             return 0.0
-        place += len(tag)
+        position += len(tag)
     return 1.0
 
 
-def measure_strict(attempt: Attempt[str]) -> float:
-    r"""1 for exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, and at most one newline after it."""
-    text = attempt.text.removesuffix("\n")
+def strict_reward(context: GradingContext[str]) -> float:
+    r"""1 if the text is exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, with an optional final newline."""
+    text = context.text.removesuffix("\n")
     thinking, between, answer = text.partition("\n</think>\n<answer>\n")
     in_layout = (
         between != ""
@@ -52,14 +52,14 @@ def measure_strict(attempt: Attempt[str]) -> float:
     return float(in_layout)
 
 
-def measure_digits(attempt: Attempt[str]) -> float:
-    """1 where the answer is an integer."""
-    return float(attempt.answer is not None and _INTEGER.fullmatch(tidy(attempt.answer)) is not None)
+def digits_reward(context: GradingContext[str]) -> float:
+    """1 if the answer is an integer."""
+    return float(context.answer is not None and _INTEGER.fullmatch(normalize(context.answer)) is not None)
 
 
-def measure_correctness(attempt: Attempt[str]) -> float:
-    """1 where the answer is the gold number, compared exactly; units are not read."""
-    return float(attempt.answer is not None and decide(attempt.answer, attempt.gold) is True)
+def correctness_reward(context: GradingContext[str]) -> float:
+    """1 if the answer equals the gold number exactly. An answer with a unit does not."""
+    return float(context.answer is not None and exact_match(context.answer, context.gold) is True)
 
 
 GSM8K_ZH = Task(
@@ -69,11 +69,11 @@ GSM8K_ZH = Task(
     parse_label=parse_label,
     find_answer=find_answer,
     components={
-        "marks": Component(0.5, measure_marks),
-        "soft": Component(0.5, measure_soft),
-        "strict": Component(0.5, measure_strict),
-        "digits": Component(0.5, measure_digits),
-        "correctness": Component(2.0, measure_correctness),
+        "marks": RewardComponent(0.5, marks_reward),
+        "soft": RewardComponent(0.5, soft_reward),
+        "strict": RewardComponent(0.5, strict_reward),
+        "digits": RewardComponent(0.5, digits_reward),
+        "correctness": RewardComponent(2.0, correctness_reward),
     },
     accuracy="correctness",
     example=Example("<think>\n三加四得七。\n</think>\n<answer>\n7\n</answer>\n", "7", "3 加 4 等于几？"),

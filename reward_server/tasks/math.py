@@ -1,16 +1,16 @@
-"""Mathematics with one known answer: the last box counts, and is compared as mathematics."""
+r"""Mathematics with a single known answer: the last `\boxed{}` is compared with the gold as mathematics."""
 
 from collections.abc import Callable
 
 from reward_server.grading.extraction import find_boxed, find_tail
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Question, Task
+from reward_server.tasks.task import Comparison, Example, GradingContext, LabelError, RewardComponent, Task
 
 
 def parse_label(label: str) -> str:
-    """The gold answer: an expression, a solution that ends in a box, or one that ends in `#### answer`.
+    """The gold answer of a label: an expression, or a solution that ends in a box or in `#### answer`.
 
     Raises:
-        LabelError: It is blank.
+        LabelError: The label is blank.
     """
     gold = find_boxed(label) or label.rpartition("####")[2].strip()
     if not gold:
@@ -19,21 +19,21 @@ def parse_label(label: str) -> str:
 
 
 def find_boxed_or_tail(text: str) -> str | None:
-    """The last box, or else the end of the text, for benchmarks that allow answers without a box."""
+    """The last box, or the end of a text without one, for benchmarks that allow answers without a box."""
     return find_boxed(text) if "boxed" in text or "fbox" in text else find_tail(text)
 
 
-def measure_accuracy(attempt: Attempt[str]) -> float:
-    """1 where the answer says the same as the gold."""
-    if attempt.answer is None:
+def accuracy_reward(context: GradingContext[str]) -> float:
+    """1 if the answer is mathematically equal to the gold."""
+    if context.answer is None:
         return 0.0
-    prose = find_boxed(attempt.text) is None
-    return float(attempt.judge(Question(attempt.answer, attempt.gold, prose)))
+    prose = find_boxed(context.text) is None
+    return float(context.compare(Comparison(context.answer, context.gold, prose)))
 
 
-def measure_truncated(attempt: Attempt[str]) -> float:
-    """1 where the length limit ended the response."""
-    return float(attempt.truncated)
+def truncated_reward(context: GradingContext[str]) -> float:
+    """1 if the response was truncated by the length limit."""
+    return float(context.truncated)
 
 
 def _make(name: str, summary: str, find_answer: Callable[[str], str | None]) -> Task[str]:
@@ -43,7 +43,10 @@ def _make(name: str, summary: str, find_answer: Callable[[str], str | None]) -> 
         summary=summary,
         parse_label=parse_label,
         find_answer=find_answer,
-        components={"accuracy": Component(1.0, measure_accuracy), "truncated": Component(-1.0, measure_truncated)},
+        components={
+            "accuracy": RewardComponent(1.0, accuracy_reward),
+            "truncated": RewardComponent(-1.0, truncated_reward),
+        },
         accuracy="accuracy",
         example=Example(r"Twice two is \boxed{4}.", "4", "What is 2 * 2?"),
     )

@@ -1,32 +1,32 @@
-"""NuminaMath: reasoning in think tags, then answer tags with the answer in a box; format and accuracy are rewarded."""
+"""NuminaMath: reasoning in think tags, then a boxed answer in answer tags. Rewards format and accuracy."""
 
 from reward_server.components.tags import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, find_answer
 from reward_server.grading.extraction import find_boxed
 from reward_server.tasks.math import parse_label
-from reward_server.tasks.task import Attempt, Component, Example, Question, Task
+from reward_server.tasks.task import Comparison, Example, GradingContext, RewardComponent, Task
 
 
 def find_boxed_answer(text: str) -> str | None:
-    """The box in the answer tags; without a box, all that they hold."""
+    """The last box in the answer tags, or their whole content if there is no box."""
     answer = find_answer(text)
     return None if answer is None else find_boxed(answer) or answer
 
 
-def measure_format(attempt: Attempt[str]) -> float:
-    """0 unless both pairs of tags are complete and in order; 1 with a box between the answer tags, 0.5 without."""
-    place = 0
+def format_reward(context: GradingContext[str]) -> float:
+    """0 unless both pairs of tags are complete and in order; then 1 with a box in the answer tags, 0.5 without."""
+    position = 0
     for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE):
-        place = attempt.text.find(tag, place)
-        if place < 0:
+        position = context.text.find(tag, position)
+        if position < 0:
             return 0.0
-        place += len(tag)
-    answer = find_answer(attempt.text)
+        position += len(tag)
+    answer = find_answer(context.text)
     return 1.0 if answer is not None and find_boxed(answer) is not None else 0.5
 
 
-def measure_accuracy(attempt: Attempt[str]) -> float:
-    """1 where the answer says the same as the gold."""
-    return float(attempt.answer is not None and attempt.judge(Question(attempt.answer, attempt.gold)))
+def accuracy_reward(context: GradingContext[str]) -> float:
+    """1 if the answer is mathematically equal to the gold."""
+    return float(context.answer is not None and context.compare(Comparison(context.answer, context.gold)))
 
 
 NUMINA = Task(
@@ -35,7 +35,7 @@ NUMINA = Task(
     summary=r"\boxed{...} in answer tags equals the gold answer",
     parse_label=parse_label,
     find_answer=find_boxed_answer,
-    components={"format": Component(1.0, measure_format), "accuracy": Component(1.0, measure_accuracy)},
+    components={"format": RewardComponent(1.0, format_reward), "accuracy": RewardComponent(1.0, accuracy_reward)},
     accuracy="accuracy",
     example=Example(r"<think>Half of one.</think><answer>\boxed{\frac{1}{2}}</answer>", "0.5", "What is half of 1?"),
 )

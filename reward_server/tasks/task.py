@@ -1,4 +1,4 @@
-"""What a task is: how to read a label, where the answer stands, and a weighted sum of named components."""
+"""The definition of a task: how to parse labels and find answers, and a weighted sum of reward components."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,11 +9,11 @@ from pydantic import JsonValue
 from reward_server.schema import Verdict
 
 Gold = TypeVar("Gold")
-"""A label in the form that the task's components compare with."""
+"""Type of a parsed label, which the task's components compare with."""
 
 
 class CannotGrade(Exception):
-    """An item gets no number; `verdict` is one of `schema.FAILED_VERDICTS`, the message says why."""
+    """An item cannot be graded. `verdict` is one of `schema.FAILED_VERDICTS`; the message says why."""
 
     def __init__(self, verdict: Verdict, reason: str) -> None:
         super().__init__(reason)
@@ -21,52 +21,55 @@ class CannotGrade(Exception):
 
 
 class LabelError(CannotGrade):
-    """A label that the task cannot read: a fault of the dataset, never of the response."""
+    """The task cannot parse a label: an error in the dataset, never in the response."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("gold_unparseable", reason)
 
 
-class Question(NamedTuple):
-    """Do these two say the same? `prose`: the answer is text that holds an expression somewhere."""
+class Comparison(NamedTuple):
+    """An answer and a gold whose mathematical equality is in question.
+
+    `prose` means that the answer is text that contains an expression somewhere.
+    """
 
     answer: str
     gold: str
     prose: bool = False
 
 
-Judge = Callable[[Question], bool]
-"""Answers a question; raises `CannotGrade` where that is impossible."""
+Comparator = Callable[[Comparison], bool]
+"""Whether answer and gold of a comparison are equal; raises `CannotGrade` if that cannot be decided."""
 
 
 @dataclass(frozen=True)
-class Attempt(Generic[Gold]):
-    """Everything that a component may look at."""
+class GradingContext(Generic[Gold]):
+    """The inputs of a reward component: one response with its label."""
 
     text: str
-    """The prefix that the prompt opened, then the response."""
+    """The prefix (assistant text that is part of the prompt) followed by the response."""
     answer: str | None
-    """What the task found to be the answer in `text`; None where there is none."""
+    """The answer that the task found in `text`; None if there is none."""
     gold: Gold
     prompt: str
     meta: Mapping[str, JsonValue]
     truncated: bool
-    """True where the length limit, not the policy, ended the response."""
-    judge: Judge
-    """Whether two mathematical expressions are the same."""
+    """Whether generation was ended by the length limit."""
+    compare: Comparator
+    """Decides whether two mathematical expressions are equal."""
 
 
 @dataclass(frozen=True)
-class Component(Generic[Gold]):
-    """One named property of a response: `measure` in [0, 1], and its weight in the reward."""
+class RewardComponent(Generic[Gold]):
+    """One term of a reward: a function of the response with values in [0, 1], and its weight."""
 
     weight: float
-    measure: Callable[[Attempt[Gold]], float]
+    fn: Callable[[GradingContext[Gold]], float]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A response that the task grades as correct, for `/tasks`, the self-test and the documentation."""
+    """A response that the task grades as correct, for `GET /tasks` and the tests."""
 
     response: str
     label: str
@@ -75,32 +78,45 @@ class Example:
 
 @dataclass(frozen=True)
 class Task(Generic[Gold]):
-    """One kind of problem. The reward is the sum of weight times measure over all components."""
+    """How to grade one kind of problem. The reward is the sum of weight * value over all components."""
 
     name: str
     version: str
-    """Raised whenever an item could get another grading than before."""
+    """Incremented whenever a change could give some item a different result."""
     summary: str
-    """One line: what is asked for."""
+    """One line: what makes a response correct."""
     parse_label: Callable[[str], Gold]
-    """Raises `LabelError` for a label that it cannot read."""
+    """Parses a label; raises `LabelError` if it is invalid."""
     find_answer: Callable[[str], str | None]
-    components: Mapping[str, Component[Gold]]
+    """Extracts the answer from prefix and response; None if there is none."""
+    components: Mapping[str, RewardComponent[Gold]]
     accuracy: str
-    """Name of the component that says whether the answer is right; it becomes the score."""
+    """Name of the component that tells whether the answer is correct; it is reported as the score."""
     example: Example
     failed_reward: float = 0.0
-    """What clients that cannot take null are told for a failed item."""
+    """Reward of a failed item, for clients that do not accept null."""
 
-    def configured(self, weights: Mapping[str, float], failed_reward: float | None) -> "Task[Gold]":
-        """The task with other weights for some components, and another reward for failed items.
+    def __post_init__(self) -> None:
+        """Validate the task.
 
         Raises:
-            LookupError: There is no such component; the message names those that exist.
+            ValueError: `accuracy` is not the name of a component.
+        """
+        if self.accuracy not in self.components:
+            names = ", ".join(self.components) or "none"
+            raise ValueError(f"task {self.name}: accuracy is {self.accuracy!r}, but the components are: {names}")
+
+    def with_overrides(self, weights: Mapping[str, float], failed_reward: float | None) -> "Task[Gold]":
+        """A copy of the task with new weights for some components, and a new `failed_reward` if it is not None.
+
+        Raises:
+            LookupError: There is no such component. The message lists the existing ones.
         """
         unknown = sorted(set(weights) - set(self.components))
         if unknown:
-            raise LookupError(f"task {self.name} has no component {unknown[0]!r}, only {', '.join(self.components)}")
+            raise LookupError(
+                f"task {self.name} has no component {unknown[0]!r}; its components: {', '.join(self.components)}"
+            )
         changed = {name: replace(self.components[name], weight=weight) for name, weight in weights.items()}
         return replace(
             self,
@@ -110,3 +126,4 @@ class Task(Generic[Gold]):
 
 
 Tasks = Mapping[str, Task[Any]]
+"""Tasks by name."""

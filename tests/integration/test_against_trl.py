@@ -25,7 +25,7 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import OffPolicyCorrection, PolicyObjective, policy_update
 from openr1.algorithms.token_ops import TokenOutputs
 from openr1.workers.model import LogProbModel, compute_head_in_float32
-from reward_server.adapters import trl_reward
+from reward_server.compat.adapters import trl_reward
 from tests.unit.reward_server.test_adapters import PUZZLE, SOLVED
 
 LONGEST, GROUP, EPS_OF_TRL = 9, 4, 1e-4

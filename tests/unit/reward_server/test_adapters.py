@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from reward_server import adapters
-from reward_server.adapters import compute_score, reward_func, trl_reward
-from reward_server.settings import Settings
+from reward_server.compat import adapters
+from reward_server.compat.adapters import compute_score, reward_func, trl_reward
+from reward_server.config import ServerConfig
 from reward_server.tasks import UnknownTask
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,7 +34,7 @@ HANGING = r"\boxed{\binom{999999}{499999}}"
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A grader of its own, whose workers give up after 4 seconds, and which ends with the test."""
     monkeypatch.setattr(adapters, "_grader", None)
-    monkeypatch.setattr(adapters, "Settings", lambda: Settings(workers=1, worker_seconds=4))
+    monkeypatch.setattr(adapters, "ServerConfig", lambda: ServerConfig(workers=1, worker_seconds=4))
     yield
     adapters._get_grader().close()
 
@@ -141,7 +141,7 @@ def test_verl_gets_the_score_and_its_parts() -> None:
 @pytest.mark.usefixtures("hurried")
 def test_verl_is_told_of_failures_in_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a null, which verl does not take, and keys that only some samples of a batch have."""
-    task = adapters.find_task("math").configured({}, failed_reward=-0.5)
+    task = adapters.find_task("math").with_overrides({}, failed_reward=-0.5)
     monkeypatch.setattr(adapters, "find_task", {"math": task}.__getitem__)
     failed = {"score": -0.5, "accuracy": 0.0, "truncated": 0.0, "failed": 1.0}
     assert compute_score("math", HANGING, "4") == failed
@@ -202,7 +202,7 @@ def test_openrlhf_loads_a_file_that_imports_the_function(tmp_path: Path) -> None
     import torch
 
     file = tmp_path / "rewards.py"
-    file.write_text("from reward_server.adapters import reward_func\n")
+    file.write_text("from reward_server.compat.adapters import reward_func\n")
     prompt = "user: What is (x + 1)/2?\nassistant:"
     responses = [HALF, r"\boxed{2}", "user: What is 1 + 1?\nassistant: \\boxed{2}"]
     results = run_client(file, prompt, r"\frac{1 + x}{2}", [*responses * 5, HANGING])
@@ -247,10 +247,10 @@ def test_threads_share_one_grader(hurried: None, monkeypatch: pytest.MonkeyPatch
     real = adapters.Grader
     at_once = threading.Barrier(8)
 
-    def start(settings: Settings) -> Any:
+    def start(config: ServerConfig) -> Any:
         # Long enough for the other threads to come while this one has none yet.
         time.sleep(0.2)
-        started.append(real(settings))
+        started.append(real(config))
         return started[-1]
 
     def grade() -> None:
@@ -289,7 +289,7 @@ def test_a_script_starts_processes_only_when_it_grades_and_leaves_none(tmp_path:
         tmp_path,
         f"""
 import multiprocessing.forkserver, sys
-from reward_server.adapters import trl_reward
+from reward_server.compat.adapters import trl_reward
 if __name__ == "__main__":
     reward = trl_reward("math")
     print(multiprocessing.forkserver._forkserver._forkserver_pid, "torch" in sys.modules)
@@ -306,7 +306,7 @@ def test_a_large_script_leaves_workers_their_memory(tmp_path: Path) -> None:
         f"""
 import mmap
 LIBRARIES = mmap.mmap(-1, 4 * 2**30)
-from reward_server.adapters import compute_score
+from reward_server.compat.adapters import compute_score
 if __name__ == "__main__":
     print(compute_score("math", {HALF!r}, "(1 + x)/2"))
 """,

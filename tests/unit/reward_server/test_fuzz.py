@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 
 from reward_server.app import create_app
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import FAILED_VERDICTS, ScoreItem
 from reward_server.service import Service
-from reward_server.settings import Settings
 from reward_server.tasks import TASKS, find_task
 
-SETTINGS = Settings(workers=1, worker_seconds=2.0)
-_grader = Grader(SETTINGS)
-schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(Service(grader=_grader, settings=SETTINGS)))
+CONFIG = ServerConfig(workers=1, worker_seconds=2.0)
+_grader = Grader(CONFIG)
+schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(Service(grader=_grader, config=CONFIG)))
 
 PIECES = [
     r"\boxed{", r"\frac{", r"\sqrt{", "}", "{", "$", r"\(", r"\)", "^", "_", "!", ",", ":", "=", "%", r"\%", r"\text{",
@@ -100,13 +100,13 @@ def test_memory_stays_flat() -> None:
         me = psutil.Process()
         return sum(one.memory_info().rss for one in (me, *me.children(recursive=True))) / 1e6
 
-    with Grader(Settings(workers=1, worker_seconds=2.0)) as grader:
+    with Grader(ServerConfig(workers=1, worker_seconds=2.0)) as grader:
         after: list[float] = []
         for start in range(0, 20_000, 500):
             graded = grader.grade(task, batch(start))
             assert len(graded) == 500
             after.append(resident())
-        assert grader.find_fault() is None
+        assert grader.self_test() is None
     # The first quarter fills the memory of answers; workers are replaced every 2,000 questions.
     print(json.dumps([round(megabytes) for megabytes in after]))
     assert max(after[30:]) - max(after[10:20]) < 100

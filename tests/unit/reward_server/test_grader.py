@@ -13,18 +13,18 @@ import psutil
 import pytest
 from pebble import ProcessExpired
 
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
-from reward_server.scoring import Score
-from reward_server.settings import Settings
+from reward_server.scoring import GradingResult
 from reward_server.tasks import find_task
-from reward_server.tasks.task import Question
-from reward_server.workers import Closed, Workers, out_of_time
+from reward_server.tasks.task import Comparison
+from reward_server.workers import PoolClosed, WorkerPool, exceeded_cpu_limit
 
 MATH = find_task("math")
 GIB = 2**30
-RIGHT = Question(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")
-WRONG = Question(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}")
+RIGHT = Comparison(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")
+WRONG = Comparison(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}")
 # Passes the caps, since there may be such golds, and takes a parser for ever.
 BOMB = r"\sum_{k=1}^{999999} \frac{1}{k^k}"
 
@@ -35,13 +35,13 @@ def item(name: str, answer: str, gold: str) -> ScoreItem:
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(Settings(workers=2, worker_seconds=2.0)) as one:
+    with Grader(ServerConfig(workers=2, worker_seconds=2.0)) as one:
         yield one
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    pool = Workers(1, seconds=2.0, memory_bytes=2 * GIB)
+def workers() -> Iterator[WorkerPool]:
+    pool = WorkerPool(1, seconds=2.0, memory_bytes=2 * GIB)
     yield pool
     pool.close()
 
@@ -58,23 +58,23 @@ def limits_of_worker() -> tuple[int, int, int]:
     return resource.getrlimit(resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_CORE)[0], os.nice(0)
 
 
-def test_hang_is_killed_and_the_worker_replaced(workers: Workers) -> None:
+def test_hang_is_killed_and_the_worker_replaced(workers: WorkerPool) -> None:
     """Catches a hang that lasts, or that costs the pool its only worker for good."""
-    assert workers.ask(RIGHT).result(60) is True
+    assert workers.submit(RIGHT).result(60) is True
     for _ in range(2):
         with pytest.raises(ProcessExpired) as death:
-            workers.ask(Question(BOMB, "7")).result(60)
-        assert out_of_time(death.value)
-        assert workers.ask(RIGHT).result(60) is True
-        assert workers.ask(WRONG).result(60) is False
+            workers.submit(Comparison(BOMB, "7")).result(60)
+        assert exceeded_cpu_limit(death.value)
+        assert workers.submit(RIGHT).result(60) is True
+        assert workers.submit(WRONG).result(60) is False
 
 
 def test_worker_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a key in the environment of a process that parses what a model wrote, at any time after it started."""
     monkeypatch.setenv("WANDB_API_KEY", "hunter2-in-the-open")
     monkeypatch.setenv("OPENR1_REWARD_TOKEN", "hunter2-in-the-open")
-    pool = Workers(1, seconds=5.0, memory_bytes=2 * GIB)
-    assert pool.ask(RIGHT).result(60) is True
+    pool = WorkerPool(1, seconds=5.0, memory_bytes=2 * GIB)
+    assert pool.submit(RIGHT).result(60) is True
     assert pool._pool is not None
     seen = pool._pool.schedule(environment_of_worker).result(60)
     pool.close()
@@ -85,8 +85,8 @@ def test_worker_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_worker_is_limited() -> None:
     """Catches a worker that may take all memory, leave core files, or run before everything else."""
-    pool = Workers(1, seconds=5.0, memory_bytes=3 * GIB, niceness=7)
-    assert pool.ask(RIGHT).result(60) is True
+    pool = WorkerPool(1, seconds=5.0, memory_bytes=3 * GIB, niceness=7)
+    assert pool.submit(RIGHT).result(60) is True
     assert pool._pool is not None
     address_space, core, niceness = pool._pool.schedule(limits_of_worker).result(60)
     pool.close()
@@ -103,12 +103,12 @@ def test_killed_worker_changes_nothing(grader: Grader) -> None:
             kill_one_worker()
 
     killer = threading.Thread(target=kill_now_and_then)
-    with Grader(Settings(workers=2, worker_seconds=10.0)) as attacked:
-        assert attacked.find_fault() is None
+    with Grader(ServerConfig(workers=2, worker_seconds=10.0)) as attacked:
+        assert attacked.self_test() is None
         assert kill_one_worker()
         killer.start()
         try:
-            # A killed question is asked once more; killed twice it fails, and is never graded wrong.
+            # A killed comparison is asked once more; killed twice it fails, and is never graded wrong.
             scores = [score for score, _ in attacked.grade(MATH, hard_items(0))]
         finally:
             stop.set()
@@ -171,11 +171,11 @@ def test_grading_does_not_depend_on_load(grader: Grader) -> None:
     items = [*hard_items(4), *(item(f"n{n}", str(n), str(n // 2 * 2)) for n in range(20))]
     alone = {one.id: score for one, (score, _) in zip(items, grader.grade(MATH, items), strict=True)}
 
-    def shuffled(seed: int) -> dict[str, Score]:
+    def shuffled(seed: int) -> dict[str, GradingResult]:
         order = random.Random(seed).sample(items, len(items))
         return {one.id: score for one, (score, _) in zip(order, fresh.grade(MATH, order), strict=True)}
 
-    with Grader(Settings(workers=2, worker_seconds=30.0)) as fresh, ThreadPoolExecutor(8) as threads:
+    with Grader(ServerConfig(workers=2, worker_seconds=30.0)) as fresh, ThreadPoolExecutor(8) as threads:
         for result in threads.map(shuffled, range(8)):
             assert result == alone
 
@@ -190,9 +190,9 @@ def test_unreadable_gold_is_no_wrong_answer(grader: Grader) -> None:
 
 def test_self_test_notices_dead_workers(grader: Grader) -> None:
     """Catches a server that says it is ready while its workers answer nothing."""
-    assert grader.find_fault() is None
-    with Grader(Settings(workers=1, worker_memory_bytes=2**20)) as starved:
-        fault = starved.find_fault()
+    assert grader.self_test() is None
+    with Grader(ServerConfig(workers=1, worker_memory_bytes=2**20)) as starved:
+        fault = starved.self_test()
     assert fault is not None
     assert fault.startswith("self-test: ")
 
@@ -205,10 +205,10 @@ def test_script_without_main_guard_is_not_run_again(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         "print('training starts', flush=True)\n"
-        "from reward_server.workers import Workers\n"
-        "from reward_server.tasks.task import Question\n"
-        "workers = Workers(2, 20.0, 2 * 2**30)\n"
-        "print(workers.ask(Question('x+1', '1+x')).result(60))\n"
+        "from reward_server.workers import WorkerPool\n"
+        "from reward_server.tasks.task import Comparison\n"
+        "workers = WorkerPool(2, 20.0, 2 * 2**30)\n"
+        "print(workers.submit(Comparison('x+1', '1+x')).result(60))\n"
         "workers.close()\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
@@ -278,23 +278,23 @@ def test_policy(answer: str, gold: str, same: bool, grader: Grader) -> None:
 
 
 def test_closing_ends_what_waits() -> None:
-    """Catches an end that waits for ever for the pool's threads, or for questions that nobody will answer."""
-    pool = Workers(2, seconds=3.0, memory_bytes=2 * GIB)
-    futures = [pool.ask(Question(rf"\frac{{{n}}}{{\sqrt{{7}}}}", r"\sqrt{5}")) for n in range(2000)]
+    """Catches an end that waits for ever for the pool's threads, or for comparisons that nobody will answer."""
+    pool = WorkerPool(2, seconds=3.0, memory_bytes=2 * GIB)
+    futures = [pool.submit(Comparison(rf"\frac{{{n}}}{{\sqrt{{7}}}}", r"\sqrt{5}")) for n in range(2000)]
     assert futures[0].result(60) is False
     closing = threading.Thread(target=pool.close)
     closing.start()
     closing.join(60)
     assert not closing.is_alive()
     assert all(future.done() for future in futures)
-    with pytest.raises(Closed):
-        pool.ask(RIGHT)
+    with pytest.raises(PoolClosed):
+        pool.submit(RIGHT)
 
 
 def test_answers_in_time_are_kept_when_another_is_late(grader: Grader) -> None:
     """Catches a deadline that takes back what was answered before it."""
     items = [item("bomb", BOMB, "7"), *hard_items(5)]
-    with Grader(Settings(workers=2, worker_seconds=30.0)) as patient:
+    with Grader(ServerConfig(workers=2, worker_seconds=30.0)) as patient:
         patient.grade(MATH, hard_items(1))
         scores = [score for score, _ in patient.grade(MATH, items, seconds=10.0)]
     assert scores[0].verdict == "timeout"
@@ -303,8 +303,8 @@ def test_answers_in_time_are_kept_when_another_is_late(grader: Grader) -> None:
 
 def test_one_slow_comparison_makes_no_other_too_late(grader: Grader) -> None:
     """Catches a pool that takes the age of one comparison for the pace of all."""
-    with Grader(Settings(workers=1, worker_seconds=5.0)) as one, ThreadPoolExecutor(1) as thread:
-        assert one.find_fault() is None
+    with Grader(ServerConfig(workers=1, worker_seconds=5.0)) as one, ThreadPoolExecutor(1) as thread:
+        assert one.self_test() is None
         slow = thread.submit(one.grade, MATH, [item("slow", "(a+b+c+d+e+f)^{30}", "x")])
         time.sleep(1.0)
         graded = one.grade(MATH, hard_items(6))
@@ -313,14 +313,14 @@ def test_one_slow_comparison_makes_no_other_too_late(grader: Grader) -> None:
 
 
 def test_dead_idle_workers_are_replaced_and_not_piled_up() -> None:
-    """Catches a pool that fails its next questions after its idle workers died, or leaves the old ones behind."""
+    """Catches a pool that fails its next comparisons after its idle workers died, or leaves the old ones behind."""
 
     def count_workers() -> int:
         servers = [one for one in psutil.Process().children() if "forkserver" in " ".join(one.cmdline())]
         return sum(len(server.children()) for server in servers)
 
-    with Grader(Settings(workers=2)) as one:
-        assert one.find_fault() is None
+    with Grader(ServerConfig(workers=2)) as one:
+        assert one.self_test() is None
         before = count_workers()
         for seed in range(3):
             assert kill_one_worker()

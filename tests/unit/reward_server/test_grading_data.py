@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import FAILED_VERDICTS, ScoreItem
-from reward_server.settings import Settings
 from reward_server.tasks import find_task
 from reward_server.tasks.math import parse_label
-from reward_server.tasks.task import Question
+from reward_server.tasks.task import Comparison
 
 DATA = Path(os.environ.get("OPENR1_DATA_DIR", "no-data"))
 pytestmark = pytest.mark.skipif(not (DATA / "grader").is_dir(), reason="OPENR1_DATA_DIR has no grader cases")
@@ -35,7 +35,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(Settings(workers=2)) as one:
+    with Grader(ServerConfig(workers=2)) as one:
         yield one
 
 
@@ -89,9 +89,9 @@ def test_every_gold_equals_itself(name: str, grader: Grader) -> None:
     items = [ScoreItem(id=str(n), response=rf"\boxed{{{gold}}}", label=gold) for n, gold in enumerate(labels)]
     graded = grader.grade(find_task("math"), items)
     assert [gold for gold, (score, _) in zip(labels, graded, strict=True) if score.verdict != "correct"] == []
-    questions = {Question(gold, gold) for gold in labels}
-    answers = grader.answer(questions, time.monotonic() + 300)
-    assert [question.gold for question in questions if answers[question].outcome is not True] == []
+    comparisons = {Comparison(gold, gold) for gold in labels}
+    answers = grader.compare_all(comparisons, time.monotonic() + 300)
+    assert [comparison.gold for comparison in comparisons if answers[comparison].outcome is not True] == []
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -102,11 +102,11 @@ def test_no_gold_equals_the_next(name: str, grader: Grader) -> None:
     of one number, or by the order of a list.
     """
     labels = golds(name)
-    questions = [Question(*pair) for pair in pairwise(labels)]
-    answers = grader.answer(set(questions), time.monotonic() + 300)
-    equal = [question for question in questions if answers[question].outcome is not False]
-    assert [question for question in equal if numbers(question.answer) != numbers(question.gold)] == []
-    assert len(equal) <= len(questions) // 50
+    comparisons = [Comparison(*pair) for pair in pairwise(labels)]
+    answers = grader.compare_all(set(comparisons), time.monotonic() + 300)
+    equal = [comparison for comparison in comparisons if answers[comparison].outcome is not False]
+    assert [comparison for comparison in equal if numbers(comparison.answer) != numbers(comparison.gold)] == []
+    assert len(equal) <= len(comparisons) // 50
 
 
 @pytest.mark.parametrize("task", ["math", "math_any"])
@@ -120,4 +120,4 @@ def test_adversarial_answers(task: str, grader: Grader) -> None:
     assert [name for name, score in graded.items() if score.verdict in FAILED_VERDICTS] == []
     forged = ("two_boxes_and", "two_boxes_right_wrong", "or_box", "echo_gold_late", "inf", "tiny", "e_plus", "eq_rhs")
     assert [name for name in forged if graded[name].verdict == "correct"] == []
-    assert grader.find_fault() is None
+    assert grader.self_test() is None

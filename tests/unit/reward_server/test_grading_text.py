@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_server.components.steps import MAX_STEPS, find_steps, process_correctness
-from reward_server.grading.caps import is_heavy, refusal
-from reward_server.grading.exact import decide, read_number
+from reward_server.grading.exact import exact_match, read_number
 from reward_server.grading.extraction import MAX_TAIL_CHARS, find_boxed, find_tail
-from reward_server.grading.notation import tidy
+from reward_server.grading.limits import is_expensive, why_too_large
+from reward_server.grading.notation import normalize
 
 FLOOD_CHARS = 200_000
 BOUND_SECONDS = 5.0
@@ -163,7 +163,7 @@ def test_content_of_a_box_is_all_of_it(before: str, content: str) -> None:
 )
 def test_tidy(text: str, tidied: str) -> None:
     """Catches a spelling that is not unified, one that is changed in meaning, and ends that are taken off too far."""
-    assert tidy(text) == tidied
+    assert normalize(text) == tidied
 
 
 # Decided without a parser
@@ -211,7 +211,7 @@ def test_tidy(text: str, tidied: str) -> None:
 )
 def test_decide(answer: str, gold: str, same: bool | None) -> None:
     """Catches rounding taken for equality or for a difference, `1 2` as 12, and a blank that equals a blank."""
-    assert decide(answer, gold) is same
+    assert exact_match(answer, gold) is same
 
 
 @pytest.mark.parametrize(
@@ -265,15 +265,15 @@ integers = st.integers(-(10**14), 10**14) | st.integers(-20, 20)
 def test_integers_are_the_same_only_where_they_are_equal(number: int, offset: int, one: int, other: int) -> None:
     """Catches two different integers taken for the same, in any spelling, and equal ones that are told apart."""
     answer, gold = spellings(number)[one], spellings(number + offset)[other]
-    assert decide(answer, gold) is True if offset == 0 else decide(answer, gold) is not True
+    assert exact_match(answer, gold) is True if offset == 0 else exact_match(answer, gold) is not True
 
 
 @given(texts, st.sampled_from("4x七"))
 def test_everything_is_the_same_as_itself(text: str, visible: str) -> None:
     """Catches a label that no answer can match; only a text without any content may stay open."""
-    assert decide(text, text) in (True, None)
+    assert exact_match(text, text) in (True, None)
     plain = visible + text.replace("\\", "")
-    assert decide(plain, plain) is True
+    assert exact_match(plain, plain) is True
 
 
 # Caps
@@ -301,14 +301,14 @@ def test_everything_is_the_same_as_itself(text: str, visible: str) -> None:
 )
 def test_caps_are_exact(largest: str, too_large: str) -> None:
     """Catches a cap that is off by one, or missing, so that a bomb costs a worker its three seconds."""
-    assert refusal(largest) is None
-    assert refusal(too_large)
+    assert why_too_large(largest) is None
+    assert why_too_large(too_large)
 
 
 @pytest.mark.parametrize("bomb", ["5^(5^(5^(5^5)))", "9^9^9^9", "10000000!", "((((3!)!)!)!)!", "4^{" + "1" * 500 + "}"])
 def test_known_bombs_are_refused(bomb: str) -> None:
     """Catches the expressions that are known to hang a parser."""
-    assert refusal(bomb)
+    assert why_too_large(bomb)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_known_bombs_are_refused(bomb: str) -> None:
 )
 def test_what_is_heavy(expression: str, heavy: bool) -> None:
     """Catches cheap expressions that wait behind expensive ones, and expensive ones in everybody's way."""
-    assert is_heavy(expression) is heavy
+    assert is_expensive(expression) is heavy
 
 
 # Steps
@@ -431,13 +431,13 @@ def test_later_steps_of_a_long_trace_do_not_count() -> None:
 FUNCTIONS: list[Callable[[str], object]] = [
     find_boxed,
     find_tail,
-    tidy,
+    normalize,
     read_number,
-    refusal,
-    is_heavy,
+    why_too_large,
+    is_expensive,
     find_steps,
-    lambda text: decide(text, "1"),
-    lambda text: decide("1", text),
+    lambda text: exact_match(text, "1"),
+    lambda text: exact_match("1", text),
     lambda text: process_correctness(text, [1, 2]),
 ]
 

@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from reward_server.openrlhf import (
+from reward_server.compat.openrlhf import (
     LabelConflict,
     PromptIndex,
     RewardRequest,
     UnknownPrompt,
-    text_after,
+    strip_prompt,
+    strip_special_tokens,
     to_items,
     to_label,
     to_reply,
-    without_end,
 )
-from reward_server.scoring import Score
+from reward_server.scoring import GradingResult
 from reward_server.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,14 +82,14 @@ def test_a_text_without_a_known_prompt_has_no_label() -> None:
 def test_a_prompt_sent_by_itself_may_be_in_a_template() -> None:
     """Catches a lookup that knows only bare questions, or only whole prompts."""
     index = PromptIndex(DATASET.items())
-    assert index.label_of(HARD) == index.label_of(TURN.format(HARD)) == "42"
+    assert index.label_for(HARD) == index.label_for(TURN.format(HARD)) == "42"
 
 
 def test_white_space_around_a_prompt_is_no_difference() -> None:
     """Catches a newline at the end of a question, which chat templates drop, that makes all its texts unknown."""
     index = PromptIndex([(f" {HARD}\n", "42")])
     assert index.find(f"{HARD}<|im_end|>") == ("42", "<|im_end|>")
-    assert index.label_of(f" {HARD}\n") == "42"
+    assert index.label_for(f" {HARD}\n") == "42"
 
 
 @pytest.mark.parametrize("again", [HARD, f"{HARD}\n"])
@@ -148,8 +148,8 @@ def test_a_dataset_is_read_as_it_is_meant(tmp_path: Path) -> None:
     lines = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
     index = PromptIndex.read(write(tmp_path, GOOD, *lines))
     assert len(index) == 3
-    assert index.label_of("a\u2028b") == "7"
-    assert json.loads(index.label_of("Make 22.")) == puzzle
+    assert index.label_for("a\u2028b") == "7"
+    assert json.loads(index.label_for("Make 22.")) == puzzle
 
 
 @pytest.mark.parametrize(
@@ -176,14 +176,14 @@ def test_labels_become_text_that_tasks_read(value: Any, label: str) -> None:
 )
 def test_the_response_is_what_follows_the_prompt(query: str, prompt: str, response: str) -> None:
     """Catches a cut that fails on decoded white space or a first token, or cuts a response that repeats the prompt."""
-    assert text_after(query, prompt) == response
+    assert strip_prompt(query, prompt) == response
 
 
 @pytest.mark.parametrize("query", ["1? A: 2", "<s><s>Q: 1? 2", "x Q: 1? 2", "Q: 1", ""])
 def test_a_query_that_begins_with_something_else_has_no_response(query: str) -> None:
     """Catches a prompt that is searched for: one that was cut at its front may be written out by the policy."""
     with pytest.raises(UnknownPrompt, match="does not begin with its prompt"):
-        text_after(query, "Q: 1?")
+        strip_prompt(query, "Q: 1?")
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_query_that_begins_with_something_else_has_no_response(query: str) -> 
 )
 def test_special_tokens_at_the_end_are_no_part_of_a_response(response: str, text: str) -> None:
     """Catches an end token that spoils a layout which must end the text, and one within it that cuts it short."""
-    assert without_end(response) == text
+    assert strip_special_tokens(response) == text
 
 
 @pytest.mark.parametrize("filler", [" ", "<|a|>", "<|", "</s> "])
@@ -207,8 +207,8 @@ def test_cutting_the_end_takes_linear_time(filler: str) -> None:
     """Catches a search that tries every place of a long run anew: for these 2 million characters, hours."""
     start = time.monotonic()
     response = filler * (2_000_000 // len(filler)) + "y"
-    assert without_end(response) == response
-    assert without_end(response + "<|im_end|>") == response
+    assert strip_special_tokens(response) == response
+    assert strip_special_tokens(response + "<|im_end|>") == response
     assert time.monotonic() - start < BOUND_SECONDS
 
 
@@ -221,9 +221,9 @@ def test_an_empty_label_is_looked_up() -> None:
 
 def test_a_reply_has_a_number_for_everything() -> None:
     """Catches a null, for which the client raises, and a failed item that cannot be told from a wrong answer."""
-    task = TASKS["math"].configured({}, failed_reward=-0.5)
-    right = Score("correct", 1.0, 1.0, {"accuracy": 1.0, "truncated": 0.0}, "4")
-    reply = to_reply(task, [right, Score("timeout", error="timeout: not done: within 3 s")])
+    task = TASKS["math"].with_overrides({}, failed_reward=-0.5)
+    right = GradingResult("correct", 1.0, 1.0, {"accuracy": 1.0, "truncated": 0.0}, "4")
+    reply = to_reply(task, [right, GradingResult("timeout", error="timeout: not done: within 3 s")])
     assert reply.model_dump() == {
         "rewards": [1.0, -0.5],
         "scores": [1.0, 0.0],
@@ -479,4 +479,4 @@ def test_no_extra_log_hides_a_number_of_openrlhf() -> None:
     theirs = {field.name for field in fields(Experience)}
     assert "truncated" in theirs & TASKS["math"].components.keys()
     for task in TASKS.values():
-        assert not theirs & to_reply(task, [Score("error", error="error: none")]).extra_logs.keys()
+        assert not theirs & to_reply(task, [GradingResult("error", error="error: none")]).extra_logs.keys()

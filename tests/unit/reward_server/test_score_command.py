@@ -105,6 +105,6 @@ def test_audit_names_labels_that_cannot_be_graded(tmp_path: Path) -> None:
     assert done.returncode == 1
     first, second, summary = done.stdout.splitlines()
     assert "labels.jsonl:2: '$$'" in first
-    assert "labels.jsonl:4: ' ' cannot be read: the label is blank" in second
+    assert "labels.jsonl:4: ' ' cannot be parsed: the label is blank" in second
     assert summary == "4 labels, 2 that cannot be graded"
     assert run("grade-audit", str(write_rows(tmp_path / "good.jsonl", *rows[::2]))).returncode == 0

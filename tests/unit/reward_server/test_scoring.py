@@ -3,10 +3,10 @@
 import pytest
 
 from reward_server.components.tags import find_answer
-from reward_server.scoring import MAX_EXTRACTED_CHARS, FinishReason, Score, get_score, judge_plainly
+from reward_server.scoring import MAX_EXTRACTED_CHARS, FinishReason, GradingResult, compare_exact, get_score
 from reward_server.tasks import UnknownTask, find_task
 from reward_server.tasks.countdown import COUNTDOWN, parse_label
-from reward_server.tasks.task import Attempt, Component, Example, LabelError, Task
+from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
 
 LABEL = '{"numbers": [3, 5, 7], "target": 22}'
 RIGHT = {"format": 1.0, "equation": 1.0, "thought": 0.0}
@@ -18,7 +18,7 @@ def respond(answer: str) -> str:
     return f"<think>so</think>\n<answer>{answer}</answer>"
 
 
-def grade(response: str, label: str = LABEL) -> Score:
+def grade(response: str, label: str = LABEL) -> GradingResult:
     """Grading of a whole countdown response, without prefix."""
     return get_score(COUNTDOWN, response, label)
 
@@ -29,7 +29,7 @@ def grade(response: str, label: str = LABEL) -> Score:
 @pytest.mark.parametrize("answer", ["3*5+7", "7 + 5 * 3", "(7) + (5*3)", "\n3*5+7\n", "7--3*5"])
 def test_right_answers(answer: str) -> None:
     """Catches a check of the numbers' order, of white space, or of the shape of the expression."""
-    assert grade(respond(answer)) == Score("correct", 1.1, 1.0, RIGHT, answer.strip())
+    assert grade(respond(answer)) == GradingResult("correct", 1.1, 1.0, RIGHT, answer.strip())
 
 
 @pytest.mark.parametrize(
@@ -182,28 +182,28 @@ def test_unknown_task_lists_the_known_ones() -> None:
 def test_a_crash_of_the_grader_fails_the_item() -> None:
     """Catches an exception in one component that becomes a 0 or the end of the batch."""
 
-    def crash(attempt: Attempt[str]) -> float:
-        raise RecursionError(attempt.text)
+    def crash(context: GradingContext[str]) -> float:
+        raise RecursionError(context.text)
 
-    components = {"equation": Component(1.0, crash)}
+    components = {"equation": RewardComponent(1.0, crash)}
     broken = Task("broken", "1", "fails", str, find_answer, components, "equation", Example("", ""))
-    assert get_score(broken, "deep", "") == Score("error", error="grader_error: RecursionError: deep")
+    assert get_score(broken, "deep", "") == GradingResult("error", error="grader_error: RecursionError: deep")
 
 
 def test_components_see_prompt_and_meta() -> None:
     """Catches arguments of get_score that get lost on the way, and a reward that ignores the weights."""
-    seen: list[Attempt[str]] = []
+    seen: list[GradingContext[str]] = []
 
-    def remember(attempt: Attempt[str]) -> float:
-        seen.append(attempt)
+    def remember(context: GradingContext[str]) -> float:
+        seen.append(context)
         return 0.5
 
-    components = {"first": Component(3.0, remember), "second": Component(-1.0, remember)}
+    components = {"first": RewardComponent(3.0, remember), "second": RewardComponent(-1.0, remember)}
     spy = Task("spy", "1", "looks on", str.upper, find_answer, components, "second", Example("", ""))
     score = get_score(
         spy, "b<answer>c</answer>", "gold", prompt="why?", prefix="a", meta={"level": 3}, finish_reason="length"
     )
-    assert seen == 2 * [Attempt("ab<answer>c</answer>", "c", "GOLD", "why?", {"level": 3}, True, judge_plainly)]
+    assert seen == 2 * [GradingContext("ab<answer>c</answer>", "c", "GOLD", "why?", {"level": 3}, True, compare_exact)]
     assert (score.reward, score.score) == (1.0, 0.5)
 
 

@@ -23,14 +23,14 @@ from fastapi import FastAPI
 from openr1.rewards.client import RewardClient
 from openr1.types import Group, Prompt, Response, Score
 from reward_server.app import create_app
-from reward_server.gate import Gate
+from reward_server.auth_and_concurrency import AuthAndConcurrencyMiddleware
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.metrics import Metrics
 from reward_server.service import Service
-from reward_server.settings import Settings
 from reward_server.tasks import TASKS
-from reward_server.tasks.task import Attempt, Component, Example, Question, Task
-from reward_server.workers import Workers
+from reward_server.tasks.task import Comparison, Example, GradingContext, RewardComponent, Task
+from reward_server.workers import WorkerPool
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVE = [sys.executable, "-c", "import sys; from cli.serve import run; sys.exit(run(sys.argv[1:]))"]
@@ -185,7 +185,7 @@ def test_health_and_ready(port: int) -> None:
 
 def test_a_chunked_body_is_counted(port: int) -> None:
     """Catches a limit on the announced length alone: this body is over it and announces none. The server lives on."""
-    limit = Settings().max_body_bytes
+    limit = ServerConfig().max_body_bytes
     chunks = (b" " * size for size in [limit // 4] * 4 + [1])
     answer = ask(port, "POST", "/get_score", chunks)
     assert answer == Answer(413, {"detail": f"the body is larger than {limit} bytes"})
@@ -244,7 +244,7 @@ def test_a_taken_port_is_one_clear_line(port: int) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--host", "0.0.0.0"], "serve: host '0.0.0.0' lets other machines in; set OPENR1_REWARD_TOKEN"),
+        (["--host", "0.0.0.0"], "serve: host '0.0.0.0' is reachable from other machines; set OPENR1_REWARD_TOKEN"),
         (["--host", "example.com"], "serve: host 'example.com' is not an IP address"),
         (["--task", "maths"], "serve: unknown task 'maths'; known tasks: countdown"),
         (["--data", "/nowhere.jsonl"], "serve: [Errno 2] No such file or directory: '/nowhere.jsonl'"),
@@ -286,10 +286,10 @@ def close_graders() -> Iterator[None]:
         _graders.pop().close()
 
 
-def make_app(settings: Settings, **parts: Any) -> FastAPI:
+def make_app(config: ServerConfig, **parts: Any) -> FastAPI:
     """The application of a service with these settings; workers start when a test needs them, and end with it."""
-    _graders.append(Grader(settings))
-    return create_app(Service(grader=_graders[-1], settings=settings, **parts))
+    _graders.append(Grader(config))
+    return create_app(Service(grader=_graders[-1], config=config, **parts))
 
 
 async def call(
@@ -329,21 +329,23 @@ def test_the_body_limit_is_exact() -> None:
     """Catches a limit that is off by one, and one that counts single chunks instead of their sum."""
     body = json.dumps({"task": "countdown", "items": [RIGHT]}).encode()
     for limit, status in ((len(body), 200), (len(body) - 1, 413)):
-        app = make_app(Settings(max_body_bytes=limit))
+        app = make_app(ServerConfig(max_body_bytes=limit))
         assert asyncio.run(call(app, "POST", "/get_score", [body[:50], body[50:]])).status == status
 
 
 def test_an_endless_body_is_not_read_to_its_end() -> None:
     """Catches a server that reads on for ever: of these 1000 bytes it takes twice the limit and the one beyond."""
     chunks = [b"x"] * 1000
-    app = make_app(Settings(max_body_bytes=100))
+    app = make_app(ServerConfig(max_body_bytes=100))
     assert asyncio.run(call(app, "POST", "/get_score", chunks)).status == 413
     assert len(chunks) == 1000 - 201
 
 
 def test_a_body_that_trickles_is_refused() -> None:
     """Catches senders that keep a connection and its memory for as long as they like."""
-    answer = asyncio.run(call(make_app(Settings(body_seconds=0.2)), "POST", "/get_score", [b"x"] * 10**4, pause=0.01))
+    answer = asyncio.run(
+        call(make_app(ServerConfig(body_seconds=0.2)), "POST", "/get_score", [b"x"] * 10**4, pause=0.01)
+    )
     assert answer == Answer(408, {"detail": "the body took more than 0.2 s to arrive"})
 
 
@@ -351,13 +353,13 @@ def test_bodies_in_flight_are_bounded_together(monkeypatch: pytest.MonkeyPatch) 
     """Catches many requests, each within its limit, that fill the memory; and a count that never goes down again."""
     started, release = threading.Event(), threading.Event()
 
-    def block(attempt: Attempt[str]) -> float:
+    def block(context: GradingContext[str]) -> float:
         started.set()
         return float(release.wait(BOUND_SECONDS))
 
     install(monkeypatch, "blocking", block)
     body = json.dumps({"task": "blocking", "items": [RIGHT]}).encode()
-    app = make_app(Settings(max_total_body_bytes=2 * len(body) - 1))
+    app = make_app(ServerConfig(max_total_body_bytes=2 * len(body) - 1))
 
     async def scenario() -> list[int]:
         grading = asyncio.create_task(call(app, "POST", "/get_score", [body]))
@@ -381,7 +383,7 @@ def test_who_still_waits_at_the_end_is_told_so() -> None:
             entered.set()
             await asyncio.Event().wait()
 
-        gate = Gate(endless, None, 1, Metrics())
+        gate = AuthAndConcurrencyMiddleware(endless, None, 1, Metrics())
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
@@ -402,14 +404,14 @@ def test_a_fault_deep_inside_is_told_in_one_short_line() -> None:
     meta: Any = 0
     for _ in range(400):
         meta = {"a": meta}
-    answer = score(make_app(Settings()), {"task": "countdown", "items": [{**RIGHT, "meta": meta}]})
+    answer = score(make_app(ServerConfig()), {"task": "countdown", "items": [{**RIGHT, "meta": meta}]})
     assert answer.status == 422
     assert len(answer.content["detail"]) < 500, answer.content["detail"]
 
 
 def test_too_many_items_are_refused() -> None:
     """Catches a batch that holds a thread for as long as its sender likes."""
-    app = make_app(Settings(max_items=1))
+    app = make_app(ServerConfig(max_items=1))
     assert score(app, {"task": "countdown", "items": [RIGHT]}).status == 200
     answer = score(app, {"task": "countdown", "items": [RIGHT, WRONG]})
     assert answer == Answer(413, {"detail": "items: 2 items, the limit is 1"})
@@ -419,7 +421,7 @@ def test_a_too_long_response_fails_alone() -> None:
     """Catches a policy that can end the whole batch by writing much; the limit counts the prefix too."""
     length = len(RIGHT["response"])
     longer = {**RIGHT, "id": "longer", "prefix": "x"}
-    answer = score(make_app(Settings(max_response_chars=length)), {"task": "countdown", "items": [longer, RIGHT]})
+    answer = score(make_app(ServerConfig(max_response_chars=length)), {"task": "countdown", "items": [longer, RIGHT]})
     first, second = answer.content["results"]
     assert (first["verdict"], first["reward"], first["error"]) == (
         "error",
@@ -429,22 +431,22 @@ def test_a_too_long_response_fails_alone() -> None:
     assert second["verdict"] == "correct"
 
 
-def install(monkeypatch: pytest.MonkeyPatch, name: str, measure: Callable[[Attempt[str]], float]) -> None:
+def install(monkeypatch: pytest.MonkeyPatch, name: str, measure: Callable[[GradingContext[str]], float]) -> None:
     """Add a task of one component to the table, or replace one."""
     example = Example("", "")
-    task = Task(name, "1", "a test", str, lambda text: text, {"only": Component(1.0, measure)}, "only", example)
+    task = Task(name, "1", "a test", str, lambda text: text, {"only": RewardComponent(1.0, measure)}, "only", example)
     monkeypatch.setitem(TASKS, name, task)
 
 
 def test_items_after_the_deadline_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a deadline that is ignored or that turns into rewards of 0. The first item outlasts it on purpose."""
 
-    def outlast_the_deadline(attempt: Attempt[str]) -> float:
+    def outlast_the_deadline(context: GradingContext[str]) -> float:
         time.sleep(0.4)
         return 1.0
 
     install(monkeypatch, "slow", outlast_the_deadline)
-    answer = score(make_app(Settings()), {"task": "slow", "items": [RIGHT, WRONG], "deadline_ms": 300})
+    answer = score(make_app(ServerConfig()), {"task": "slow", "items": [RIGHT, WRONG], "deadline_ms": 300})
     first, second = answer.content["results"]
     assert (first["verdict"], first["reward"]) == ("correct", 1.0)
     assert (second["verdict"], second["reward"], second["score"]) == ("timeout", None, None)
@@ -455,12 +457,12 @@ def test_health_answers_while_a_batch_is_graded(monkeypatch: pytest.MonkeyPatch)
     """Catches grading on the event loop: /health would wait for a grading that waits for /health."""
     started, release = threading.Event(), threading.Event()
 
-    def block(attempt: Attempt[str]) -> float:
+    def block(context: GradingContext[str]) -> float:
         started.set()
         return float(release.wait(BOUND_SECONDS))
 
     install(monkeypatch, "blocking", block)
-    app = make_app(Settings())
+    app = make_app(ServerConfig())
     body = json.dumps({"task": "blocking", "items": [RIGHT]}).encode()
 
     async def scenario() -> tuple[Answer, Answer]:
@@ -480,13 +482,13 @@ def test_health_answers_while_a_batch_is_graded(monkeypatch: pytest.MonkeyPatch)
 def test_ready_refuses_broken_workers(monkeypatch: pytest.MonkeyPatch, value: bool, fault: str) -> None:
     """Catches a self-test that is satisfied by workers that always say the same."""
 
-    def answer_the_same(workers: Workers, question: Question) -> "Future[bool]":
+    def answer_the_same(workers: WorkerPool, comparison: Comparison) -> "Future[bool]":
         future: Future[bool] = Future()
         future.set_result(value)
         return future
 
-    monkeypatch.setattr(Workers, "ask", answer_the_same)
-    answer = asyncio.run(call(make_app(Settings()), "GET", "/ready", []))
+    monkeypatch.setattr(WorkerPool, "submit", answer_the_same)
+    answer = asyncio.run(call(make_app(ServerConfig()), "GET", "/ready", []))
     assert answer.status == 503
     assert answer.content["reason"] == f"self-test: a comparison gave {fault}"
 
@@ -494,7 +496,7 @@ def test_ready_refuses_broken_workers(monkeypatch: pytest.MonkeyPatch, value: bo
 def test_ready_refuses_while_draining() -> None:
     """Catches a server that invites new work while it is about to exit."""
     draining = threading.Event()
-    app = make_app(Settings(), draining=draining)
+    app = make_app(ServerConfig(), draining=draining)
     assert asyncio.run(call(app, "GET", "/ready", [])).status == 200
     draining.set()
     answer = asyncio.run(call(app, "GET", "/ready", []))
@@ -508,7 +510,7 @@ def test_ready_refuses_while_draining() -> None:
 )  # fmt: skip
 def test_a_token_is_asked_for(sent: str, status: int) -> None:
     """Catches a route that answers without the token, a prefix that is enough, and a load balancer locked out."""
-    app = make_app(Settings(), token="hunter2")
+    app = make_app(ServerConfig(), token="hunter2")
     for method, path in (("GET", "/tasks"), ("GET", "/version"), ("GET", "/openapi.json")):
         assert asyncio.run(call(app, method, path, [], sent)).status == status
     body = json.dumps({"task": "countdown", "items": [RIGHT]}).encode()
@@ -520,12 +522,12 @@ def test_too_many_requests_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> N
     """Catches a server that queues without end, and one that stays full after a burst."""
     started, release = threading.Event(), threading.Event()
 
-    def block(attempt: Attempt[str]) -> float:
+    def block(context: GradingContext[str]) -> float:
         started.set()
         return float(release.wait(BOUND_SECONDS))
 
     install(monkeypatch, "blocking", block)
-    app = make_app(Settings(max_requests=1))
+    app = make_app(ServerConfig(max_requests=1))
     slow = json.dumps({"task": "blocking", "items": [RIGHT]}).encode()
     quick = json.dumps({"task": "countdown", "items": [RIGHT]}).encode()
 

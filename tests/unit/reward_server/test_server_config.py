@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from reward_server.config import ConfigFileError, read_config
+from reward_server.config import ServerConfig
+from reward_server.config_file import ConfigFileError, read_config
 from reward_server.scoring import get_score
-from reward_server.settings import Settings
 from reward_server.tasks import TASKS
 from reward_server.tasks.task import Tasks
 
@@ -54,22 +54,22 @@ def test_reward_of_failed_items(tmp_path: Path, text: str, expected: float) -> N
 
 def test_settings_that_are_not_named_keep_their_defaults(tmp_path: Path) -> None:
     """Catches limits that are read and ignored."""
-    settings, tasks = read_config(write(tmp_path, "settings: {max_items: 7, batch_seconds: 2.5}"))
-    assert settings == Settings(max_items=7, batch_seconds=2.5)
+    config, tasks = read_config(write(tmp_path, "settings: {max_items: 7, batch_seconds: 2.5}"))
+    assert config == ServerConfig(max_items=7, batch_seconds=2.5)
     assert tasks == TASKS
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}", "tasks: {}"])
 def test_a_file_without_content_changes_nothing(tmp_path: Path, text: str) -> None:
     """Catches an empty file that is an error, or that means something else than no file."""
-    assert read_config(write(tmp_path, text)) == (Settings(), TASKS)
+    assert read_config(write(tmp_path, text)) == (ServerConfig(), TASKS)
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("tasks: {countdwn: {}}", "unknown task 'countdwn'; known tasks: countdown, "),
-        ("tasks: {countdown: {weights: {equatoin: 1}}}", "'equatoin', only format, equation, thought"),
+        ("tasks: {countdown: {weights: {equatoin: 1}}}", "'equatoin'; its components: format, equation, thought"),
         ("tasks: {countdown: {weight: {equation: 1}}}", "tasks.countdown.weight: Extra inputs"),
         ("task: {countdown: {}}", "task: Extra inputs"),
         ("settings: {max_itmes: 7}", "settings.max_itmes: "),

@@ -6,33 +6,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
-from reward_server.scoring import FinishReason, Score, get_score
-from reward_server.settings import Settings
+from reward_server.scoring import FinishReason, GradingResult, get_score
 from reward_server.tasks import TASKS, find_task
 from reward_server.tasks.countdown import COUNTDOWN
 from reward_server.tasks.game24 import GAME24
 from reward_server.tasks.gsm8k_zh import GSM8K_ZH
 from reward_server.tasks.math import MATH, MATH_ANY
 from reward_server.tasks.numina import NUMINA
-from reward_server.tasks.task import CannotGrade, Question
+from reward_server.tasks.task import CannotGrade, Comparison
 
 
-def refuse(question: Question) -> bool:
-    """A judge to whom nothing is the same."""
+def refuse(comparison: Comparison) -> bool:
+    """A comparator to which nothing is equal."""
     return False
 
 
 class Recorder:
-    """A judge that remembers what it was asked, and always gives the same answer."""
+    """A comparator that records what it is asked, and always gives the same answer."""
 
     def __init__(self, answer: bool) -> None:
         self.answer = answer
-        self.questions: list[Question] = []
+        self.comparisons: list[Comparison] = []
 
-    def __call__(self, question: Question) -> bool:
-        self.questions.append(question)
+    def __call__(self, comparison: Comparison) -> bool:
+        self.comparisons.append(comparison)
         return self.answer
 
 
@@ -41,7 +41,7 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(Settings(workers=1)) as one:
+    with Grader(ServerConfig(workers=1)) as one:
         yield one
 
 
@@ -97,21 +97,21 @@ def test_weights_are_those_of_the_recipes() -> None:
 )
 def test_bad_labels_fail_and_never_score_zero(name: str, label: str) -> None:
     """Catches a broken dataset row that looks like a wrong answer."""
-    score = get_score(find_task(name), "<think>\n</think>\n<answer>\\boxed{}</answer>", label, judge=refuse)
+    score = get_score(find_task(name), "<think>\n</think>\n<answer>\\boxed{}</answer>", label, compare=refuse)
     assert (score.verdict, score.reward, score.score, score.components) == ("gold_unparseable", None, None, {})
     assert (score.error or "").startswith("gold_unparseable: ")
 
 
 @pytest.mark.parametrize("name", ["math", "math_any", "numina"])
-def test_a_gold_that_the_judge_cannot_read_fails(name: str) -> None:
+def test_a_gold_that_the_comparator_cannot_read_fails(name: str) -> None:
     """Catches a failed comparison that becomes a wrong answer."""
 
-    def give_up(question: Question) -> bool:
-        raise CannotGrade("gold_unparseable", f"nothing in {question.gold}")
+    def give_up(comparison: Comparison) -> bool:
+        raise CannotGrade("gold_unparseable", f"nothing in {comparison.gold}")
 
     response = "<think>a</think><answer>\\boxed{x}</answer>"
-    score = get_score(find_task(name), response, "???", judge=give_up)
-    assert score == Score("gold_unparseable", error="gold_unparseable: nothing in ???")
+    score = get_score(find_task(name), response, "???", compare=give_up)
+    assert score == GradingResult("gold_unparseable", error="gold_unparseable: nothing in ???")
 
 
 LABELS = {name: task.example.label for name, task in TASKS.items()}
@@ -127,7 +127,7 @@ hostile = st.lists(st.sampled_from(pieces), max_size=20).map("".join)
 def test_any_response_gets_a_grading(text: str, name: str, finish_reason: FinishReason | None) -> None:
     """Catches a response that breaks a component, a measure outside [0, 1], and a reward that is not their sum."""
     task = find_task(name)
-    score = get_score(task, text, LABELS[name], finish_reason=finish_reason, judge=refuse)
+    score = get_score(task, text, LABELS[name], finish_reason=finish_reason, compare=refuse)
     assert score.verdict in ("correct", "wrong", "no_answer", "truncated")
     assert all(0 <= value <= 1 for value in score.components.values())
     weighted = sum(component.weight * score.components[key] for key, component in task.components.items())
@@ -140,7 +140,7 @@ def test_any_response_gets_a_grading(text: str, name: str, finish_reason: Finish
 def test_a_blank_response_earns_nothing(name: str) -> None:
     """Catches a reward for silence, whether the policy stopped or was cut off before it began."""
     for response in ("", " \n", "<think>", "<answer></answer>"):
-        score = get_score(find_task(name), response, LABELS[name], finish_reason="stop", judge=refuse)
+        score = get_score(find_task(name), response, LABELS[name], finish_reason="stop", compare=refuse)
         assert (score.score, score.components[find_task(name).accuracy]) == (0.0, 0.0)
     assert get_score(find_task(name), "", LABELS[name], finish_reason="stop").reward == 0
     assert get_score(find_task(name), "", LABELS[name], finish_reason="stop").verdict == "no_answer"
@@ -174,7 +174,7 @@ def test_thought_is_more_than_a_thousand_characters(prefix: str, response: str, 
 
 def test_the_three_rewards_of_the_recipe_add_up() -> None:
     """Catches a thought that cannot be switched on: format, equation and thought, each 1, make 3."""
-    task = COUNTDOWN.configured({"format": 1.0, "thought": 1.0}, None)
+    task = COUNTDOWN.with_overrides({"format": 1.0, "thought": 1.0}, None)
     score = get_score(task, f"<think>{'a' * 1001}</think>\n<answer>3*5+7</answer>", LABELS["countdown"])
     assert (score.reward, COUNTDOWN.components["thought"].weight) == (3.0, 0.0)
 
@@ -426,7 +426,9 @@ def test_gsm8k_zh_verdicts(response: str, finish_reason: FinishReason, verdict: 
 )
 def test_numina_adds_format_and_accuracy(response: str, form: float, accuracy: int, extracted: str | None) -> None:
     """Catches half tags that earn format, a box in the wrong place, and the first of two answers."""
-    score = get_score(NUMINA, response, "0.5", judge=lambda question: question.answer in ("0.5", "1/2", "\\frac{1}{2}"))
+    score = get_score(
+        NUMINA, response, "0.5", compare=lambda comparison: comparison.answer in ("0.5", "1/2", "\\frac{1}{2}")
+    )
     assert score.components == {"format": form, "accuracy": accuracy}
     assert (score.reward, score.extracted) == (form + accuracy, extracted)
 
@@ -440,12 +442,12 @@ def test_numina_after_a_prompt_that_opens_the_thinking() -> None:
 
 
 @pytest.mark.parametrize("label", ["x^2", "So it is \\boxed{x^2}.", "Because.\n#### x^2"])
-def test_numina_asks_the_judge_about_the_box(label: str) -> None:
+def test_numina_asks_the_comparator_about_the_box(label: str) -> None:
     """Catches text around the box that reaches the parser, and a label's solution that does."""
-    judge = Recorder(True)
-    score = get_score(NUMINA, "<think>a</think><answer>It is \\boxed{x*x}</answer>", label, judge=judge)
+    compare = Recorder(True)
+    score = get_score(NUMINA, "<think>a</think><answer>It is \\boxed{x*x}</answer>", label, compare=compare)
     assert (score.reward, score.verdict) == (2.0, "correct")
-    assert judge.questions == [Question("x*x", "x^2")]
+    assert compare.comparisons == [Comparison("x*x", "x^2")]
 
 
 # math
@@ -492,24 +494,24 @@ def test_math_labels(label: str) -> None:
 
 def test_two_boxes_in_a_row_are_one_question() -> None:
     """Catches a policy that is paid for `4 or 5`."""
-    judge = Recorder(False)
-    score = get_score(MATH, "\\boxed{4} or \\boxed{5}", "4", judge=judge)
-    assert (score.reward, judge.questions) == (0.0, [Question("4, 5", "4")])
+    compare = Recorder(False)
+    score = get_score(MATH, "\\boxed{4} or \\boxed{5}", "4", compare=compare)
+    assert (score.reward, compare.comparisons) == (0.0, [Comparison("4, 5", "4")])
 
 
 @pytest.mark.parametrize(
-    ("response", "questions"),
+    ("response", "comparisons"),
     [
-        ("I think it is x*x", [Question("I think it is x*x", "x^2", prose=True)]),
-        ("<think>y</think> x*x", [Question("x*x", "x^2", prose=True)]),
-        ("Not y but \\boxed{x*x}", [Question("x*x", "x^2")]),
+        ("I think it is x*x", [Comparison("I think it is x*x", "x^2", prose=True)]),
+        ("<think>y</think> x*x", [Comparison("x*x", "x^2", prose=True)]),
+        ("Not y but \\boxed{x*x}", [Comparison("x*x", "x^2")]),
         ("<think>x*x", []),
         ("", []),
     ],
 )
-def test_math_any_falls_back_to_the_text(response: str, questions: list[Question]) -> None:
+def test_math_any_falls_back_to_the_text(response: str, comparisons: list[Comparison]) -> None:
     """Catches a box that is ignored, prose that is read as one expression, and thinking that is taken for an answer."""
-    judge = Recorder(True)
-    score = get_score(MATH_ANY, response, "x^2", judge=judge)
-    assert judge.questions == questions
-    assert score.reward == len(questions)
+    compare = Recorder(True)
+    score = get_score(MATH_ANY, response, "x^2", compare=compare)
+    assert compare.comparisons == comparisons
+    assert score.reward == len(comparisons)

@@ -1,15 +1,15 @@
-"""Which expressions are too large to be worth a parser's time, and which are better watched: by their text alone."""
+"""Size limits on expressions, checked on their text alone: which are too large to parse, and which look expensive."""
 
 import re
 
 MAX_CHARS = 1500
-"""Longest expression; the longest gold of the benchmarks has 300 characters or so."""
+"""Maximum length of an expression; the longest gold of the benchmarks has about 300 characters."""
 MAX_DIGITS = 120
-"""A number of so many digits is refused; commas between groups of digits do not end it."""
+"""Numbers of this many digits or more are too large; commas between groups of digits do not end a number."""
 MAX_NESTING = 25
-"""Most brackets open at once."""
+"""Maximum nesting depth of brackets."""
 MAX_TOWER = 3
-"""Most exponents on exponents."""
+"""Maximum height of a power tower, that is, of exponents on exponents."""
 MAX_EXPONENT_DIGITS = 6
 MAX_FACTORIAL_DIGITS = 4
 MAX_DOLLARS = 100
@@ -19,21 +19,23 @@ _LARGE_EXPONENT = re.compile(rf"\^\s*\{{?\s*\(?\s*-?\d{{{MAX_EXPONENT_DIGITS + 1
 _LARGE_FACTORIAL = re.compile(rf"\d{{{MAX_FACTORIAL_DIGITS + 1},}}\s*[)}}]*\s*!")
 _NESTED_FACTORIAL = re.compile(r"[\d)}\]]![\s)}\]]*!|\^\s*\{[^{}]*!")
 _NUMERIC_TOWER = re.compile(r"\^(?:\\left|[\s{(])*\d+\s*\^")
-_HEAVY = re.compile(r"\\(?:sum|prod|int|lim|binom|dbinom|tbinom|iint|oint)(?![A-Za-z])|\^\s*\{?\s*\(?-?\d{3,}|(?<!\\)!")
-_HEAVY_CHARS = 300
+_EXPENSIVE = re.compile(
+    r"\\(?:sum|prod|int|lim|binom|dbinom|tbinom|iint|oint)(?![A-Za-z])|\^\s*\{?\s*\(?-?\d{3,}|(?<!\\)!"
+)
+_EXPENSIVE_CHARS = 300
 
 
-def refusal(expression: str) -> str | None:
-    """Why an expression is not looked at, or None. Costs linear time."""
+def why_too_large(expression: str) -> str | None:
+    """Why an expression is too large to parse, or None if it is not. Takes linear time."""
     if len(expression) > MAX_CHARS:
         return f"{len(expression)} characters, the limit is {MAX_CHARS}"
     if _DIGITS.search(expression):
         return f"a number of {MAX_DIGITS} digits or more"
     nesting, tower = _depths(expression)
     if nesting > MAX_NESTING:
-        return f"{nesting} brackets within each other, the limit is {MAX_NESTING}"
+        return f"brackets nested {nesting} deep, the limit is {MAX_NESTING}"
     if tower > MAX_TOWER:
-        return f"a tower of {tower} exponents, the limit is {MAX_TOWER}"
+        return f"a power tower of {tower} exponents, the limit is {MAX_TOWER}"
     if _NUMERIC_TOWER.search(expression):
         return "a number to the power of a power of numbers"
     if _LARGE_EXPONENT.search(expression):
@@ -45,15 +47,15 @@ def refusal(expression: str) -> str | None:
     return None
 
 
-def is_heavy(expression: str) -> bool:
-    """Whether an expression may take a parser long: powers of powers, sums, factorials, much text."""
-    return len(expression) > _HEAVY_CHARS or _HEAVY.search(expression) is not None or _depths(expression)[1] > 1
+def is_expensive(expression: str) -> bool:
+    """Whether comparing an expression may take long: powers of powers, sums, factorials, or a long text."""
+    return len(expression) > _EXPENSIVE_CHARS or _EXPENSIVE.search(expression) is not None or _depths(expression)[1] > 1
 
 
 def _depths(expression: str) -> tuple[int, int]:
-    """Most brackets open at once, and most exponents within each other."""
+    """Maximum nesting depth of brackets, and maximum height of a power tower."""
     deepest = highest = 0
-    open_brackets: list[bool] = []
+    open_brackets: list[bool] = []  # for each open bracket, whether it is an exponent
     raised = False
     chain = 0
     for char in expression:
