@@ -14,7 +14,7 @@ from eval.page import to_html
 from eval.report import table, to_markdown
 from eval.result import summarize
 from eval.samples import Sample, SampleFile
-from openr1.config.sections import ModelConfig
+from openr1.config.sections import Dtype, ModelConfig
 from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
 from openr1.rewards.client import to_items
@@ -40,7 +40,7 @@ class EvalSettings:
     top_p: float
     generate_max_len: int
     seed: int
-    dtype: str
+    dtype: Dtype
 
 
 @dataclass(frozen=True)
