@@ -135,7 +135,7 @@ class Grader:
             try:
                 future = self._pool.submit(comparison)
                 try:
-                    outcome = future.result(max(0.0, deadline - time.monotonic()))
+                    outcome = self._pool.wait(future, max(0.0, deadline - time.monotonic()))
                 finally:
                     future.cancel()
             except Exception as error:  # noqa: BLE001 (whatever the error is, the workers do not work)
@@ -208,11 +208,13 @@ class Grader:
             for comparison in list(islice(self._cache, excess)):
                 del self._cache[comparison]
 
-    def _submit(self, comparison: Comparison, deadline: float, done_times: _DoneTimes) -> "Future[bool]":
+    def _pool_for(self, comparison: Comparison) -> WorkerPool:
         expensive = is_expensive(comparison.answer) or is_expensive(comparison.gold)
-        pool = self._low_priority_pool if expensive else self._pool
+        return self._low_priority_pool if expensive else self._pool
+
+    def _submit(self, comparison: Comparison, deadline: float, done_times: _DoneTimes) -> "Future[bool]":
         try:
-            future = pool.submit(comparison, deadline - time.monotonic())
+            future = self._pool_for(comparison).submit(comparison, deadline - time.monotonic())
         except (QueueFull, PoolClosed) as error:
             future = Future()
             future.set_exception(error)
@@ -223,9 +225,10 @@ class Grader:
         self, comparison: Comparison, future: "Future[bool]", deadline: float, done_times: _DoneTimes
     ) -> bool | CannotGrade:
         """The outcome of a submitted comparison. One whose worker died is retried once."""
+        pool = self._pool_for(comparison)
         try:
             try:
-                return future.result(max(0.0, deadline - time.monotonic()))
+                return pool.wait(future, max(0.0, deadline - time.monotonic()))
             except (ProcessExpired, BrokenProcessPool) as death:
                 if isinstance(death, ProcessExpired) and exceeded_cpu_limit(death):
                     raise
@@ -233,7 +236,7 @@ class Grader:
                 # another process. If the comparison itself kills workers, it does so again, and then fails for good.
                 self.metrics.worker_deaths.inc()
                 future = self._submit(comparison, deadline, done_times)
-                return future.result(max(0.0, deadline - time.monotonic()))
+                return pool.wait(future, max(0.0, deadline - time.monotonic()))
         except QueueFull as error:
             return CannotGrade("timeout", str(error))
         except TimeoutError:

@@ -22,6 +22,8 @@ COMPARISONS_PER_WORKER = 2000
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 """The only environment variables that workers get."""
 _STOP_SECONDS = 5
+_POLL_SECONDS = 1.0
+"""Interval at which a caller that waits for a result checks that the pool still works on it."""
 _WALL_CLOCK_FACTOR = 10
 """Limit on wall-clock time, as a multiple of that on CPU time: on a busy machine, a low-priority worker is slow."""
 
@@ -63,7 +65,7 @@ class WorkerPool:
         # thread that starts or stops a pool, since that thread may be waiting for them. Therefore: whoever holds
         # `_count_lock` never takes another lock.
         self._count_lock = threading.Lock()
-        self._pending: set[Future[bool]] = set()
+        self._pending: dict[Future[bool], ProcessPool | None] = {}  # with the process pool each was submitted to
         # Monotonic time of the last result; if the pool was idle since, of the first comparison after that.
         self._last_result = 0.0
         # Running mean, in which idle time does not count.
@@ -106,10 +108,36 @@ class WorkerPool:
             with self._count_lock:
                 if not self._pending:
                     self._last_result = time.monotonic()
-                self._pending.add(future)
+                self._pending[future] = self._pool
         # After the future is in `_pending`: the callback runs immediately if the future is already done.
         future.add_done_callback(self._record_result)
         return future
+
+    def wait(self, future: "Future[bool]", timeout: float) -> bool:
+        """The result of a submitted comparison, like `future.result(timeout)`; call this instead.
+
+        pebble fails all comparisons of a pool that breaks, but it can miss one that is submitted at that moment: for
+        example the retry after one worker died, if the last other worker dies in the same instant. The future of such a
+        comparison would stay pending forever.
+
+        Raises:
+            BrokenProcessPool: Also if the pool broke without failing this comparison.
+            TimeoutError: There is no result after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            seconds_left = max(0.0, deadline - time.monotonic())
+            try:
+                return future.result(min(_POLL_SECONDS, seconds_left))
+            except TimeoutError:
+                # A finished future may itself contain a TimeoutError: the worker exceeded its wall-clock limit.
+                if future.done() or seconds_left <= _POLL_SECONDS:
+                    raise
+            with self._count_lock:
+                pool = self._pending.get(future)
+            # `cancel` fails if the result has come in the meantime; the next round returns it.
+            if pool is not None and not pool.active and future.cancel():
+                raise BrokenProcessPool("the workers died before this comparison was done")
 
     def _schedule(self, comparison: Comparison) -> "Future[bool]":
         """Pass a comparison to the process pool, and replace the pool if it is broken. The caller holds `_lock`."""
@@ -133,7 +161,7 @@ class WorkerPool:
     def _record_result(self, future: "Future[bool]") -> None:
         """Update the counters; called by pebble's threads."""
         with self._count_lock:
-            self._pending.discard(future)
+            self._pending.pop(future, None)
             if not future.cancelled():
                 now = time.monotonic()
                 # Exponential moving average with weight 1/8.

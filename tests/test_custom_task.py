@@ -19,7 +19,7 @@ BOUND_SECONDS = 60
 """No wait below takes this long unless something is broken."""
 
 TASK_FILE = r"""
-from reward_server.tasks.task import GradingContext, RewardComponent, Example, LabelError, Comparison, Task
+from reward_server.tasks.task import Comparison, Example, GradingContext, LabelError, RewardComponent, Task
 
 
 def parse_label(label: str) -> str:

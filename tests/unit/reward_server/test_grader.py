@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import psutil
@@ -67,6 +68,23 @@ def test_hang_is_killed_and_the_worker_replaced(workers: WorkerPool) -> None:
         assert exceeded_cpu_limit(death.value)
         assert workers.submit(RIGHT).result(60) is True
         assert workers.submit(WRONG).result(60) is False
+
+
+def test_a_comparison_that_a_broken_pool_lost_fails(workers: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a wait until the deadline for a comparison that was submitted while the last worker died."""
+    assert workers.wait(workers.submit(RIGHT), 60) is True
+    assert workers._pool is not None
+    lost: Future[bool] = (
+        Future()
+    )  # never done, as in the race: pebble has failed all others, and does not know this one
+    monkeypatch.setattr(workers._pool, "schedule", lambda *args, **kwargs: lost)
+    assert workers.submit(WRONG) is lost
+    with pytest.raises(TimeoutError):
+        workers.wait(lost, 2.5)  # the pool still works: the comparison may only be slow
+    workers._pool.stop()
+    with pytest.raises(BrokenProcessPool):
+        workers.wait(lost, 60)
+    assert workers.wait(workers.submit(WRONG), 60) is False
 
 
 def test_worker_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
