@@ -1,14 +1,11 @@
 """Fixtures shared by the suite: tiny models on disk, a Ray of the suite's own, a real reward server."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
@@ -53,11 +50,7 @@ def countdown_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reward_url() -> Iterator[str]:
     """Address of a real reward server in a process of its own."""
-    command = [sys.executable, "-m", "cli", "serve", "--port", "0"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().removeprefix("reward server:").strip()
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
+    from openr1.rewards.process import running_reward_server
+
+    with running_reward_server(timeout_seconds=120) as url:
+        yield url

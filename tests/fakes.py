@@ -23,7 +23,7 @@ from openr1.training.advantages import AdvantageEstimation
 from openr1.training.stages import Stages
 from openr1.types import Grade, Group, Prompt, Response, SamplingParams, WeightVersion
 
-# Sums for each response token that FakePolicy.update answers; the effective sample fraction is 0.5 ** 2 / 0.5 = 0.5.
+# Sums for each response token that FakePolicy.step answers; the effective sample fraction is 0.5 ** 2 / 0.5 = 0.5.
 TOKEN_SUMS = {
     "entropy": 3.0,
     "kl": 2**-11,
@@ -60,11 +60,14 @@ def make_prompt(number: int = 0, **fields: Any) -> Prompt:
     )
 
 
-def make_response(*token_ids: int, log_prob: float = -1.0, truncated: bool = False) -> Response:
-    """A response of weight version 0 with the same log-prob for every token."""
+def make_response(
+    *token_ids: int, log_prob: float = -1.0, truncated: bool = False, inserted: Sequence[int] = ()
+) -> Response:
+    """A response of weight version 0 with the same log-prob for every token but those at the indices `inserted`."""
     text = " ".join(map(str, token_ids))
-    sampled = (True,) * len(token_ids)
-    return Response(text, token_ids, (log_prob,) * len(token_ids), sampled, "length" if truncated else "stop", 0, 0)
+    sampled = tuple(index not in inserted for index in range(len(token_ids)))
+    log_probs = tuple(log_prob if is_sampled else 0.0 for is_sampled in sampled)
+    return Response(text, token_ids, log_probs, sampled, "length" if truncated else "stop", 0, 0)
 
 
 def make_group(prompt: Prompt, lengths: Sequence[int] = (2, 1)) -> Group:
@@ -75,7 +78,7 @@ def make_group(prompt: Prompt, lengths: Sequence[int] = (2, 1)) -> Group:
 
 
 def make_score(reward: float | None) -> Grade:
-    """A score with accuracy equal to the reward; None makes one that could not be graded."""
+    """A grade with a score equal to the reward; None makes one of a response that could not be graded."""
     if reward is None:
         return Grade(None, None, {}, "error", "grader_error: it broke")
     return Grade(reward, reward, {"equation": reward}, "correct" if reward == 1 else "wrong")
@@ -104,7 +107,7 @@ class FakeRollout:
 def graded(
     rewards: dict[str, list[float | None]] | None = None, default: Sequence[float | None] = (1.0, 0.0)
 ) -> Callable[[Group], list[Grade]]:
-    """Scores by prompt id: one number a response, None for what could not be graded."""
+    """Grades by prompt id: one number a response, None for what could not be graded."""
     return lambda group: [make_score(reward) for reward in (rewards or {}).get(group.prompt.id, default)]
 
 
@@ -117,7 +120,7 @@ class FakeRewards:
     """Prompt ids in the order in which they came."""
 
     def submit(self, group: Group) -> "Future[list[Grade]]":
-        """The scores, at once."""
+        """The grades, at once."""
         self.submitted.append(group.prompt.id)
         future: Future[list[Grade]] = Future()
         try:
@@ -138,15 +141,24 @@ class FakeReference:
         self.submitted.append(group)
 
     def collect(self, groups: Sequence[Group]) -> torch.Tensor:
-        """All tokens in one row."""
+        """All sampled tokens in one row."""
         assert all(group in self.submitted for group in groups)
-        tokens = [token for group in groups for response in group.responses for token in response.token_ids]
+        responses = [response for group in groups for response in group.responses]
+        tokens = [
+            token
+            for response in responses
+            for token, is_sampled in zip(response.token_ids, response.loss_mask, strict=True)
+            if is_sampled
+        ]
         return torch.tensor(tokens) / -1000
 
 
 @dataclass
 class FakePolicy:
-    """Records calls as (name, argument); `during_update` runs inside every update, with its number, from 1 on."""
+    """Records calls as (name, argument); `during_update` runs inside every update, with its number, from 1 on.
+
+    A step that is applied is recorded as "update", another as "evaluate".
+    """
 
     during_update: Callable[[int], object] = lambda number: None
     calls: list[tuple[str, Any]] = field(default_factory=list)
@@ -213,7 +225,7 @@ def fake_sums(batch: TrainBatch, objective: Any) -> Any:
 
 @dataclass
 class FakeCritic:
-    """Values every state at 1/4; writes its calls into the policy's list too, if it shares one."""
+    """Values every state at 1/4; writes its calls into the policy's list, if it is given that one."""
 
     calls: list[tuple[str, Any]] = field(default_factory=list)
     objectives: list[ValueObjective] = field(default_factory=list)
@@ -266,7 +278,7 @@ def make_stages(config: TrainConfig, **stages: Any) -> Stages:
 
 
 class FakeLoggers(Loggers):
-    """Keeps what trackers would be handed."""
+    """Keeps what loggers would be handed."""
 
     def __init__(self, config: TrainConfig | SftConfig) -> None:
         super().__init__(config.tracking, config.run, {})

@@ -38,7 +38,7 @@ def running_reward_server(
         ConfigError: The server rejected its configuration; the message is the server's.
         MissingError: The server did not start.
     """
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile("a+b") as log:
         command = [sys.executable, "-m", "openr1.rewards.serve_child", "serve", "--port", "0"]
         process = subprocess.Popen(
             command + ([] if config is None else ["--config", str(config)]),

@@ -84,11 +84,11 @@ class Interrupts:
         if self._in_section:
             yield
             return
-        self._in_section = True
+        self._in_section, held_back = True, self._held_back
         try:
             yield
         finally:
-            self._in_section = self._held_back = False
+            self._in_section, self._held_back = False, held_back
         self.check()
 
     def defer(self) -> None:

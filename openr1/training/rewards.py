@@ -24,7 +24,8 @@ def shape_rewards(experience: Experience, config: TrainConfig, kl_coef: float) -
     if config.reward.clip is not None:
         rewards = clip_rewards(rewards, *config.reward.clip)
     if config.reward.overlong_buffer_len > 0:
-        lengths = batch.response_mask.sum(-1).view_as(rewards)
+        # All tokens, inserted ones too, as the length limit counts.
+        lengths = torch.tensor([[len(response.token_ids) for response in one.responses] for one in experience.groups])
         penalties = overlong_penalties(lengths, config.rollout.generate_max_len, config.reward.overlong_buffer_len)
         rewards = rewards + config.reward.overlong_penalty * penalties
     kl_penalty = None

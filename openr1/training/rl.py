@@ -73,6 +73,14 @@ def run_training(config: TrainConfig, resume: bool) -> None:
                 Run(config, job, loggers, INTERRUPTS).go(resume)
 
 
+def without_repetition(config: TrainConfig) -> TrainConfig:
+    """With `debug.rollout_only` one epoch will do: weights that do not change give the same numbers in every epoch."""
+    if not config.debug.rollout_only:
+        return config
+    algorithm = config.algorithm.model_copy(update={"max_epochs": 1})
+    return config.model_copy(update={"algorithm": algorithm})
+
+
 def gpus_needed(config: TrainConfig) -> int:
     """GPUs that a run takes on a machine that has any: one per actor."""
     engines = 0 if config.debug.reads("rollout") else config.rollout.num_engines
@@ -115,6 +123,7 @@ class RLJob:
 
     def __init__(self, config: TrainConfig, datasets: Datasets, stages: Stages) -> None:
         """Take the stages; nothing runs yet."""
+        config = without_repetition(config)
         self.num_steps = config.num_steps
         self._config = config
         self._folder = config.run.folder

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from openr1.config.checks import check_sft, check_train
 from openr1.config.dpo import DpoConfig
-from openr1.config.load import describe_fields, load_config, parse_overrides, to_yaml, validate
+from openr1.config.load import describe_fields, flatten, load_config, parse_overrides, to_yaml, validate
 from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError, OpenR1Error
@@ -234,6 +234,43 @@ def test_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
     assert load_config(SftConfig, path, []) == supervised
 
 
+def test_flat_configuration(tmp_path: Path) -> None:
+    """Catches a list that is taken apart, sections that are left out at some depth, and values that are not JSON."""
+
+    class Inner(BaseModel):
+        folder: Path = Path("a/b")
+        pair: tuple[float, float] = (0.9, 0.95)
+
+    class Outer(BaseModel):
+        inner: Inner = Inner()
+        urls: list[str] = ["x", "y"]
+        nothing: int | None = None
+
+    class Whole(BaseModel):
+        outer: Outer = Outer()
+        steps: int = 3
+
+    assert flatten(Whole()) == {
+        "outer.inner.folder": "a/b",
+        "outer.inner.pair": [0.9, 0.95],
+        "outer.urls": ["x", "y"],
+        "outer.nothing": None,
+        "steps": 3,
+    }
+    config = make_config(tmp_path, rollout={"temperature": 0.5}, model={"lora": {"rank": 4}})
+    flat = flatten(config)
+    assert (flat["rollout.temperature"], flat["model.lora.rank"], flat["run.output_dir"]) == (0.5, 4, str(tmp_path))
+    # Every key, written as an override, gives the configuration again.
+    values: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    assert validate(TrainConfig, values, "test") == config
+
+
 @pytest.mark.parametrize("kind", [TrainConfig, SftConfig, DpoConfig])
 def test_every_key_is_described(kind: type[BaseModel]) -> None:
     """Catches a key that --help lists without a word, and text of one key that ends up at another."""
@@ -328,3 +365,13 @@ def test_defaults_of_a_command_outlive_a_part_of_their_section(tmp_path: Path) -
     dpo = validate(DpoConfig, minimal | sections, "test")
     assert (dpo.optimizer.learning_rate, dpo.checkpoint.save_steps) == (5e-7, 0)
     assert validate(SftConfig, minimal | {"checkpoint": {"keep": 3}}, "test").checkpoint.save_steps == 0
+
+
+def test_a_server_of_ones_own_and_another(tmp_path: Path) -> None:
+    """Catches weights that are given for a server which is running already and never reads them."""
+    reward = {"url": "http://127.0.0.1:5000", "server_config": "rewards.yaml"}
+    message = check_refusal(make_config(tmp_path, reward=reward))
+    assert "reward.server_config" in message
+    assert "reward.url" in message
+    for key in reward:
+        assert check_train(make_config(tmp_path, reward={key: reward[key]}))

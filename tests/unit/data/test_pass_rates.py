@@ -8,10 +8,16 @@ import pytest
 from data.prepare.score_files import load_pass_rates
 from openr1.data.pass_rates import PassRates
 from openr1.errors import ConfigError
+from openr1.types import Prompt, ScoredGroup
 from tests.fakes import make_group, make_prompt, make_score
-from tests.running import read_jsonl, run_grpo, write_config
+from tests.running import ROOT, read_jsonl, run_grpo, write_config
 
-BASE_MODEL = Path(__file__).resolve().parents[3] / "data/models/tiny_base"
+BASE_MODEL = ROOT / "data/models/tiny_base"
+
+
+def visit(prompt: Prompt, *scores: float | None) -> ScoredGroup:
+    """A visit of a prompt with so many responses."""
+    return ScoredGroup(make_group(prompt, [1] * len(scores)), tuple(make_score(score) for score in scores))
 
 
 def test_ledger_by_hand(tmp_path: Path) -> None:
@@ -19,10 +25,10 @@ def test_ledger_by_hand(tmp_path: Path) -> None:
     ledger = PassRates()
     prompt = make_prompt(1)
     assert ledger.newest(prompt.id) is None
-    ledger.add(make_group(prompt), [make_score(1.0), make_score(0.0), make_score(None)])
+    ledger.add(visit(prompt, 1.0, 0.0, None))
     assert ledger.newest(prompt.id) == 0.5
-    ledger.add(make_group(prompt), [make_score(1.0)])
-    ledger.add(make_group(prompt), [make_score(None)])
+    ledger.add(visit(prompt, 1.0))
+    ledger.add(visit(prompt, None))
     assert ledger.newest(prompt.id) == 1.0
     path = tmp_path / "pass_rates.jsonl"
     ledger.write(path)

@@ -144,7 +144,7 @@ def test_system_prompt_and_messages(tmp_path: Path, tokenizer: PreTrainedTokeniz
         (make_row(prompt=None), "exactly one of `prompt`"),
         (make_row(prompt=["a"]), "`prompt` must be a string"),
         (make_row(messages=[]), "exactly one of `prompt`"),
-        (make_row("good"), "id 'good' stands twice"),
+        (make_row("good"), "duplicate id 'good'"),
     ],
 )
 def test_malformed_row_is_named(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, row: Any, part: str) -> None:

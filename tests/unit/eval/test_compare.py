@@ -17,7 +17,7 @@ from cli.__main__ import main
 from eval.compare import accuracy_table, benchmark_table, read_runs, to_json, to_markdown, training_table
 from eval.plots import COLOURS, KIND_COLOURS, PLOTS, draw
 from eval.result import Result, summarize
-from eval.runs import EvaluatedRun, HeldOut, Place, Training, parse_place, read_training
+from eval.runs import EvaluatedRun, HeldOut, RunPath, Training, parse_run_path, read_training
 from eval.samples import Sample, SampleFile
 from eval.series import Point, bars, difference, held_out_curves, kind_fractions, length_points, training_curves
 from openr1.errors import ConfigError, MissingError
@@ -96,24 +96,24 @@ def words(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("word", "place"),
+    ("word", "run_path"),
     [
-        ("runs/eval/base", Place("base", Path("runs/eval/base"), None)),
-        ("a=runs/eval/base", Place("a", Path("runs/eval/base"), None)),
-        ("a=x/y=z:runs/demo", Place("a", Path("x/y=z"), Path("runs/demo"))),
-        ("runs/eval/base:runs/demo", Place("base", Path("runs/eval/base"), Path("runs/demo"))),
+        ("runs/eval/base", RunPath("base", Path("runs/eval/base"), None)),
+        ("a=runs/eval/base", RunPath("a", Path("runs/eval/base"), None)),
+        ("a=x/y=z:runs/demo", RunPath("a", Path("x/y=z"), Path("runs/demo"))),
+        ("runs/eval/base:runs/demo", RunPath("base", Path("runs/eval/base"), Path("runs/demo"))),
     ],
 )
-def test_run_is_read(word: str, place: Place) -> None:
+def test_run_is_read(word: str, run_path: RunPath) -> None:
     """Catches a label that takes part of a folder, and a training run that is lost without a label."""
-    assert parse_place(word) == place
+    assert parse_run_path(word) == run_path
 
 
 @pytest.mark.parametrize("word", ["", "=x", "a=", "a=x:", "a=:x"])
 def test_run_without_a_part_is_refused(word: str) -> None:
     """Catches an empty folder, which would be the current one."""
     with pytest.raises(ConfigError, match="give FOLDER, label=FOLDER or label=FOLDER:TRAINING_FOLDER"):
-        parse_place(word)
+        parse_run_path(word)
 
 
 def test_difference_is_paired(words: list[str]) -> None:
@@ -167,7 +167,7 @@ def test_training_on_a_file_has_no_times(name: str, tmp_path: Path) -> None:
         ('{"step": 1}\n', "not the metrics of `train`, `sft` or `dpo`: KeyError"),
         ("[1]\n", "not the metrics of `train`, `sft` or `dpo`: TypeError"),
         ("{\n", "not the metrics of `train`, `sft` or `dpo`: JSONDecodeError"),
-        ('{"step": 1, "sft/tokens": 5}\n', "has no step 2, where the model m/step_000002 is from; give its own"),
+        ('{"step": 1, "sft/tokens": 5}\n', "no step 2, at which the model m/step_000002 was saved; give its own"),
     ],
 )
 def test_unusable_training_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def change_label(base: Path) -> None:
         (remove_samples, 3, "hard.jsonl: no such file, but results.json has its result"),
         (cut_samples, 2, "held.jsonl: not the 2 problems x 4 samples of results.json"),
         (break_sample, 2, "held.jsonl:1: index: Field required"),
-        (change_label, 2, "hold different problems or labels; compare evaluations of the same file"),
+        (change_label, 2, "have different problems or labels; compare evaluations of the same file"),
     ],
 )
 def test_broken_folder_is_one_line(
@@ -371,7 +371,7 @@ def test_broken_folder_is_one_line(
 def test_labels_must_differ(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a run that hides another of the same name."""
     assert main(["compare", words[0], f"base={tmp_path}/grpo", "--output", str(tmp_path / "out")]) == 2
-    assert "two runs are called 'base'; name them: label=FOLDER" in capsys.readouterr().err
+    assert "two runs have the label 'base'; give distinct labels: label=FOLDER" in capsys.readouterr().err
 
 
 def test_output_that_is_a_file(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

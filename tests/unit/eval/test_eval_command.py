@@ -176,8 +176,8 @@ ROW = {"id": "p", "prompt": "2+2?", "label": "4", "task": "math"}
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([ROW, ROW], "rows.jsonl:2: id 'p' stands in .*rows.jsonl:1, too"),
-        ([ROW, {**ROW, "id": "q", "label": "5"}], "rows.jsonl:2: the same question as .*rows.jsonl:1, with another"),
+        ([ROW, ROW], "rows.jsonl:2: duplicate id 'p', also in .*rows.jsonl:1"),
+        ([ROW, {**ROW, "id": "q", "label": "5"}], "rows.jsonl:2: the same question as .*rows.jsonl:1, but with"),
         ([{**ROW, "label": 4}], "rows.jsonl:1: `label` must be a string"),
         ([], "no rows"),
     ],
@@ -246,4 +246,4 @@ def test_evaluation_goes_on_where_it_was(
 
     other = run(*words, "--temperature", "0.5")
     assert other.returncode == 2
-    assert "holds an evaluation with temperature 0.7, not 0.5; choose another --output" in other.stderr
+    assert "contains an evaluation with temperature 0.7, not 0.5; choose another --output" in other.stderr

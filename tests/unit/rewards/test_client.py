@@ -32,8 +32,8 @@ from openr1.rewards import http
 from openr1.rewards.client import RewardClient
 from openr1.rewards.http import TOKEN_VARIABLE
 from openr1.types import Grade, Group, Prompt, Response
+from tests.running import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 BOUND_SECONDS = 60
 """No wait below takes this long unless something is broken."""
 TOKEN = "s3cret-t0ken"
@@ -153,7 +153,7 @@ def client(server: ScriptedServer) -> Iterator[RewardClient]:
 def make_group(size: int = 2, prompt_id: str = "p") -> Group:
     """A group whose responses are r0, r1, ..."""
     prompt = Prompt(prompt_id, "What?", (1, 2), "gold", "countdown", "<think>", {"level": 3})
-    return Group(prompt, tuple(Response(f"r{index}", (7,), (-0.5,), "stop", 4, 4) for index in range(size)))
+    return Group(prompt, tuple(Response(f"r{index}", (7,), (-0.5,), (True,), "stop", 4, 4) for index in range(size)))
 
 
 def make_result(item_id: str, **changes: Any) -> dict[str, Any]:
@@ -311,7 +311,7 @@ def test_a_silent_server_meets_the_deadline(server: ScriptedServer) -> None:
             future.result(BOUND_SECONDS)
     assert str(raised.value) == (
         f"reward server {server.url} did not answer within 0.2 s "
-        "(attempts: 1, last failure: none, it just keeps silent); "
+        "(attempts: 1, last failure: no response); "
         f"start it with `python -m cli serve --port {server.server_port}`"
     )
 
@@ -593,7 +593,7 @@ def test_a_refused_token_is_final_and_explained(
             with pytest.raises(ConfigError, match=f"^reward server {server.url}{path} answered 401: ") as raised:
                 call()
             message = str(raised.value)
-            assert ("refuses the token" if token else "asks for a token") in message
+            assert ("rejected the token" if token else "requires a token") in message
             assert TOKEN_VARIABLE in message
             assert TOKEN not in message
             assert "\n" not in message
@@ -697,7 +697,9 @@ def gradable_group(number: int, size: int = 3) -> Group:
         prompt = Prompt(f"countdown-{number}", "What?", (1,), label, "countdown")
         tagged = "<think>so</think>\n<answer>{}</answer>"
         texts = [tagged.format(f"2*{number + 1}+3"), tagged.format("3+2"), "no idea"]
-    return Group(prompt, tuple(Response(texts[index % 3], (7,), (-0.5,), "stop", 4, 4) for index in range(size)))
+    return Group(
+        prompt, tuple(Response(texts[index % 3], (7,), (-0.5,), (True,), "stop", 4, 4) for index in range(size))
+    )
 
 
 def results_of(futures: list[Future[list[Grade]]]) -> list[list[Grade]]:

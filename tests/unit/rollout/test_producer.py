@@ -1,5 +1,7 @@
-"""SamplingParams ahead of the policy, driven with fakes: what overlaps, what is bounded, what waits, and how it ends."""
+"""Sampling ahead of the policy, driven with fakes: what overlaps, what is bounded, what waits, and how it ends."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream
 from openr1.errors import RewardServerUnavailable
 from openr1.rollout.producer import ExperienceProducer
 from openr1.runtime.interrupts import Interrupted, Interrupts
-from openr1.training.trainer import Trainer, TrainerState
-from openr1.types import Group, Prompt, SamplingParams
-from tests.fakes import FakePolicy, FakeReference, FakeRewards, FakeRollout, make_config, make_group, make_prompt
+from openr1.training.trainer import Trainer
+from openr1.types import Group, Prompt, SamplingParams, TrainerState
+from tests.fakes import FakePolicy, FakeRewards, FakeRollout, make_config, make_group, make_prompt, make_stages
 from tests.unit.training.test_trainer import make_trainer
 
 PROMPTS = [make_prompt(number) for number in range(6)]
@@ -54,7 +57,7 @@ def generate_endlessly(interrupts: Interrupts, asked: threading.Event) -> None:
         time.sleep(0.01)
 
 
-def ahead(folder: Path, max_staleness: int, **rollout: Any) -> Any:
+def ahead(folder: Path, max_staleness: int, **rollout: Any) -> TrainConfig:
     """A config of four steps that samples ahead."""
     return make_config(folder, rollout={"max_staleness": max_staleness, **rollout}, num_steps=4)
 
@@ -64,8 +67,8 @@ def started() -> Iterator[Callable[..., Trainer]]:
     """Makes trainers, and closes them."""
     trainers = []
 
-    def start(*arguments: Any, **fields: Any) -> Trainer:
-        trainers.append(make_trainer(*arguments, **fields))
+    def start(config: TrainConfig, **stages: Any) -> Trainer:
+        trainers.append(make_trainer(config, **stages))
         return trainers[-1]
 
     yield start
@@ -78,7 +81,7 @@ def test_the_next_step_is_sampled_during_the_update(tmp_path: Path, started: Cal
     second_begun = threading.Event()
     rollout = WatchedRollout(before={2: second_begun.set})
     policy = FakePolicy(during_update=lambda number: passed(second_begun))
-    started(ahead(tmp_path, 1), rollout, policy=policy).step()
+    started(ahead(tmp_path, 1), rollout=rollout, policy=policy).step()
     assert policy.names == ["update", "push_weights"]
 
 
@@ -86,10 +89,10 @@ def test_without_staleness_nothing_runs_ahead(tmp_path: Path, started: Callable[
     """Catches a thread where there must be none, and samples of older weights."""
     policy = FakePolicy()
     rollout = WatchedRollout(version=lambda: len(policy.pushes))
-    trainer = started(ahead(tmp_path, 0), rollout, policy=policy)
-    records = [trainer.step() for _ in range(4)]
+    trainer = started(ahead(tmp_path, 0), rollout=rollout, policy=policy)
+    results = [trainer.step() for _ in range(4)]
     assert set(rollout.threads) == {threading.current_thread()}
-    assert [record.metrics["rollout/staleness_max"] for record in records] == [0, 0, 0, 0]
+    assert [result.metrics["rollout/staleness_max"] for result in results] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("bound", [1, 2])
@@ -105,16 +108,17 @@ def test_staleness_is_bounded(bound: int, tmp_path: Path, started: Callable[...,
         before={number: begun[number].set for number in range(1, 5)}, version=lambda: len(policy.pushes)
     )
     policy.during_update = lambda number: passed(begun[min(number + bound, 4)])
-    trainer = started(ahead(tmp_path, bound), rollout, policy=policy)
-    records = [trainer.step() for _ in range(4)]
+    trainer = started(ahead(tmp_path, bound), rollout=rollout, policy=policy)
+    results = [trainer.step() for _ in range(4)]
     versions = [
-        {response.weight_version for group in record.groups for response in group.responses} for record in records
+        {response.weight_version for group in result.experience.groups for response in group.responses}
+        for result in results
     ]
     expected = [max(0, number - 1 - bound) for number in (1, 2, 3, 4)]
     assert versions == [{version} for version in expected]
     staleness = [number - 1 - version for number, version in zip((1, 2, 3, 4), expected, strict=True)]
-    assert [record.metrics["rollout/staleness_max"] for record in records] == staleness
-    assert [record.metrics["rollout/staleness_mean"] for record in records] == staleness
+    assert [result.metrics["rollout/staleness_max"] for result in results] == staleness
+    assert [result.metrics["rollout/staleness_mean"] for result in results] == staleness
     assert len(rollout.requests) == 4
 
 
@@ -125,12 +129,12 @@ def test_order_and_seeds_do_not_depend_on_staleness(
     """Catches other data, or other seeds, for a run that samples ahead."""
     config = ahead(tmp_path, bound)
     rollout = WatchedRollout()
-    trainer = started(config, rollout)
+    trainer = started(config, rollout=rollout)
     stream = PromptStream(PROMPTS, config.run.seed)
     for step in range(1, 5):
         asked = [prompt.id for prompt in stream.take(2)]
-        record = trainer.step()
-        assert [group.prompt.id for group in record.groups] == asked
+        result = trainer.step()
+        assert [group.prompt.id for group in result.experience.groups] == asked
         assert trainer.state.prompts == stream.state()
         assert (rollout.requests[step - 1][0], rollout.requests[step - 1][1].seed_stream) == (
             asked,
@@ -143,10 +147,12 @@ def test_resuming_goes_on_behind_what_was_trained(tmp_path: Path, started: Calla
     first = started(ahead(tmp_path, 2))
     first.step()
     rollout = WatchedRollout()
-    resumed = started(ahead(tmp_path, 2), rollout)
+    resumed = started(ahead(tmp_path, 2), rollout=rollout)
     resumed.restore(TrainerState(1, 1, first.state.prompts))
     second, other = first.step(), resumed.step()
-    assert [group.prompt.id for group in second.groups] == [group.prompt.id for group in other.groups]
+    assert [group.prompt.id for group in second.experience.groups] == [
+        group.prompt.id for group in other.experience.groups
+    ]
     assert rollout.requests[0][1].seed_stream == "train/1"
 
 
@@ -167,7 +173,7 @@ def push_order(folder: Path, started: Callable[..., Trainer], in_flight: str) ->
             pushed.set()
 
     policy = Policy(during_update=lambda number: passed(begun))
-    started(ahead(folder, 1, in_flight=in_flight), WatchedRollout(before={2: second}), policy=policy).step()
+    started(ahead(folder, 1, in_flight=in_flight), rollout=WatchedRollout(before={2: second}), policy=policy).step()
     assert begun.is_set()
     return log
 
@@ -197,65 +203,68 @@ def test_what_fails_ahead_fails_the_step_that_needs_it(tmp_path: Path, started: 
     assert trainer.state.step == 1
 
 
+def producer_of(config: TrainConfig, rollout: FakeRollout, interrupts: Interrupts) -> ExperienceProducer:
+    """A producer over these parts, and fakes."""
+    stages = make_stages(config, rollout=rollout, interrupts=interrupts)
+    prompts = PromptStream(PROMPTS, config.run.seed)
+    return ExperienceProducer(config, prompts, rollout, stages.rewards, stages.reference, interrupts)
+
+
 def test_an_interrupt_ends_the_wait(tmp_path: Path) -> None:
     """Catches Ctrl-C that must wait for a whole step of sampling, and a thread that outlives its run."""
     interrupts, asked = Interrupts(), threading.Event()
-
-    config = ahead(tmp_path, 1)
     rollout = WatchedRollout(before={1: lambda: generate_endlessly(interrupts, asked)})
-    stages = (PromptStream(PROMPTS, 7), rollout, FakeRewards(), FakeReference())
-    sampler = ExperienceProducer(config, *stages, interrupts)
+    producer = producer_of(ahead(tmp_path, 1), rollout, interrupts)
 
-    def signal() -> None:
+    def interrupt() -> None:
         passed(asked)
-        interrupts._pending = 2
+        os.kill(os.getpid(), signal.SIGINT)
 
-    other = threading.Thread(target=signal)
+    other = threading.Thread(target=interrupt)
     other.start()
-    with pytest.raises(Interrupted):
-        sampler.take(1)
+    # Polled, as while Ray runs: the handler itself raises nothing.
+    with interrupts.installed(), pytest.raises(Interrupted), interrupts.polled():
+        producer.next(1)
     other.join()
-    interrupts._pending = None
-    sampler.close()
+    producer.close()
     assert not rollout.threads[0].is_alive()
 
 
 def test_closing_ends_what_still_samples(tmp_path: Path) -> None:
     """Catches a run that failed, and then waits, or asks engines that are gone, because its thread samples on."""
     interrupts, asked = Interrupts(), threading.Event()
-
     rollout = WatchedRollout(before={2: lambda: generate_endlessly(interrupts, asked)})
-    stages = (PromptStream(PROMPTS, 7), rollout, FakeRewards(), FakeReference())
-    sampler = ExperienceProducer(ahead(tmp_path, 1), *stages, interrupts)
-    sampler.take(1)
+    producer = producer_of(ahead(tmp_path, 1), rollout, interrupts)
+    producer.next(1)
     passed(asked)
-    sampler.close()
+    producer.close()
     assert not rollout.threads[0].is_alive()
     # The main thread may still wait: for a checkpoint, say.
     interrupts.check()
 
 
-def test_a_drained_push_comes_before_the_next_step(tmp_path: Path, started: Callable[..., Trainer]) -> None:
+def test_a_drained_push_comes_before_the_next_step(tmp_path: Path) -> None:
     """Catches a push that waits for all that was ordered ahead: two steps here, of which the second then is older."""
     log: list[str] = []
-    begun = threading.Event()
-
-    class Policy(FakePolicy):
-        def push_weights(self, version: int) -> None:
-            log.append("pushed")
+    begun, pushing = threading.Event(), threading.Event()
 
     def second() -> None:
         begun.set()
-        # Until the push has come, and waits.
-        end = time.monotonic() + SECONDS
-        while not trainer._sampler._turn.locked() and time.monotonic() < end:
-            time.sleep(0.01)
+        passed(pushing)
+        # Until the push, which is all that the other thread has left to do, waits.
+        time.sleep(0.3)
 
     rollout = WatchedRollout(before={2: second, 3: lambda: log.append("third")})
-    policy = Policy(during_update=lambda number: passed(begun))
-    trainer = started(ahead(tmp_path, 2, in_flight="drain"), rollout, policy=policy)
-    trainer.step()
-    assert log[0] == "pushed"
+    producer = producer_of(ahead(tmp_path, 2, in_flight="drain"), rollout, Interrupts())
+    producer.next(1)
+    passed(begun)
+    pushing.set()
+    with producer.paused():
+        log.append("pushed")
+    for step in (2, 3):
+        producer.next(step)
+    producer.close()
+    assert log == ["pushed", "third"]
 
 
 def test_groups_say_which_weights_made_them(tmp_path: Path) -> None:
@@ -263,7 +272,7 @@ def test_groups_say_which_weights_made_them(tmp_path: Path) -> None:
     old = replace(make_group(PROMPTS[0]).responses[0], weight_version=3, newest_weight_version=5)
     new = replace(old, weight_version=5)
     rollout = FakeRollout(make=lambda prompt: Group(prompt, (old, new)))
-    trainer = make_trainer(make_config(tmp_path), rollout)
+    trainer = make_trainer(make_config(tmp_path), rollout=rollout)
     trainer.restore(TrainerState(0, 5, PromptStream(PROMPTS, 7).state()))
     metrics = trainer.step().metrics
     assert (metrics["rollout/staleness_mean"], metrics["rollout/staleness_max"]) == (1.0, 2.0)

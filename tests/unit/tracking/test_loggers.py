@@ -5,38 +5,43 @@ import os
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import torch
 
 from openr1.config.sections import RunConfig, TrackingConfig
 from openr1.errors import ConfigError
+from openr1.rollout.experience import StepResult
+from openr1.tracking.eval_results import EvalResult, eval_path, write_eval_results
 from openr1.tracking.loggers import client
-from openr1.tracking.loggers.backends import COLUMNS, TEXT_CHARS, Row, Setup, Wandb, table_rows
+from openr1.tracking.loggers.backends import COLUMNS, TEXT_CHARS, table_rows
 from openr1.tracking.loggers.client import Loggers, check_tracking, public_settings
 from openr1.tracking.recorder import RunRecorder, rollout_rows
-from openr1.training.evaluation import EvalResult, write_eval_results
-from openr1.training.trainer import StepResult
-from tests.fakes import make_config, make_group, make_prompt, make_score
+from tests.fakes import make_config
 from tests.running import MARK, ROOT, marked
+from tests.unit.tracking.fake_backends import (
+    Dying,
+    Recorder,
+    Refusing,
+    StuckAtEnd,
+    StuckAtStart,
+    WaitsForOther,
+)
+from tests.unit.tracking.steps import make_scored, make_step
 
 KEY = "k3y" + "0" * 37
 """An API key of the right length."""
 
 
-def make_record(step: int) -> StepResult:
+def make_result(step: int) -> StepResult:
     """A step whose first response could not be graded."""
-    group = make_group(replace(make_prompt(3), text="题目 <b>|\n"), (2, 1))
-    scores = [make_score(None), make_score(1.0)]
     metrics = {"reward/mean": step / 8, "reward/my_component": 0.25, "time/step_seconds": 2.0}
-    return StepResult(step, [group], [scores], torch.zeros(1, 2), torch.tensor([[0.0, 0.5]]), [], metrics)
+    return make_step(step, make_scored(3, "题目 <b>|\n", [None, 1.0]), [0.0, 0.5], metrics)
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Runs:
     tracking: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, object] = field(default_factory=dict)
 
-    def trackers(self) -> Loggers:
+    def loggers(self) -> Loggers:
         """Those of a run in the folder."""
         values: dict[str, Any] = {"mode": "offline", "rollout_table_steps": 2}
         run = RunConfig(name="small", output_dir=self.folder.parent)
@@ -56,11 +61,11 @@ class Runs:
 
     def go(self, after: int, *steps: int) -> None:
         """One process's part of a run: steps after `after`."""
-        with self.trackers() as trackers:
-            trackers.start(after)
+        with self.loggers() as loggers:
+            loggers.start(after)
             for step in steps:
-                record = make_record(step)
-                trackers.log(step, record.metrics, rollout_rows(record))
+                result = make_result(step)
+                loggers.log(step, result.metrics, rollout_rows(result.experience))
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -141,7 +146,7 @@ def test_wandb_run_on_disk(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: config[name] for name in runs.settings} == runs.settings
     assert sorted(history) == [1, 2, 3]
     for step in (1, 2, 3):
-        assert {name: history[step][name] for name in make_record(step).metrics} == make_record(step).metrics
+        assert {name: history[step][name] for name in make_result(step).metrics} == make_result(step).metrics
     assert [step for step in history if "rollouts/path" in history[step]] == [2]
     assert runs.said == [f"wandb: {next(runs.folder.glob('wandb/offline-run-*'))}"]
     written = b"".join(path.read_bytes() for path in runs.folder.rglob("*") if path.is_file())
@@ -164,19 +169,9 @@ def test_wandb_table_on_disk(runs: Runs) -> None:
         assert (second["reward"], second["advantage"], second["components"]) == (1.0, 0.5, '{"equation": 1.0}')
 
 
-class WandbWithoutTables(Wandb):
-    """As wandb is while its service is away: metrics are kept, tables raise."""
-
-    def start(self, setup: Setup) -> str:
-        """Start the real one."""
-        where = super().start(setup)
-        self._table = None
-        return where
-
-
 def test_metrics_survive_a_failed_table(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches the metrics of a step that are lost because its table cannot be sent."""
-    monkeypatch.setitem(client.BACKENDS, "wandb", "tests.unit.tracking.test_loggers:WandbWithoutTables")
+    monkeypatch.setitem(client.BACKENDS, "wandb", "tests.unit.tracking.fake_backends:WandbWithoutTables")
     runs.tracking = {"backends": ["wandb"]}
     runs.go(0, 1, 2, 3)
     [(_, history)] = read_wandb(runs.folder)
@@ -201,18 +196,19 @@ def test_wandb_resumed(runs: Runs) -> None:
 def test_wandb_gets_what_a_killed_run_did_not_hand_over(runs: Runs) -> None:
     """Catches a step that is in metrics.jsonl and a checkpoint, and never again in wandb; and one that stands twice."""
     runs.tracking = {"backends": ["wandb"], "rollout_table_steps": 3}
-    tracker = RunRecorder(runs.folder)
-    tracker.forget_after(0)
+    recorder = RunRecorder(runs.folder)
+    recorder.forget_after(0)
     for step in (1, 2, 3):
-        tracker.log(make_record(step))
+        result = make_result(step)
+        recorder.record_metrics(step, result.metrics)
+        recorder.record_rollouts(step, rollout_rows(result.experience))
     accuracy = EvalResult(0.25, (0.2, 0.3), 0.5, 8, 1, 1.0, 3.0, 0.0)
-    (runs.folder / "eval").mkdir()
-    write_eval_results(runs.folder / "eval/step_000003.json", {"sampled": accuracy})
+    write_eval_results(eval_path(runs.folder, 3), {"sampled": accuracy})
     runs.go(0, 1)
     (runs.folder / "wandb").rename(runs.folder / "earlier")
-    with runs.trackers() as trackers:
-        trackers.start(3)
-        trackers.catch_up()
+    with runs.loggers() as loggers:
+        loggers.start(3)
+        loggers.catch_up()
     [(_, history)] = read_wandb(runs.folder)
     assert sorted(history) == [2, 3]
     assert history[2]["reward/mean"] == 0.25
@@ -230,7 +226,7 @@ def test_wandb_without_its_service(runs: Runs, monkeypatch: pytest.MonkeyPatch) 
     runs.tracking = {"backends": ["wandb"], "mode": "online"}
     runs.go(0, 1, 2)
     output = runs.folder / "logs/wandb.log"
-    assert runs.said == [f"wandb: no answer in 3 s, see {output}; the run goes on without it"]
+    assert runs.said == [f"wandb: no answer in 3 s, see {output}; the run goes on without this logger"]
     assert runs.notes["wandb"]["step"] == 0
 
 
@@ -259,7 +255,7 @@ def test_swanlab_run_on_disk(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Non
                 found.append((record.scalar.key, record.scalar.step, record.scalar.value.number))
             if record.HasField("media"):
                 tables.append((record.media.key, record.media.step))
-    wanted = [(name, step, value) for step in (1, 2, 3, 4) for name, value in make_record(step).metrics.items()]
+    wanted = [(name, step, value) for step in (1, 2, 3, 4) for name, value in make_result(step).metrics.items()]
     assert sorted(found) == sorted(wanted)
     assert tables == [("rollouts", 2), ("rollouts", 4)]
     [table] = map(json.loads, (path.read_text() for path in folders[0].glob("media/echarts/002-*.json")))
@@ -285,8 +281,8 @@ def test_tensorboard_run_on_disk(runs: Runs) -> None:
     runs.go(2, 3)
     events = event_accumulator.EventAccumulator(str(runs.folder / "tensorboard"), purge_orphaned_data=True)
     events.Reload()
-    for name in make_record(1).metrics:
-        expected = [(step, make_record(step).metrics[name]) for step in (1, 2, 3)]
+    for name in make_result(1).metrics:
+        expected = [(step, make_result(step).metrics[name]) for step in (1, 2, 3)]
         assert [(event.step, event.value) for event in events.Scalars(name)] == expected
     # As TensorBoard itself reads; the other reader never drops a text.
     texts = plugin_event_accumulator.EventAccumulator(str(runs.folder / "tensorboard"))
@@ -305,9 +301,9 @@ def test_tensorboard_shows_a_step_at_once(runs: Runs) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     runs.tracking = {"backends": ["tensorboard"]}
-    with runs.trackers() as trackers:
-        trackers.start(0)
-        trackers.log(1, {"reward/mean": 0.5})
+    with runs.loggers() as loggers:
+        loggers.start(0)
+        loggers.log(1, {"reward/mean": 0.5})
         while runs.notes["tensorboard"]["step"] < 1:
             time.sleep(0.05)
         events = EventAccumulator(str(runs.folder / "tensorboard"))
@@ -318,87 +314,11 @@ def test_tensorboard_shows_a_step_at_once(runs: Runs) -> None:
 # Loggers that are slow, fail, or die
 
 
-class Recorder:
-    """A tracker that works, and writes each call into a file."""
-
-    def start(self, setup: Setup) -> str:
-        """Nothing can go wrong here."""
-        self.path = setup.folder / "calls.txt"
-        self.write("start")
-        return "here"
-
-    def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Only recorded."""
-        self.write(f"{step} {len(table)}")
-
-    def finish(self, succeeded: bool) -> None:
-        """Only recorded."""
-        self.write("succeeded" if succeeded else "failed")
-
-    def write(self, line: str) -> None:
-        """Append a line."""
-        with self.path.open("a") as file:
-            file.write(f"{line}\n")
-
-
-class StuckAtStart(Recorder):
-    """Never answers."""
-
-    def start(self, setup: Setup) -> str:
-        """Wait for ever."""
-        threading.Event().wait()
-        return ""
-
-
-class WaitsForOther(Recorder):
-    """Starts when a `Recorder` beside it is through."""
-
-    def start(self, setup: Setup) -> str:
-        """Wait for it."""
-        path = setup.folder / "calls.txt"
-        while not path.exists() or "succeeded" not in path.read_text():
-            time.sleep(0.05)
-        return "there"
-
-    def finish(self, succeeded: bool) -> None:
-        """Nothing is left."""
-
-
-class StuckAtEnd(Recorder):
-    """Never gets rid of what it has."""
-
-    def finish(self, succeeded: bool) -> None:
-        """Wait for ever."""
-        threading.Event().wait()
-
-
-class Refusing(Recorder):
-    """Takes every third step only, up to step 9, and none after."""
-
-    def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Refuse."""
-        super().log(step, metrics, table)
-        if step % 3 or step > 9:
-            raise ValueError(f"not\n{step}")
-
-
-class Dying(Recorder):
-    """Takes its process with it."""
-
-    def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Die as by a signal, at the second step."""
-        super().log(step, metrics, table)
-        if step == 2:
-            os._exit(1)
-
-
 @pytest.fixture
 def use(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts one of the classes above in the place of wandb."""
+    """Puts a fake backend in the place of wandb."""
     runs.tracking = {"backends": ["wandb"]}
-    return lambda kind: monkeypatch.setitem(
-        client.BACKENDS, "wandb", f"tests.unit.tracking.test_loggers:{kind.__name__}"
-    )
+    return lambda kind: monkeypatch.setitem(client.BACKENDS, "wandb", f"{kind.__module__}:{kind.__name__}")
 
 
 def calls(runs: Runs) -> list[str]:
@@ -406,75 +326,75 @@ def calls(runs: Runs) -> list[str]:
     return (runs.folder / "calls.txt").read_text().splitlines()
 
 
-def test_stuck_tracker_costs_no_step(runs: Runs, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a step that waits for a tracker, a queue without bound, unsaid drops, and an endless end."""
+def test_stuck_logger_costs_no_step(runs: Runs, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a step that waits for a logger, a queue without bound, unsaid drops, and an endless end."""
     use(StuckAtStart)
     monkeypatch.setattr(client, "QUEUE_SIZE", 4)
     monkeypatch.setattr(client, "FINISH_SECONDS", 0.1)
     # Nothing is taken from the queue before the start is over, which is never: step 5 is the first to be dropped.
     runs.go(0, *range(1, 8))
     assert runs.said == [
-        "wandb: 4 steps wait for it; from step 5 on it misses some, until it catches up",
-        f"wandb: not finished after 0.1 s, and ended; see {runs.folder / 'logs/wandb.log'}",
-        "wandb: it missed 3 step(s) because it was slow; metrics.jsonl has them",
+        "wandb: too slow: 4 steps are queued; steps from 5 on are dropped until it catches up",
+        f"wandb: not finished after 0.1 s, killed; see {runs.folder / 'logs/wandb.log'}",
+        "wandb: dropped 3 step(s) because it was too slow; metrics.jsonl has all steps",
     ]
 
 
-def test_tracker_that_does_not_finish(runs: Runs, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a run that hangs at its end, and a step whose number is kept before the tracker has it."""
+def test_logger_that_does_not_finish(runs: Runs, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a run that hangs at its end, and a step whose number is kept before the logger has it."""
     use(StuckAtEnd)
     monkeypatch.setattr(client, "FINISH_SECONDS", 0.1)
-    with runs.trackers() as trackers:
-        trackers.start(0)
-        trackers.log(1, {})
+    with runs.loggers() as loggers:
+        loggers.start(0)
+        loggers.log(1, {})
         while runs.notes["wandb"]["step"] < 1:
             time.sleep(0.05)
     assert calls(runs) == ["start", "1 0"]
     output = runs.folder / "logs/wandb.log"
-    assert runs.said == ["wandb: here", f"wandb: not finished after 0.1 s, and ended; see {output}"]
+    assert runs.said == ["wandb: here", f"wandb: not finished after 0.1 s, killed; see {output}"]
 
 
-def test_tracker_that_refuses(runs: Runs, use: Any) -> None:
-    """Catches a line for every failure, a tracker given up for scattered failures, and one that is asked for ever."""
+def test_logger_that_refuses(runs: Runs, use: Any) -> None:
+    """Catches a line for every failure, a logger given up for scattered failures, and one that is asked for ever."""
     use(Refusing)
     runs.go(0, *range(1, 30))
     assert runs.said == [
         "wandb: here",
         "wandb: step 1 failed: ValueError: not 1",
-        "wandb: 5 steps failed one after another, the last with ValueError: not 14; the run goes on without it",
+        "wandb: 5 consecutive steps failed, the last with ValueError: not 14; the run goes on without this logger",
     ]
     assert calls(runs)[-1] == "14 2"
     assert runs.notes["wandb"]["step"] == 9
 
 
-def test_tracker_that_dies(runs: Runs, use: Any) -> None:
-    """Catches a run that ends, or waits, because the tracker's process is gone."""
+def test_logger_that_dies(runs: Runs, use: Any) -> None:
+    """Catches a run that ends, or waits, because the logger's process is gone."""
     use(Dying)
     runs.go(0, 1, 2, 3)
     assert runs.said == [
         "wandb: here",
-        f"wandb: its process ended, see {runs.folder / 'logs/wandb.log'}; the run goes on without it",
+        f"wandb: its process ended, see {runs.folder / 'logs/wandb.log'}; the run goes on without this logger",
     ]
     assert (calls(runs), runs.notes["wandb"]["step"]) == (["start", "1 0", "2 2"], 1)
 
 
-def test_several_trackers_are_apart(runs: Runs, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a tracker that gets nothing while another one, before it, is stuck."""
+def test_several_loggers_are_apart(runs: Runs, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a logger that gets nothing while another one, before it, is stuck."""
     use(WaitsForOther)
-    monkeypatch.setitem(client.BACKENDS, "swanlab", "tests.unit.tracking.test_loggers:Recorder")
+    monkeypatch.setitem(client.BACKENDS, "swanlab", "tests.unit.tracking.fake_backends:Recorder")
     runs.tracking["backends"] = ["wandb", "swanlab"]
     runs.go(0)
     assert (calls(runs), runs.said) == (["start", "succeeded"], ["swanlab: here", "wandb: there"])
 
 
 def test_failed_run_is_shown_as_failed(runs: Runs, use: Any) -> None:
-    """Catches a crashed run that trackers show as finished, and steps that are lost with it."""
+    """Catches a crashed run that loggers show as finished, and steps that are lost with it."""
     use(Recorder)
 
     def crash() -> None:
-        with runs.trackers() as trackers:
-            trackers.start(0)
-            trackers.log(1, {})
+        with runs.loggers() as loggers:
+            loggers.start(0)
+            loggers.log(1, {})
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -482,28 +402,28 @@ def test_failed_run_is_shown_as_failed(runs: Runs, use: Any) -> None:
     assert calls(runs) == ["start", "1 0", "failed"]
 
 
-def test_interrupt_is_not_the_trackers(runs: Runs, use: Any) -> None:
-    """Catches Ctrl-C at a terminal, which goes to every process of the session, ending a tracker before the run."""
+def test_interrupt_is_not_the_loggers(runs: Runs, use: Any) -> None:
+    """Catches Ctrl-C at a terminal, which goes to every process of the session, ending a logger before the run."""
     use(Recorder)
-    with runs.trackers() as trackers:
-        trackers.start(0)
+    with runs.loggers() as loggers:
+        loggers.start(0)
         [process] = [process for process in marked(os.environ[MARK]) if process.pid != os.getpid()]
         assert os.getsid(process.pid) == process.pid
-        trackers.log(1, {})
+        loggers.log(1, {})
     assert calls(runs) == ["start", "1 0", "succeeded"]
 
 
 def test_killed_run(runs: Runs) -> None:
-    """Catches steps of a killed run that its tracker never wrote, and processes that live on for ever."""
+    """Catches steps of a killed run that its logger never wrote, and processes that live on for ever."""
     script = """
 import os, sys, time
 from pathlib import Path
 from openr1.config.sections import RunConfig, TrackingConfig
 from openr1.tracking.loggers.client import Loggers
 run = RunConfig(name="small", output_dir=sys.argv[1])
-trackers = Loggers(TrackingConfig(backends=["wandb"], mode="offline"), run, {})
-trackers.start(0)
-trackers.log(1, {"reward/mean": 0.5})
+loggers = Loggers(TrackingConfig(backends=["wandb"], mode="offline"), run, {})
+loggers.start(0)
+loggers.log(1, {"reward/mean": 0.5})
 notes = Path(sys.argv[1]) / "small/tracking.json"
 while '"step": 1' not in notes.read_text():
     time.sleep(0.05)
@@ -512,7 +432,7 @@ os._exit(9)
     command = [sys.executable, "-c", script, str(runs.folder.parent)]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert killed.returncode == 9, killed.stderr
-    # Its tracker sees that, and ends by itself.
+    # Its logger sees that, and ends by itself.
     _, alive = psutil.wait_procs(
         [process for process in marked(str(runs.folder.parent)) if process.pid != os.getpid()], timeout=30
     )
@@ -544,21 +464,19 @@ def test_missing_key_is_refused(runs: Runs, monkeypatch: pytest.MonkeyPatch, tmp
     check_tracking(TrackingConfig(backends=["tensorboard"]))
 
 
-def test_no_trackers(runs: Runs) -> None:
+def test_no_loggers(runs: Runs) -> None:
     """Catches a process, or a question about rollouts, where nothing is tracked."""
     for tracking in ({}, {"backends": ["wandb", "swanlab"], "mode": "disabled"}):
-        with Loggers(
-            TrackingConfig(**tracking), RunConfig(name="small", output_dir=runs.folder.parent), {}
-        ) as trackers:
-            trackers.start(0)
-            trackers.log(10, {"reward/mean": 1.0}, (pytest.fail("read") for _ in range(1)))
+        with Loggers(TrackingConfig(**tracking), RunConfig(name="small", output_dir=runs.folder.parent), {}) as loggers:
+            loggers.start(0)
+            loggers.log(10, {"reward/mean": 1.0}, (pytest.fail("read") for _ in range(1)))
     assert runs.said == []
     assert not (runs.folder / "logs").exists()
 
 
 def test_rows_of_a_table() -> None:
     """Catches None among texts, whole numbers among fractions, and a long response that makes a table unusable."""
-    [row, _] = rollout_rows(make_record(7))
+    [row, _] = rollout_rows(make_result(7).experience)
     [cells] = table_rows(7, [{**row, "score": 1, "label": {"target": 3}, "response": "x" * (TEXT_CHARS + 5)}])
     assert list(cells) == list(COLUMNS)
     for name, kind in COLUMNS.items():
@@ -579,7 +497,7 @@ def test_rows_of_a_table_at_most(runs: Runs, use: Any) -> None:
 
 
 def test_settings_have_no_passwords(tmp_path: Path) -> None:
-    """Catches a password of the reward server's address that is sent to a tracker, and nested sections."""
+    """Catches a password of the reward server's address that is sent to a logger, and nested sections."""
     config = make_config(tmp_path, reward={"url": ["http://me:secret@host:5000/x", "http://host:5001"]})
     settings = public_settings(config)
     assert settings["reward.url"] == ["http://host:5000/x", "http://host:5001"]

@@ -8,28 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from openr1.training.cluster import gpus_needed
 from transformers import AutoTokenizer
 
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptStream
 from openr1.errors import ConfigError
-from openr1.training.run import load_datasets
-from openr1.training.trainer import StepResult, Trainer
-from tests.fakes import (
-    FakeCritic,
-    FakePolicy,
-    FakeReference,
-    FakeRewards,
-    FakeRollout,
-    FakeStages,
-    graded,
-    make_config,
-)
+from openr1.rollout.experience import StepResult
+from openr1.tracking.loggers.client import Loggers
+from openr1.training.datasets import Datasets, load_datasets
+from openr1.training.rl import RLJob, gpus_needed
+from openr1.training.run import Run
+from openr1.training.stages import Stages
+from tests.fakes import FakeCritic, FakePolicy, FakeRewards, graded, make_config, make_stages
 from tests.running import ROOT, read_jsonl, run_grpo, write_config
-from tests.unit.training.test_run import make_run
-from tests.unit.training.test_trainer import PROMPTS, Interrupts
+from tests.unit.training.test_trainer import PROMPTS, advantages_of, make_step, trainer_of
 
 BASE_MODEL = ROOT / "data/models/tiny_base"
 GAE = {"advantage_estimator": "gae", "init_kl_coef": 0.0}
@@ -40,26 +32,19 @@ def make_gae_config(folder: Path, algorithm: dict[str, Any] | None = None, **sec
     return make_config(folder, algorithm={**GAE, **(algorithm or {})}, **sections)
 
 
-def make_steps(
-    config: TrainConfig, number: int = 1, rewards: FakeRewards | None = None
-) -> tuple[list[tuple[str, Any]], list[StepResult]]:
-    """All calls of policy and critic in their order, and the records of the steps."""
+def make_steps(config: TrainConfig, number: int = 1, **stages: Any) -> tuple[list[tuple[str, Any]], list[StepResult]]:
+    """All calls of policy and critic in their order, and the steps."""
     calls: list[tuple[str, Any]] = []
-    records: list[StepResult] = []
-    trainer = Trainer(
-        config,
-        PromptStream(PROMPTS, config.run.seed),
-        FakeRollout(),
-        rewards or FakeRewards(),
-        FakeReference() if config.algorithm.init_kl_coef > 0 else None,
-        FakePolicy(calls=calls),
-        Interrupts(),
-        records.append,
-        FakeCritic(calls=calls),
+    trainer = trainer_of(
+        config, make_stages(config, policy=FakePolicy(calls=calls), critic=FakeCritic(calls=calls), **stages)
     )
-    for _ in range(number):
-        trainer.step()
-    return calls, records
+    return calls, [trainer.step() for _ in range(number)]
+
+
+def run_to_its_end(config: TrainConfig, stages: Stages, resume: bool) -> None:
+    """A run over six prompts."""
+    job = RLJob(config, Datasets(PROMPTS, []), stages)
+    Run(config, job, Loggers(config.tracking, config.run, {}), stages.interrupts).go(resume)
 
 
 def of(calls: list[tuple[str, Any]], name: str) -> list[Any]:
@@ -90,17 +75,19 @@ def test_step_by_hand(tmp_path: Path) -> None:
     3/16 = 1/16. One token, rewarded with 0: -1/4. The mean of 1/16, 3/4, -1/4 is 3/16; squares of the differences -1/8,
     9/16, -7/16 add up to 134/256, twice, over 6 - 1.
     """
-    calls, (record,) = make_steps(make_gae_config(tmp_path, {"gamma": 0.5, "lambd": 0.5}, critic={"value_clip": 0.3}))
+    calls, (result,) = make_steps(make_gae_config(tmp_path, {"gamma": 0.5, "lambd": 0.5}, critic={"value_clip": 0.3}))
     std = math.sqrt(2 * 134 / 256 / 5)
     first, last, other = -1 / 8 / std, 9 / 16 / std, -7 / 16 / std
     expected = torch.tensor([[0, first, last], [0, other, 0]] * 2)
     torch.testing.assert_close(of(calls, "update")[0].advantages, expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(record.advantages, torch.tensor([[(first + last) / 2, other]] * 2), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        advantages_of(result), torch.tensor([[(first + last) / 2, other]] * 2), rtol=1e-5, atol=0
+    )
     (learned,) = of(calls, "update_critic")
     assert learned.returns.tolist() == [[0, 5 / 16, 1], [0, 0, 0]] * 2
     assert learned.values.tolist() == [[0, 1 / 4, 1 / 4], [0, 1 / 4, 0]] * 2
-    assert record.shaped.tolist() == [[1, 0], [1, 0]]
-    metrics = {name: value for name, value in record.metrics.items() if name.startswith("critic/")}
+    assert result.experience.rewards.tolist() == [[1, 0], [1, 0]]
+    metrics = {name: value for name, value in result.metrics.items() if name.startswith("critic/")}
     # The fake's first update has loss 1 and norm 10. Its values are all alike.
     assert metrics == {
         "critic/loss": 1,
@@ -109,17 +96,14 @@ def test_step_by_hand(tmp_path: Path) -> None:
         "critic/return_mean": pytest.approx(21 / 16 / 3),
         "critic/explained_variance": pytest.approx(0.0),
     }
-    assert "time/values_seconds" in record.metrics
+    assert "time/values_seconds" in result.metrics
 
 
 def test_clip_reaches_the_critic(tmp_path: Path) -> None:
     """Catches a bound that is read and not used."""
     critic = FakeCritic()
-    config = make_gae_config(tmp_path, critic={"value_clip": 0.3})
-    stream = PromptStream(PROMPTS, config.run.seed)
-    stages = (stream, FakeRollout(), FakeRewards(), None, FakePolicy(), Interrupts(), lambda record: None, critic)
-    Trainer(config, *stages).step()
-    assert critic.clips == [0.3]
+    make_step(make_gae_config(tmp_path, critic={"value_clip": 0.3}), critic=critic)
+    assert [objective.clip for objective in critic.objectives] == [0.3]
 
 
 def test_distance_costs_each_token_its_own(tmp_path: Path) -> None:
@@ -128,14 +112,14 @@ def test_distance_costs_each_token_its_own(tmp_path: Path) -> None:
     The fake reference gives token x -x / 1000, the engine -1: with k1 a token costs coefficient x (x / 1000 - 1).
     """
     config = make_gae_config(tmp_path, {"init_kl_coef": 0.5, "kl_in": "reward", "kl_estimator": "k1"})
-    calls, (record,) = make_steps(config)
+    calls, (result,) = make_steps(config)
     (learned,) = of(calls, "update_critic")
     for row, score in enumerate((1.0, 0.0, 1.0, 0.0)):
         costs = [0.5 * (int(token) / 1000 - 1) for token in learned.input_ids[row][learned.response_mask[row]]]
         # Without discount: the score, less what this and later tokens cost.
         expected = [score - math.fsum(costs[start:]) for start in range(len(costs))]
         assert learned.returns[row][learned.response_mask[row]].tolist() == pytest.approx(expected, rel=1e-5)
-        assert float(record.shaped.flatten()[row]) == pytest.approx(expected[0], rel=1e-5)
+        assert float(result.experience.penalized_rewards.flatten()[row]) == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_ungraded_responses_train_neither(tmp_path: Path) -> None:
@@ -144,21 +128,21 @@ def test_ungraded_responses_train_neither(tmp_path: Path) -> None:
     Left are tokens with advantages 1 - 1/4 = 3/4 alone, which are equal: normalized, they are 0.
     """
     config = make_gae_config(tmp_path, reward={"max_failed_fraction": 0.5})
-    calls, (record,) = make_steps(config, rewards=FakeRewards(graded(default=(1.0, None))))
+    calls, (result,) = make_steps(config, rewards=FakeRewards(graded(default=(1.0, None))))
     for name in ("update", "update_critic"):
         assert of(calls, name)[0].response_mask.any(dim=1).tolist() == [True, False] * 2
-    assert not record.advantages.any()
-    assert record.metrics["critic/return_mean"] == 1
+    assert not advantages_of(result).any()
+    assert result.metrics["critic/return_mean"] == 1
 
 
 def test_warm_up_leaves_the_policy_alone(tmp_path: Path) -> None:
     """Catches a policy that learns from values that mean nothing yet, and steps without the policy's metrics."""
-    calls, records = make_steps(make_gae_config(tmp_path, critic={"warmup_steps": 2}), 3)
-    warm = ["values", "update_critic", "measure", "collected", "push_weights"]
-    assert [name for name, _ in calls] == [*warm, *warm, *["update" if name == "measure" else name for name in warm]]
-    assert [record.metrics["policy/grad_norm"] for record in records] == [0, 0, 1]
-    assert records[0].metrics.keys() == records[2].metrics.keys()
-    assert [record.metrics["sync/version"] for record in records] == [1, 2, 3]
+    calls, results = make_steps(make_gae_config(tmp_path, critic={"warmup_steps": 2}), 3)
+    warm = ["values", "update_critic", "evaluate", "collected", "push_weights"]
+    assert [name for name, _ in calls] == [*warm, *warm, *["update" if name == "evaluate" else name for name in warm]]
+    assert [result.metrics["policy/grad_norm"] for result in results] == [0, 0, 1]
+    assert results[0].metrics.keys() == results[2].metrics.keys()
+    assert [result.metrics["sync/version"] for result in results] == [1, 2, 3]
 
 
 def test_other_estimators_have_no_critic(tmp_path: Path) -> None:
@@ -221,11 +205,10 @@ def test_critic_of_other_tokens_is_refused(
 def test_checkpoint_has_the_critic(tmp_path: Path) -> None:
     """Catches a resumed run whose critic begins anew."""
     config = make_gae_config(tmp_path)
-    first = FakeCritic()
-    make_run(config, FakeStages(critic=first)).go(resume=False)
+    run_to_its_end(config, make_stages(config, critic=FakeCritic()), resume=False)
     assert (config.run.folder / "checkpoints/step_000003/critic").is_dir()
     longer, second = config.model_copy(update={"num_steps": 4}), FakeCritic()
-    make_run(longer, FakeStages(critic=second)).go(resume=True)
+    run_to_its_end(longer, make_stages(longer, critic=second), resume=True)
     assert second.calls[0] == ("load", config.run.folder / "checkpoints/step_000003/critic")
 
 

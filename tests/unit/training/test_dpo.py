@@ -1,37 +1,35 @@
-"""Preference optimization: its loss against hand arithmetic and TRL, its pairs, and a whole run."""
+"""Preference optimization: its loss against hand arithmetic and TRL, its reference, and a whole run."""
 
-import json
 import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 import torch
-from openr1.training.cluster import start_policy
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import preference_loss
-from openr1.config.dpo import DpoDataConfig
+from openr1.algorithms.objectives.dpo import DpoObjective
+from openr1.config.dpo import DpoConfig
+from openr1.config.load import validate
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.data.pairs import Pair, to_batch
 from openr1.data.prompts import load_tokenizer
-from openr1.errors import ConfigError, MissingError
-from openr1.training.dpo import Pair, load_pairs, sums_of_log_probs, to_batch, train_step
+from openr1.errors import ConfigError
+from openr1.training.actors import group_settings, learner_settings, start_workers
+from openr1.training.dpo import dpo_job, reference_log_probs, sequence_log_probs, train_step
 from openr1.workers.group import PolicyGroup
-from openr1.workers.settings import LearnerSettings
 from tests.fakes import FakePolicy
-from tests.running import read_jsonl
+from tests.running import ROOT, read_jsonl
 
-ROOT = Path(__file__).resolve().parents[3]
 BETA = 0.3
-CUTS = [(1, 1000, False), (3, 12, False), (2, 8, True)]
-"""Ranks, tokens of a micro-batch, packing."""
 PAIRS = [
     Pair([7, 8], [20, 21, 22], [30, 31]),
     Pair([9], [40], [50, 51, 52, 53]),
@@ -99,14 +97,15 @@ def test_loss_and_gradient_are_those_of_trl(
     log_probs = torch.distributions.Categorical(logits=logits).log_prob(batch.input_ids[:, 1:])
     reference = (log_probs * batch.response_mask[:, 1:]).sum(-1)
 
+    policy = PolicyConfig(num_ranks=num_ranks, zero_stage=1, micro_batch_tokens=micro_batch_tokens)
+    optimizer = OptimizerConfig(learning_rate=1e-3, max_norm=0.0)
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
-    learner = LearnerSettings(settings, OptimizerConfig(learning_rate=1e-3, max_norm=0.0), 1, 1.0, 10)
-    policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=1)
-    ranks = start_policy(learner, policy_config, False, tmp_path / "logs")
-    group = PolicyGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
+    learner = learner_settings(settings, optimizer, policy, total_updates=10)
+    workers = start_workers(learner, policy, False, tmp_path / "logs")
+    group = PolicyGroup(workers, group_settings(learner, policy))
     metrics = train_step(group, PAIRS, reference.view(-1, 2), BETA)
-    for rank in ranks:
-        ray.kill(rank)
+    for worker in workers:
+        ray.kill(worker)
 
     expected, norm = loss_of_trl(model, reference_lm, batch, tmp_path / "trl")
     assert metrics["dpo/loss"] == pytest.approx(expected, rel=1e-4)
@@ -114,110 +113,92 @@ def test_loss_and_gradient_are_those_of_trl(
     assert metrics["policy/grad_norm"] == pytest.approx(norm, rel=1e-3)
 
 
+@dataclass
 class TokensAsLosses(FakePolicy):
-    """A policy that finds a token the less likely the higher its number."""
+    """A policy that finds a token the less likely the higher its number, and `scale` times as much."""
+
+    scale: float = 1.0
 
     def log_probs(self, batch: TrainBatch) -> Tensor:
         """Minus the tokens' numbers."""
-        return -batch.input_ids.float()
+        return -batch.input_ids.float() * self.scale
+
+
+# 20 + 21 + 22 = 63 and 30 + 31 = 61; 40 and 206; 121 and 141; 495 and 90.
+SUMS = [[-63.0, -61.0], [-40.0, -206.0], [-121.0, -141.0], [-495.0, -90.0]]
+
+
+def make_config(folder: Path) -> DpoConfig:
+    """A run in `folder`, with batches of three pairs."""
+    values = {
+        "run": {"name": "test", "output_dir": str(folder)},
+        "model": {"path": "model"},
+        "data": {"train": "pairs.jsonl"},
+        "policy": {"train_batch_size": 3},
+        "max_epochs": 3,
+        "beta": BETA,
+    }
+    return validate(DpoConfig, values, "test")
 
 
 def test_sums_of_log_probs_by_hand() -> None:
     """Catches prompts that count, pairs out of order, and a last batch that is lost."""
-    # 20 + 21 + 22 = 63 and 30 + 31 = 61; 40 and 206; 121 and 141; 495 and 90.
-    sums = sums_of_log_probs(TokensAsLosses(), PAIRS, 3)
-    assert sums.tolist() == [[-63, -61], [-40, -206], [-121, -141], [-495, -90]]
+    assert sequence_log_probs(TokensAsLosses(), PAIRS, 3).tolist() == SUMS
 
 
-# Pairs
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Callable[[bool], Path]) -> PreTrainedTokenizerBase:
-    """The tiny model's."""
-    return load_tokenizer(tiny_model(True))
-
-
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def data(**values: Any) -> DpoDataConfig:
-    return DpoDataConfig(**{"train": Path("pairs.jsonl"), **values})
-
-
-def test_pairs_of_a_file(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Catches a prompt without its template or prefix, a response without its end, and long pairs that are cut."""
-    rows = [
-        {"prompt": "1+1?", "chosen": "2", "rejected": "33"},
-        {"prompt": "1+1?", "chosen": "2", "rejected": "3" * 60},
-    ]
-    path = write(tmp_path / "pairs.jsonl", *rows)
-    (pair,), dropped = load_pairs(path, tokenizer, data(max_len=60, assistant_prefix="<think>"))
-    assert dropped == 1
-    assert tokenizer.decode(pair.prompt_ids) == "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n<think>"
-    assert tokenizer.decode(pair.chosen_ids) == "2<|im_end|>"
-    assert tokenizer.decode(pair.rejected_ids) == "33<|im_end|>"
-
-
-def rollout(prompt: str, index: int, response: str, reward: float | None, finish: str = "stop") -> dict[str, Any]:
-    return {
-        "id": f"{prompt}/{index}",
-        "prompt": f"Q {prompt}",
-        "response": response,
-        "reward": reward,
-        "finish_reason": finish,
+def test_metrics_of_an_update_by_hand() -> None:
+    """Catches sums in place of means over pairs, metrics that are swapped, and references at other rows."""
+    policy = FakePolicy()
+    metrics = train_step(policy, PAIRS[:2], torch.tensor([[1.0, 2.0], [3.0, 4.0]]), BETA)
+    # The fake's sums are 1 to 5, of two pairs. Tokens: (2 + 3) + (2 + 2) + (1 + 1) + (1 + 4) = 16.
+    assert metrics == {
+        "dpo/loss": 0.5,
+        "dpo/accuracy": 1.0,
+        "dpo/margin": 1.5,
+        "dpo/chosen_reward": 2.0,
+        "dpo/rejected_reward": 2.5,
+        "dpo/tokens": 16,
+        "policy/grad_norm": 1,
+        "policy/learning_rate": 0.1,
     }
+    assert policy.objectives == [DpoObjective(BETA, 2)]
+    (batch,) = policy.updates
+    assert batch.ref_sequence_log_probs is not None
+    assert batch.ref_sequence_log_probs.tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_pairs_of_a_run(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Catches a group without a difference, an ungraded response, one cut off that gets an end, and groups mixed up."""
-    write(
-        tmp_path / "rollouts/step_000001.jsonl",
-        rollout("a", 0, "1", 0.5),
-        rollout("a", 1, "2", 1.0),
-        rollout("a", 2, "3", None),
-        rollout("a", 3, "4", 0.0, finish="length"),
-        rollout("b/1", 0, "5", 1.0),
-        rollout("b/1", 1, "6", 1.0),
-    )
-    write(tmp_path / "rollouts/step_000002.jsonl", rollout("b/1", 0, "7", 0.0), rollout("b/1", 1, "8", 1.0))
-    pairs, dropped = load_pairs(tmp_path, tokenizer, data())
-    texts = [tuple(map(tokenizer.decode, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))) for pair in pairs]
-    assert texts == [("Q a", "2<|im_end|>", "4"), ("Q b/1", "8<|im_end|>", "7<|im_end|>")]
-    assert dropped == 0
+def test_every_pair_trains_against_its_own_reference(tmp_path: Path) -> None:
+    """Catches pairs that are shuffled without their references."""
+    policy = TokensAsLosses()
+    job = dpo_job(make_config(tmp_path), 6, PAIRS, policy)
+    job.start(None)
+    for _ in range(6):
+        job.step()
+    assert [len(batch) for batch in policy.updates] == [6, 2] * 3
+    assert {tuple(batch.input_ids[:, 0].tolist()) for batch in policy.updates[::2]} != {(7, 7, 9, 9, 10, 10)}
+    for batch in policy.updates:
+        assert batch.ref_sequence_log_probs is not None
+        sums = (batch.input_ids * batch.response_mask).sum(-1)
+        assert batch.ref_sequence_log_probs.tolist() == (-sums).tolist()
 
 
-@pytest.mark.parametrize(
-    ("row", "told"),
-    [
-        ({"prompt": "1+1?", "chosen": "2"}, "pairs.jsonl:1: `rejected` must be a string"),
-        ({"chosen": "2", "rejected": "3"}, "pairs.jsonl:1: exactly one of `prompt` and `messages`"),
-        ({"messages": [{"role": "user"}], "chosen": "2", "rejected": "3"}, "pairs.jsonl:1: `prompt` must be a string"),
-        ({"prompt": "1+1?", "chosen": "2", "rejected": "3" * 99}, "all 1 pairs are longer than data.max_len 60"),
-    ],
-)
-def test_bad_pairs_are_named(
-    row: dict[str, Any], told: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    """Catches a traceback where a dataset has other columns, and a run without anything to train on."""
-    with pytest.raises(ConfigError) as caught:
-        load_pairs(write(tmp_path / "pairs.jsonl", row), tokenizer, data(max_len=60))
-    assert told in str(caught.value)
-
-
-def test_a_folder_without_rollouts(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Catches a model's folder that is given in place of a run's."""
-    with pytest.raises(MissingError, match=r"no rollouts/step_\*\.jsonl"):
-        load_pairs(tmp_path, tokenizer, data())
+def test_reference_is_kept_for_a_resumed_run(tmp_path: Path) -> None:
+    """Catches a reference that is computed again, by other weights, and a dataset that changed under a resumed run."""
+    config = make_config(tmp_path)
+    assert reference_log_probs(TokensAsLosses(), PAIRS, config).tolist() == SUMS
+    moved = TokensAsLosses(scale=2.0)
+    assert reference_log_probs(moved, PAIRS, config).tolist() == SUMS
+    others: list[Sequence[Pair]] = [PAIRS[:3], PAIRS[::-1], [*PAIRS[:3], Pair([13], [80], [90])]]
+    for pairs in others:
+        with pytest.raises(ConfigError, match=r"belongs to other pairs; pairs\.jsonl has changed"):
+            reference_log_probs(moved, pairs, config)
 
 
 # A whole run
 
 
 def dpo(*words: str, code: int = 0) -> str:
+    """Run the command to its end; returns its errors after checking its exit code."""
     config = ["--config", str(ROOT / "scripts/configs/dpo_game24_tiny.yaml"), "--model.dtype", "float32"]
     command = [sys.executable, "-m", "cli", "dpo", *config, *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
@@ -241,7 +222,7 @@ def test_a_run_learns_and_resumes(tmp_path: Path) -> None:
     for one, other in zip(whole, parts, strict=True):
         assert other["dpo/loss"] == pytest.approx(one["dpo/loss"], rel=1e-3, abs=1e-4)
     assert (tmp_path / "parts/model/model.safetensors").is_file()
-    assert "all 8 updates are done" in dpo(*where, "--run.name", "whole", "--resume", code=2)
+    assert "all 8 steps are done" in dpo(*where, "--run.name", "whole", "--resume", code=2)
     # Stopped between the last step and the export: resuming makes up for the export alone.
     shutil.rmtree(tmp_path / "whole/model")
     dpo(*where, "--run.name", "whole", "--resume")

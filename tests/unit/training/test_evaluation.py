@@ -1,4 +1,4 @@
-"""pass@k, its interval and a whole measurement, against counting by hand."""
+"""pass@k, its interval and a whole evaluation, against counting by hand."""
 
 import json
 import math
@@ -10,7 +10,8 @@ import pytest
 
 from openr1.algorithms.pass_at_k import mean_with_interval, pass_at_k
 from openr1.errors import RewardServerUnavailable, TrainingError
-from openr1.training.evaluation import EvalResult, measure, read_eval_results, write_eval_results
+from openr1.tracking.eval_results import EvalResult, read_eval_results, write_eval_results
+from openr1.training.evaluation import evaluate
 from openr1.types import Grade, Group, Prompt, SamplingParams
 from tests.fakes import FakeRewards, FakeRollout, graded, make_prompt, make_response
 
@@ -70,7 +71,7 @@ def test_interval_is_repeatable() -> None:
     assert mean_with_interval(values) != mean_with_interval(values, seed=1)
 
 
-# A measurement
+# An evaluation
 
 
 def make_answers(prompt: Prompt) -> Group:
@@ -79,13 +80,13 @@ def make_answers(prompt: Prompt) -> Group:
     return Group(prompt, (make_response(1, 2, 3), make_response(4, truncated=odd)))
 
 
-def test_measurement_by_hand() -> None:
+def test_evaluation_by_hand() -> None:
     """Catches a mean over responses of another set, pass@k of the first sample, and progress that is not reported."""
     prompts = [make_prompt(number) for number in range(4)]
     rewards = FakeRewards(graded({"p0": [1.0, 1.0], "p1": [1.0, 0.0], "p2": [0.0, 1.0], "p3": [0.0, 0.0]}))
     rollout = FakeRollout(make=make_answers, order=lambda prompts: prompts[::-1])
     ticks: list[int] = []
-    result = measure(prompts, rollout, rewards, SAMPLING, on_group=lambda: ticks.append(1))
+    result = evaluate(prompts, rollout, rewards, SAMPLING, on_group=lambda: ticks.append(1))
     # Shares 1, 1/2, 1/2, 0: mean 1/2. At least one of two right: 3 of 4 prompts. Truncated: p1 and p3, of 8 responses.
     assert (result.accuracy, result.pass_at_k) == (0.5, 0.75)
     assert (result.response_length, result.truncated_fraction) == (2.0, 0.25)
@@ -101,7 +102,7 @@ def test_finishing_order_does_not_change_the_interval() -> None:
     prompts = [make_prompt(number) for number in range(6)]
     rewards = graded({f"p{number}": [number**0.5 / 3] * 2 for number in range(6)})
     results = [
-        measure(prompts, FakeRollout(order=order), FakeRewards(rewards), SAMPLING)
+        evaluate(prompts, FakeRollout(order=order), FakeRewards(rewards), SAMPLING)
         for order in (list, lambda prompts: prompts[::-1])
     ]
     assert results[0] == results[1]
@@ -110,16 +111,16 @@ def test_finishing_order_does_not_change_the_interval() -> None:
 def test_accuracy_is_not_the_reward() -> None:
     """Catches a format bonus that counts as accuracy, and a partly right answer that counts as passed."""
     score = Grade(0.9, 0.5, {"format": 1.0, "steps": 0.5}, "wrong")
-    result = measure([make_prompt()], FakeRollout(), FakeRewards(lambda group: [score, score]), SAMPLING)
+    result = evaluate([make_prompt()], FakeRollout(), FakeRewards(lambda group: [score, score]), SAMPLING)
     assert (result.accuracy, result.pass_at_k) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize("allowed", [0.0, 0.24])
-def test_too_many_ungraded_responses_stop_the_measurement(allowed: float) -> None:
+def test_too_many_ungraded_responses_stop_the_evaluation(allowed: float) -> None:
     """Catches failures that silently count as wrong, and a message without the numbers that were compared."""
     rewards = FakeRewards(graded({"p1": [1.0, None]}))
     with pytest.raises(TrainingError) as caught:
-        measure([make_prompt(0), make_prompt(1)], FakeRollout(), rewards, SAMPLING, allowed)
+        evaluate([make_prompt(0), make_prompt(1)], FakeRollout(), rewards, SAMPLING, allowed)
     for part in ("25.0%", f"reward.max_failed_fraction {allowed:g}", "the first error: p1/1: grader_error: it broke"):
         assert part in str(caught.value)
 
@@ -128,7 +129,7 @@ def test_allowed_ungraded_responses_count_as_not_right() -> None:
     """Catches an accuracy over what is left, which rises where grading fails, and a limit that is not included."""
     rewards = FakeRewards(graded({"p0": [1.0, None], "p1": [None, None], "p2": [1.0, 1.0], "p3": [0.0, 1.0]}))
     prompts = [make_prompt(number) for number in range(4)]
-    result = measure(prompts, FakeRollout(), rewards, SAMPLING, 3 / 8)
+    result = evaluate(prompts, FakeRollout(), rewards, SAMPLING, 3 / 8)
     # Shares of right ones: 1/2, 0, 1, 1/2, of mean 1/2. All but p1 have a right one.
     assert (result.accuracy, result.pass_at_k, result.num_failed) == (0.5, 0.75, 3)
 
@@ -141,10 +142,10 @@ def refuse(group: Group) -> list[Grade]:
 def test_missing_server_stops_the_measurement() -> None:
     """Catches an accuracy over nothing."""
     with pytest.raises(RewardServerUnavailable, match="gone"):
-        measure([make_prompt()], FakeRollout(), FakeRewards(refuse), SAMPLING)
+        evaluate([make_prompt()], FakeRollout(), FakeRewards(refuse), SAMPLING)
 
 
-def test_written_measurements_read_back(tmp_path: Path) -> None:
+def test_written_results_read_back(tmp_path: Path) -> None:
     """Catches an interval that comes back as a list, and a half-written file under the final name."""
     results = {
         "sampled": EvalResult(0.5, (0.25, 0.75), 0.75, 4, 2, 1.0, 2.5, 0.1),
@@ -156,7 +157,7 @@ def test_written_measurements_read_back(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["step_000000.json"]
 
 
-def test_measurements_of_older_runs_are_read(tmp_path: Path) -> None:
+def test_results_of_older_runs_are_read(tmp_path: Path) -> None:
     """Catches a run that cannot be resumed because its files say nothing of responses that could not be graded."""
     path = tmp_path / "step_000000.json"
     write_eval_results(path, {"sampled": EvalResult(0.5, (0.25, 0.75), 0.75, 4, 2, 1.0, 2.5, 0.1)})

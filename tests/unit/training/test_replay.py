@@ -1,9 +1,6 @@
 """Steps that are recorded and replayed: the same batch to the last bit, nothing asked that is read, faults told."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,31 +8,31 @@ from typing import Any
 import pytest
 import torch
 
-from openr1.algorithms.advantages import RunningReward
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptStream
-from openr1.errors import ConfigError, MissingError, PolicyError
-from openr1.rollout.producer import Experience
-from openr1.runtime.interrupts import Interrupts
+from openr1.errors import ConfigError, MissingError, PolicyError, RewardServerUnavailable, TrainingError
+from openr1.rollout.experience import Experience
 from openr1.tracking.loggers.client import Loggers
-from openr1.training.replay import Recording, Replay, read_step, write_step
-from openr1.training.run import Datasets, Run
-from openr1.training.trainer import Estimated, Trainer
-from openr1.types import Grade, Group, Prompt, Response
+from openr1.training.datasets import Datasets
+from openr1.training.replay import Recording, Replay, read_step, replay_stages, write_step
+from openr1.training.rl import RLJob, ready_rewards, without_repetition
+from openr1.training.run import Run
+from openr1.training.stages import Stages
+from openr1.types import Grade, Group, Prompt, Response, RunningReward, ScoredGroup
 from tests.fakes import (
     FakeCritic,
     FakePolicy,
     FakeReference,
     FakeRewards,
     FakeRollout,
-    FakeStages,
     graded,
     make_config,
     make_prompt,
+    make_stages,
 )
-from tests.running import ROOT, read_jsonl, run_grpo, write_config
+from tests.running import read_jsonl, run_grpo, write_config
+from tests.unit.training.test_trainer import trainer_of
 
 PROMPTS = [make_prompt(number) for number in range(6)]
 BOUNDARIES = ["rollout", "reward", "advantage"]
@@ -44,32 +41,34 @@ BOUNDARIES = ["rollout", "reward", "advantage"]
 class Fakes:
     """One run's stages, and a trainer over them; what is recorded differs from what fakes make by default."""
 
-    def __init__(self, config: TrainConfig, debug: Replay | Recording | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, debug: Replay | Recording | None = None, prompts: Sequence[Prompt] = PROMPTS
+    ) -> None:
         self.rollout = FakeRollout(make=odd_group)
         self.rewards = FakeRewards(graded({"p0": [1.0, 1.0], "p1": [0.3, 0.1], "p2": [None, 1.0], "p3": [0.0, 0.0]}))
         self.reference, self.policy = FakeReference(), FakePolicy()
         self.critic = FakeCritic() if config.has_critic else None
-        self.trainer = Trainer(
+        replay = debug if isinstance(debug, Replay) else None
+        stages = make_stages(
             config,
-            PromptStream(PROMPTS, config.run.seed),
-            debug if isinstance(debug, Replay) else self.rollout,
-            debug if isinstance(debug, Replay) and config.debug.reads("reward") else self.rewards,
-            self.reference if config.has_reference else None,
-            self.policy,
-            Interrupts(),
-            lambda record: None,
-            self.critic,
-            debug and debug.estimated,
+            rollout=self.rollout,
+            rewards=replay if replay is not None and config.debug.reads("reward") else self.rewards,
+            # As in `run_training`: what is read needs no reference.
+            reference=self.reference if config.has_reference and not config.debug.reads("advantage") else None,
+            policy=self.policy,
+            critic=self.critic,
         )
+        recording = debug if isinstance(debug, Recording) else None
+        self.stages: Stages = replay_stages(stages, replay, recording, config.debug.rollout_only)
+        self.trainer = trainer_of(without_repetition(config), self.stages, prompts)
 
 
 def odd_group(prompt: Prompt) -> Group:
-    """Two responses whose log-probs have no short decimal form, the second one truncated."""
+    """Two responses whose log-probs have no short decimal form: one with an inserted token, and a truncated one."""
     number = prompt.token_ids[0]
-    log_probs = tuple(-0.1 * (index + 1) / number for index in range(3))
-    return Group(
-        prompt, (Response("a", (5, 6, number), log_probs, "stop", 0, 0), Response("b", (7,), (-1 / 3,), "length", 0, 0))
-    )
+    log_probs = (-0.1 / number, 0.0, -0.3 / number)
+    first = Response("a", (5, 6, number), log_probs, (True, False, True), "stop", 0, 0)
+    return Group(prompt, (first, Response("b", (7,), (-1 / 3,), (True,), "length", 0, 0)))
 
 
 def make_debug(folder: Path, replay_from: str | None = None, **sections: Any) -> TrainConfig:
@@ -113,22 +112,33 @@ def test_a_record_is_exact(tmp_path: Path) -> None:
     """Catches floats that are rounded on the way, text that is cut at strange line ends, and fields that are lost."""
     prompt = make_prompt(text="1\u2028\x85\n\u00e9", prefix="<think>", meta={"level": [1, None], "x": 0.1})
     responses = (
-        Response("\u4e2d\r", (3, 4), (-0.1 - 0.2, -1.17549435e-38), "stop", 4, 5),
-        Response("", (9,), (float("-inf"),), "length", 4, 4),
+        Response("\u4e2d\r", (3, 4, 5), (-0.1 - 0.2, 0.0, -1.17549435e-38), (True, False, True), "stop", 4, 5),
+        Response("", (9,), (float("-inf"),), (True,), "length", 4, 4),
     )
-    scores = [Grade(1 / 3, 1.0, {"format": 0.1}, "correct"), Grade(None, None, {}, "error", "it broke")]
-    group, dropped = Group(prompt, responses), Group(make_prompt(1), responses)
-    batch = TrainBatch.from_groups([group]).with_advantages(torch.tensor([1 / 3, -0.7]))
+    grades = (Grade(1 / 3, 1.0, {"format": 0.1}, "correct"), Grade(None, None, {}, "error", "it broke"))
+    scored, dropped = (ScoredGroup(Group(one, responses), grades) for one in (prompt, make_prompt(1)))
+    batch = TrainBatch.from_groups([scored.group]).with_advantages(torch.tensor([1 / 3, -0.7]))
     # Two names of one tensor, which the format does not take as they are.
     batch = replace(batch, values=batch.advantages, returns=batch.advantages)
-    estimated = Estimated(batch, torch.tensor([[0.1, 0.7]]), torch.tensor([[1 / 3, -0.7]]), RunningReward(0.1, 0.7))
-    write_step(tmp_path, 12, Experience([(group, scores)], [(dropped, scores)], batch, {}, {}), estimated)
+    rewards, advantages = torch.tensor([[0.1, 0.7]]), torch.tensor([[1 / 3, -0.7]])
+    experience = Experience(
+        step=12,
+        scored=[scored],
+        dropped=[dropped],
+        batch=batch,
+        prompts={},
+        rewards=rewards,
+        valid=torch.tensor([[True, False]]),
+        advantages=advantages,
+        running_reward=RunningReward(0.1, 0.7),
+    )
+    write_step(tmp_path, experience)
     read = read_step(tmp_path, 12)
-    assert read.graded == {"p0": (group, scores), "p1": (dropped, scores)}
-    assert same_bits(read.estimated.batch, batch)
-    assert torch.equal(read.estimated.shaped, estimated.shaped)
-    assert torch.equal(read.estimated.advantages, estimated.advantages)
-    assert read.estimated.running_reward == estimated.running_reward
+    assert read.scored == {"p0": scored, "p1": dropped}
+    assert same_bits(read.batch, batch)
+    assert torch.equal(read.shaped, rewards)
+    assert torch.equal(read.advantages, advantages)
+    assert read.running_reward == experience.running_reward
     assert [path.name for path in tmp_path.iterdir()] == ["step_000012"]
 
 
@@ -199,32 +209,69 @@ def test_whole_run_of_a_replay(tmp_path: Path) -> None:
     """Catches a run that needs what a replay does not start: engines to push to, or to measure with."""
     record(tmp_path)
     config = make_debug(tmp_path, "reward")
-    recorded, stages = Replay(config, tmp_path / "records", resume=False), FakeStages()
-    of_stages: Any = stages
-    trackers = Loggers(config.tracking, config.run, {})
-    Run(config, Datasets(PROMPTS, []), of_stages, recorded, trackers, Interrupts(), recorded).go(resume=False)
-    assert stages.policy.names == ["update"] * 3
-    assert stages.rollout.requests == []
+    fakes = Fakes(config, Replay(config, tmp_path / "records", resume=False))
+    job = RLJob(config, Datasets(PROMPTS, []), fakes.stages)
+    Run(config, job, Loggers(config.tracking, config.run, {}), fakes.stages.interrupts).go(resume=False)
+    assert fakes.policy.names == ["update"] * 3
+    assert fakes.rollout.requests == []
     assert [row["step"] for row in read_jsonl(config.run.folder / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("replay_from", "reads_grades"), [("rollout", False), ("reward", True), ("advantage", True)])
+def test_grades_that_are_read_need_no_server(tmp_path: Path, replay_from: str, reads_grades: bool) -> None:
+    """Catches a replay that starts or waits for a reward server which it never asks, and one that asks none."""
+    record(tmp_path)
+    config = make_debug(tmp_path, replay_from)
+    # Nothing listens there.
+    reward = config.reward.model_copy(update={"url": ["http://127.0.0.1:9"], "ready_timeout_seconds": 0.1})
+    config = config.model_copy(update={"reward": reward})
+    recorded = Replay(config, tmp_path / "records", resume=False)
+    if reads_grades:
+        with ready_rewards(config, recorded) as rewards:
+            assert rewards is recorded
+    else:
+        with pytest.raises(RewardServerUnavailable), ready_rewards(config, recorded):
+            pass
+
+
+def test_nothing_recorded_is_compared_with_this_runs_weights(tmp_path: Path) -> None:
+    """Catches a replay that ends because its policy is not the one that sampled.
+
+    The fake's first update says that engine and trainer differ by 1/32 nats and policy and reference by 2^-11, both far
+    beyond what float32 explains. The run that makes such steps itself is ended.
+    """
+    model = {"path": "model", "dtype": "float32"}
+    record(tmp_path, model=model)
+    config = make_debug(tmp_path, "rollout", model=model)
+    fakes = Fakes(config, Replay(config, tmp_path / "records", resume=False))
+    job = RLJob(config, Datasets(PROMPTS, []), fakes.stages)
+    job.step()
+    job.check()
+    own = RLJob(config, Datasets(PROMPTS, []), make_stages(config))
+    own.step()
+    with pytest.raises(TrainingError, match="not loaded from the same weights"):
+        own.check()
 
 
 # Rollout alone
 
 
 def test_rollout_only_makes_no_update(tmp_path: Path) -> None:
-    """Catches weights, of policy or critic, that move in a run which is to look at rollout and rewards alone."""
+    """Catches weights, of policy or critic, that move in a run which is to look at rollout and rewards alone, and
+    passes over the batch that can only say the same again."""
     fakes = Fakes(
         make_config(
             tmp_path,
             debug={"rollout_only": True},
             reward={"max_failed_fraction": 0.5},
-            algorithm={"advantage_estimator": "gae"},
+            algorithm={"advantage_estimator": "gae", "max_epochs": 3},
         )
     )
     made = fakes.trainer.step()
-    assert fakes.policy.names == ["measure", "push_weights"]
+    # Weights that do not change need no old log-probs: the ratio is 1.
+    assert fakes.policy.names == ["evaluate", "push_weights"]
     assert fakes.critic is not None
-    assert [name for name, _ in fakes.critic.calls] == ["values"]
+    assert [name for name, _ in fakes.critic.calls] == ["values", "evaluate_critic", "collected"]
     assert made.metrics["policy/grad_norm"] == 0.0
 
 
@@ -286,8 +333,7 @@ def test_records_of_other_prompts(tmp_path: Path) -> None:
     record(tmp_path)
     config = make_debug(tmp_path, "rollout")
     recorded = Replay(config, tmp_path / "records", resume=False)
-    trainer = Fakes(config, recorded).trainer
-    trainer._sampler._prompts = PromptStream([make_prompt(n, text="other") for n in range(6)], config.run.seed)
+    trainer = Fakes(config, recorded, [make_prompt(number, text="other") for number in range(6)]).trainer
     with pytest.raises(ConfigError, match=r"step_000001: another prompt for p\d, which comes now; give the data"):
         trainer.step()
 
@@ -345,19 +391,12 @@ def test_real_replays_train_as_the_recorded_run(
     expected = read_jsonl(tmp_path / "runs/recorded/metrics.jsonl")
     for boundary in BOUNDARIES:
         words = ["--run.name", boundary, "--debug.replay", str(records), "--debug.replay_from", boundary]
-        if boundary == "rollout":
-            output = run_grpo(config, *words)
-        else:
-            command = [sys.executable, "-m", "cli", "train", "--config", str(config), *words]
-            done = subprocess.run(
-                command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=300, check=False
-            )
-            output = done.stdout + done.stderr
-            assert done.returncode == 0, output
-        assert "held-out prompts are not measured" in output
+        output = run_grpo(config, *words)
+        assert "held-out prompts are not evaluated" in output
         logs = {path.name for path in (tmp_path / "runs" / boundary / "logs").iterdir()}
         assert not any(name.startswith("engine") for name in logs)
         assert ("reference.log" in logs) == (boundary != "advantage")
+        assert ("reward_server.log" in logs) == (boundary == "rollout")
         found = read_jsonl(tmp_path / "runs" / boundary / "metrics.jsonl")
         for key in ("policy/loss", "policy/grad_norm", "policy/kl", "rollout/mismatch_abs_mean", "reward/mean"):
             values = [row[key] for row in found]

@@ -5,7 +5,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ import torch
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream
 from openr1.errors import RewardServerUnavailable, TrainingError
+from openr1.rollout.experience import StepResult
+from openr1.rollout.producer import ExperienceProducer
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.tracking.recorder import RunRecorder
-from openr1.training.trainer import StepResult, Trainer, TrainerState
-from openr1.types import Grade, Group, Prompt
+from openr1.training.stages import Stages
+from openr1.training.trainer import Trainer
+from openr1.types import Grade, Group, Prompt, TrainerState
 from tests.fakes import (
     FakePolicy,
-    FakeReference,
     FakeRewards,
     FakeRollout,
     graded,
@@ -30,6 +32,7 @@ from tests.fakes import (
     make_group,
     make_prompt,
     make_response,
+    make_stages,
 )
 from tests.running import ROOT
 
@@ -45,35 +48,33 @@ PROMISED_METRICS = {
 }
 
 
-def make_trainer(
-    config: TrainConfig,
-    rollout: FakeRollout | None = None,
-    rewards: FakeRewards | None = None,
-    policy: FakePolicy | None = None,
-    with_reference: bool = True,
-    reference: FakeReference | None = None,
-    interrupts: Interrupts | None = None,
-    on_step: Callable[[StepResult], None] = lambda record: None,
-) -> Trainer:
-    """A trainer over six prompts, with fakes for what is not given."""
-    return Trainer(
+def trainer_of(config: TrainConfig, stages: Stages, prompts: Sequence[Prompt] = PROMPTS) -> Trainer:
+    """A trainer over these stages, put together as a run does it."""
+    producer = ExperienceProducer(
         config,
-        PromptStream(PROMPTS, config.run.seed),
-        rollout or FakeRollout(),
-        rewards or FakeRewards(),
-        (reference or FakeReference()) if with_reference else None,
-        policy or FakePolicy(),
-        interrupts or Interrupts(),
-        on_step,
+        PromptStream(prompts, config.run.seed),
+        stages.rollout,
+        stages.rewards,
+        stages.reference,
+        stages.interrupts,
     )
+    return Trainer(config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.interrupts)
 
 
-def make_step(trainer_config: TrainConfig, **stages: Any) -> StepResult:
-    """The record of a new trainer's first step."""
-    records: list[StepResult] = []
-    make_trainer(trainer_config, **stages, on_step=records.append).step()
-    (record,) = records
-    return record
+def make_trainer(config: TrainConfig, **stages: Any) -> Trainer:
+    """A trainer over six prompts, with fakes for the stages that are not given."""
+    return trainer_of(config, make_stages(config, **stages))
+
+
+def make_step(config: TrainConfig, **stages: Any) -> StepResult:
+    """A new trainer's first step."""
+    return make_trainer(config, **stages).step()
+
+
+def advantages_of(result: StepResult) -> torch.Tensor:
+    """The advantages [P, G] that a step trained on."""
+    assert result.experience.advantages is not None
+    return result.experience.advantages
 
 
 def backwards(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
@@ -85,16 +86,19 @@ def backwards(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
 
 
 def test_batch_follows_the_prompts_whatever_finishes_first(tmp_path: Path) -> None:
-    """Catches scores, reference log-probs or advantages of one group that end up at another's tokens."""
+    """Catches grades, reference log-probs or advantages of one group that end up at another's tokens."""
     config = make_config(tmp_path)
     rollout, policy = FakeRollout(order=backwards), FakePolicy()
     prompts = PromptStream(PROMPTS, config.run.seed).take(2)
     # Only the second prompt's group teaches: its long response is wrong, its short one right.
     rewards = FakeRewards(graded({prompts[0].id: [1.0, 1.0], prompts[1].id: [0.0, 1.0]}))
-    record = make_step(config, rollout=rollout, rewards=rewards, policy=policy)
+    result = make_step(config, rollout=rollout, rewards=rewards, policy=policy)
     assert rewards.submitted == [prompts[1].id, prompts[0].id]
-    assert [group.prompt.id for group in record.groups] == [prompts[0].id, prompts[1].id]
-    assert [[score.reward for score in group] for group in record.scores] == [[1.0, 1.0], [0.0, 1.0]]
+    assert [group.prompt.id for group in result.experience.groups] == [prompts[0].id, prompts[1].id]
+    assert [[grade.reward for grade in scored.grades] for scored in result.experience.scored] == [
+        [1.0, 1.0],
+        [0.0, 1.0],
+    ]
     (batch,) = policy.updates
     # Each row: prompt token n, then the response's tokens 10 n + index, twice for index 0 and once for index 1.
     first, second = (prompt.token_ids[0] for prompt in prompts)
@@ -106,7 +110,7 @@ def test_batch_follows_the_prompts_whatever_finishes_first(tmp_path: Path) -> No
     torch.testing.assert_close(batch.ref_log_probs, -batch.input_ids * batch.response_mask / 1000)
     # Group [0, 1]: mean 1/2, std sqrt(2 * 1/4 / 1) = sqrt(1/2), so -sqrt(1/2) and sqrt(1/2).
     root = math.sqrt(0.5)
-    torch.testing.assert_close(record.advantages, torch.tensor([[0.0, 0.0], [-root, root]]), rtol=1e-5, atol=0)
+    torch.testing.assert_close(advantages_of(result), torch.tensor([[0.0, 0.0], [-root, root]]), rtol=1e-5, atol=0)
     expected = torch.tensor([[0, 0, 0], [0, 0, 0], [0, -root, -root], [0, root, 0]])
     assert batch.advantages is not None
     torch.testing.assert_close(batch.advantages, expected, rtol=1e-5, atol=0)
@@ -119,7 +123,7 @@ def test_finishing_order_changes_nothing(tmp_path: Path) -> None:
     for order in (list, backwards):
         policy = FakePolicy()
         rewards = FakeRewards(graded({prompt.id: [float(number), 1.0] for number, prompt in enumerate(PROMPTS)}))
-        make_trainer(make_config(tmp_path), FakeRollout(order=order), rewards, policy).step()
+        make_trainer(make_config(tmp_path), rollout=FakeRollout(order=order), rewards=rewards, policy=policy).step()
         batches += policy.updates
     for one, other in zip(*(vars(batch).values() for batch in batches), strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
@@ -128,7 +132,7 @@ def test_finishing_order_changes_nothing(tmp_path: Path) -> None:
 def test_every_step_asks_for_other_samples(tmp_path: Path) -> None:
     """Catches one seed for all steps, with which a prompt would get the same responses epoch after epoch."""
     rollout = FakeRollout()
-    trainer = make_trainer(make_config(tmp_path, rollout={"temperature": 0.7, "top_p": 0.9}), rollout)
+    trainer = make_trainer(make_config(tmp_path, rollout={"temperature": 0.7, "top_p": 0.9}), rollout=rollout)
     for _ in range(2):
         trainer.step()
     (first, sampling), (second, later) = rollout.requests
@@ -136,20 +140,31 @@ def test_every_step_asks_for_other_samples(tmp_path: Path) -> None:
     assert (sampling.temperature, sampling.top_p, sampling.n_samples_per_prompt) == (0.7, 0.9, 2)
     assert (sampling.generate_max_len, sampling.seed) == (8, 7)
     assert sampling.seed_stream != later.seed_stream
-    assert sampling.seed_of(PROMPTS[0]) != later.seed_of(PROMPTS[0])
+    assert sampling.seed_of(PROMPTS[0], 0) != later.seed_of(PROMPTS[0], 0)
 
 
 def test_seeds_of_a_step_do_not_overlap(tmp_path: Path) -> None:
-    """Catches prompts that share a response: vLLM gives response i of a prompt the prompt's seed plus i."""
+    """Catches two responses, of one prompt or of two, that are the same."""
     rollout = FakeRollout()
-    make_trainer(make_config(tmp_path), rollout).step()
+    make_trainer(make_config(tmp_path), rollout=rollout).step()
     sampling = rollout.requests[0][1]
-    seeds = [sampling.seed_of(make_prompt(number)) for number in range(1000)]
-    assert len({seed + index for seed in seeds for index in range(2)}) == 2000
-    assert all(seed >= 0 and seed + 1 < 2**31 for seed in seeds)
+    seeds = [sampling.seed_of(make_prompt(number), index) for number in range(1000) for index in range(2)]
+    assert len(set(seeds)) == 2000
+    assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-# Failed scores
+def test_turns_of_a_response_have_seeds_of_their_own(tmp_path: Path) -> None:
+    """Catches later turns that repeat the draws of the first one, and a first turn whose seed is not that of a whole
+    response."""
+    rollout = FakeRollout()
+    make_trainer(make_config(tmp_path), rollout=rollout).step()
+    sampling = rollout.requests[0][1]
+    turns = [sampling.seed_of(PROMPTS[0], 1, offset) for offset in range(100)]
+    assert turns[0] == sampling.seed_of(PROMPTS[0], 1)
+    assert len(set(turns)) == 100
+
+
+# Ungraded responses
 
 
 def test_ungraded_response_does_not_count_as_wrong(tmp_path: Path) -> None:
@@ -163,18 +178,18 @@ def test_ungraded_response_does_not_count_as_wrong(tmp_path: Path) -> None:
     policy = FakePolicy()
     rollout = FakeRollout(make=lambda prompt: make_group(prompt, (1, 2, 1)))
     rewards = FakeRewards(graded(default=(1.0, None, 0.5)))
-    record = make_step(config, rollout=rollout, rewards=rewards, policy=policy)
+    result = make_step(config, rollout=rollout, rewards=rewards, policy=policy)
     # Over 1 and 1/2: mean 3/4, std sqrt(2 * 1/16 / 1) = 1/4 sqrt(2); (1/4) / (1/4 sqrt(2)) = sqrt(1/2).
     root = math.sqrt(0.5)
-    torch.testing.assert_close(record.advantages, torch.tensor([[root, 0.0, -root]] * 2), rtol=1e-5, atol=0)
+    torch.testing.assert_close(advantages_of(result), torch.tensor([[root, 0.0, -root]] * 2), rtol=1e-5, atol=0)
     (batch,) = policy.updates
     assert batch.advantages is not None
     assert not batch.advantages[[1, 4]].any()
     # Means over the graded: 3/4. Two of six failed.
-    assert record.metrics["reward/mean"] == pytest.approx(0.75)
-    assert record.metrics["reward/accuracy"] == pytest.approx(0.75)
-    assert record.metrics["reward/failed_fraction"] == pytest.approx(1 / 3, rel=1e-6)
-    assert record.metrics["reward/signal_fraction"] == 1
+    assert result.metrics["reward/mean"] == pytest.approx(0.75)
+    assert result.metrics["reward/accuracy"] == pytest.approx(0.75)
+    assert result.metrics["reward/failed_fraction"] == pytest.approx(1 / 3, rel=1e-6)
+    assert result.metrics["reward/signal_fraction"] == 1
 
 
 def test_ungraded_response_does_not_train(tmp_path: Path) -> None:
@@ -253,14 +268,12 @@ def test_refused_rewards_change_nothing(tmp_path: Path) -> None:
 def test_every_step_pushes_the_next_version(tmp_path: Path) -> None:
     """Catches a push before the update, a missing one, and a version that is counted twice."""
     policy = FakePolicy()
-    records: list[StepResult] = []
-    trainer = make_trainer(make_config(tmp_path), policy=policy, on_step=records.append)
-    for _ in range(3):
-        trainer.step()
+    trainer = make_trainer(make_config(tmp_path), policy=policy)
+    results = [trainer.step() for _ in range(3)]
     assert policy.names == ["update", "push_weights"] * 3
     assert policy.pushes == [1, 2, 3]
-    assert [record.step for record in records] == [1, 2, 3]
-    assert [record.metrics["sync/version"] for record in records] == [1, 2, 3]
+    assert [result.step for result in results] == [1, 2, 3]
+    assert [result.metrics["sync/version"] for result in results] == [1, 2, 3]
     assert (trainer.state.step, trainer.state.version) == (3, 3)
 
 
@@ -270,7 +283,7 @@ def test_several_updates_share_the_log_probs_from_before_the_first(tmp_path: Pat
     config = make_config(
         tmp_path, policy={"train_batch_size": 2}, algorithm={"eps_clip_low": 0.1, "eps_clip_high": 0.3}
     )
-    record = make_step(config, policy=policy)
+    result = make_step(config, policy=policy)
     assert policy.names == ["log_probs", "update", "update", "push_weights"]
     for batch in policy.updates:
         assert len(batch) == 2
@@ -281,21 +294,23 @@ def test_several_updates_share_the_log_probs_from_before_the_first(tmp_path: Pat
     whole = policy.calls[0][1]
     rows = torch.cat([batch.input_ids for batch in policy.updates])
     assert torch.equal(rows, whole.input_ids)
-    assert [(loss.bounds.low, loss.bounds.high, loss.kl_coef) for loss in policy.losses] == [(0.1, 0.3, 0.01)] * 2
+    assert [(objective.bounds.low, objective.bounds.high, objective.kl_coef) for objective in policy.objectives] == [
+        (0.1, 0.3, 0.01)
+    ] * 2
     # The fake's gradient norms are 1 and 2, its learning rates 0.1 and 0.2.
-    assert record.metrics["policy/grad_norm"] == 1.5
-    assert record.metrics["policy/learning_rate"] == 0.2
+    assert result.metrics["policy/grad_norm"] == 1.5
+    assert result.metrics["policy/learning_rate"] == 0.2
 
 
 def test_run_without_reference(tmp_path: Path) -> None:
     """Catches a run without a KL term that needs a reference all the same, or gets log-probs of 0 for it."""
     policy = FakePolicy()
     config = make_config(tmp_path, algorithm={"init_kl_coef": 0.0})
-    record = make_trainer(config, policy=policy, with_reference=False).step()
+    result = make_step(config, policy=policy)
     assert policy.updates[0].ref_log_probs is None
     missing = {
         f"{section}/{name}" for section, names in PROMISED_METRICS.items() for name in names
-    } - record.metrics.keys()
+    } - result.metrics.keys()
     assert missing == set()
 
 
@@ -303,13 +318,13 @@ def test_restored_trainer_goes_on_the_same(tmp_path: Path) -> None:
     """Catches a resume that loses the place in the data, the seeds or the version, or pushes nothing."""
     config = make_config(tmp_path)
     whole = FakeRollout()
-    trainer = make_trainer(config, whole)
+    trainer = make_trainer(config, rollout=whole)
     for _ in range(2):
         trainer.step()
-    state = TrainerState.from_values(json.loads(json.dumps(asdict(trainer.state))))
+    state = TrainerState.from_json(json.loads(json.dumps(asdict(trainer.state))))
     trainer.step()
     rollout, policy = FakeRollout(), FakePolicy()
-    resumed = make_trainer(config, rollout, policy=policy)
+    resumed = make_trainer(config, rollout=rollout, policy=policy)
     resumed.restore(state)
     assert policy.calls == [("push_weights", 2)]
     resumed.step()
@@ -326,7 +341,7 @@ def test_interrupt_while_generating_gives_the_prompts_back(tmp_path: Path, after
     """Catches prompts that a resumed run never sees, and half of a batch that is trained on."""
     policy = FakePolicy()
     rollout = FakeRollout(interrupt_after=after)
-    trainer = make_trainer(make_config(tmp_path), rollout, policy=policy)
+    trainer = make_trainer(make_config(tmp_path), rollout=rollout, policy=policy)
     before = trainer.state
     with pytest.raises(Interrupted):
         trainer.step()
@@ -338,23 +353,61 @@ def test_interrupt_while_generating_gives_the_prompts_back(tmp_path: Path, after
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_in_an_update_waits_for_the_push(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """Catches a step that is cut between update and push: the engines would not hold what the policy has learned."""
+def test_signal_in_an_update_waits_for_the_end_of_the_section(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """Catches a step that is cut between update and push, or between the push and its record: engines that do not
+    hold what the policy has learned, and a step that is trained and missing from the records."""
     interrupts = Interrupts()
     # In the first of two updates only: a second signal ends the process.
     policy = FakePolicy(during_update=lambda update: signal.raise_signal(number) if update == 1 else None)
     config = make_config(tmp_path, policy={"train_batch_size": 2})
-    records: list[StepResult] = []
-    trainer = make_trainer(config, policy=policy, interrupts=interrupts, on_step=records.append)
+    trainer = make_trainer(config, policy=policy, interrupts=interrupts)
+    recorded: list[int] = []
+
+    def step_and_record() -> None:
+        with interrupts.section():
+            recorded.append(trainer.step().step)
+        recorded.append(-1)
+
     before = signal.getsignal(number)
     with interrupts.installed(), pytest.raises(Interrupted) as caught:
-        trainer.step()
+        step_and_record()
     assert caught.value.exit_code == code
     assert policy.names == ["log_probs", "update", "update", "push_weights"]
     assert (trainer.state.step, trainer.state.version) == (1, 1)
     assert trainer.state.prompts["cursor"] == 2
-    assert [record.step for record in records] == [1]
+    assert recorded == [1]
     assert signal.getsignal(number) == before
+
+
+def test_without_a_section_a_signal_waits_for_the_push(tmp_path: Path) -> None:
+    """Catches a trainer that is only safe inside a run."""
+    interrupts = Interrupts()
+    policy = FakePolicy(during_update=lambda update: signal.raise_signal(signal.SIGTERM))
+    trainer = make_trainer(make_config(tmp_path), policy=policy, interrupts=interrupts)
+    with interrupts.installed(), pytest.raises(Interrupted):
+        trainer.step()
+    assert policy.pushes == [1]
+    assert trainer.state.step == 1
+
+
+def test_signal_in_a_section_before_the_update_is_raised_at_once(tmp_path: Path) -> None:
+    """Catches a section that holds back from its start: Ctrl-C would wait for a generation of minutes."""
+    interrupts, policy = Interrupts(), FakePolicy()
+
+    def interrupted(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+        signal.raise_signal(signal.SIGINT)
+        return prompts
+
+    trainer = make_trainer(
+        make_config(tmp_path), rollout=FakeRollout(order=interrupted), policy=policy, interrupts=interrupts
+    )
+    before = trainer.state
+    with interrupts.installed(), pytest.raises(Interrupted), interrupts.section():
+        trainer.step()
+    assert policy.calls == []
+    assert trainer.state == before
 
 
 def test_nested_blocks_are_held_back_to_the_outermost() -> None:
@@ -401,10 +454,10 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
     def make(prompt: Prompt) -> Group:
         return Group(prompt, (make_response(1, 2, 3, truncated=prompt.id == prompts[0].id), make_response(4)))
 
-    record = make_step(config, rollout=FakeRollout(make=make), rewards=rewards, policy=policy)
-    tracker = RunRecorder(tmp_path)
-    tracker.forget_after(0)
-    tracker.log(record)
+    result = make_step(config, rollout=FakeRollout(make=make), rewards=rewards, policy=policy)
+    recorder = RunRecorder(tmp_path)
+    recorder.forget_after(0)
+    recorder.record_metrics(result.step, result.metrics)
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     promised = {f"{group}/{name}" for group, names in PROMISED_METRICS.items() for name in names}
     assert promised | {"step"} <= row.keys()

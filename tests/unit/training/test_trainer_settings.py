@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from openr1.algorithms.losses import ClipBounds
-from openr1.algorithms.objectives.policy import OffPolicyCorrection, PolicyObjective
+from openr1.algorithms.objectives.base import StepStats
+from openr1.algorithms.objectives.policy import PolicyObjective, PolicySums
+from openr1.algorithms.off_policy import OffPolicyCorrection
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream
 from openr1.errors import ConfigError, TrainingError
 from openr1.tracking.recorder import rollout_rows
-from openr1.training.metrics import step_metrics
-from openr1.training.trainer import TrainerState
-from openr1.types import Group, Prompt
+from openr1.training.replay import replay_stages
+from openr1.types import Group, Prompt, TrainerState
 from tests.fakes import (
-    TOKEN_SUMS,
     FakePolicy,
     FakeReference,
     FakeRewards,
@@ -28,11 +28,10 @@ from tests.fakes import (
     graded,
     make_config,
     make_group,
-    make_prompt,
     make_response,
-    make_score,
+    make_stages,
 )
-from tests.unit.training.test_trainer import PROMPTS, make_step, make_trainer
+from tests.unit.training.test_trainer import PROMPTS, advantages_of, make_step, make_trainer, trainer_of
 
 ROOT_HALF = math.sqrt(0.5)
 """Advantage of the better one of two by GRPO."""
@@ -54,19 +53,17 @@ def test_groups_without_a_difference_are_replaced(tmp_path: Path) -> None:
     answers = {solved: [1.0, 1.0], useful: [1.0, 0.0], failed: [0.0, 0.0], later: [0.0, 1.0]}
     rollout, policy, reference = FakeRollout(), FakePolicy(), FakeReference()
     rewards = FakeRewards(graded({**answers}))
-    records: list[Any] = []
-    trainer = make_trainer(config, rollout, rewards, policy, reference=reference, on_step=records.append)
-    trainer.step()
-    (record,) = records
+    trainer = make_trainer(config, rollout=rollout, rewards=rewards, policy=policy, reference=reference)
+    result = trainer.step()
     # One of two was useful: for the one that is missing, two more are asked for.
     assert [asked for asked, _ in rollout.requests] == [[solved, useful], [failed, later]]
-    assert [group.prompt.id for group in record.groups] == [useful, later]
-    assert [group.prompt.id for group, _ in record.dropped] == [solved, failed]
+    assert [group.prompt.id for group in result.experience.groups] == [useful, later]
+    assert [scored.group.prompt.id for scored in result.experience.dropped] == [solved, failed]
     assert [group.prompt.id for group in reference.submitted] == [useful, later]
-    assert record.metrics["rollout/dropped_all_wrong"] == 1
-    assert record.metrics["rollout/dropped_all_right"] == 1
+    assert result.metrics["rollout/dropped_all_wrong"] == 1
+    assert result.metrics["rollout/dropped_all_right"] == 1
     assert len(policy.updates[0]) == 4
-    rows = list(rollout_rows(record))
+    rows = list(rollout_rows(result.experience))
     assert [(row["id"].split("/")[0], row["advantage"] is None) for row in rows[::2]] == [
         (useful, False),
         (later, False),
@@ -74,7 +71,6 @@ def test_groups_without_a_difference_are_replaced(tmp_path: Path) -> None:
         (failed, True),
     ]
     # The next step goes on behind all that were asked.
-    records.clear()
     trainer.step()
     assert rollout.requests[2][0] == [prompt.id for prompt in prompts[4:6]]
 
@@ -83,12 +79,12 @@ def test_what_is_missing_after_the_last_round_is_filled_up(tmp_path: Path) -> No
     """Catches a batch that shrinks, a loop without end, and a prompt that is asked twice in a step."""
     config = make_config(tmp_path, algorithm={"dynamic_sampling_rounds": 2})
     rollout = FakeRollout()
-    record = make_step(config, rollout=rollout, rewards=FakeRewards(graded(default=(0.0, 0.0))))
+    result = make_step(config, rollout=rollout, rewards=FakeRewards(graded(default=(0.0, 0.0))))
     asked = [name for names, _ in rollout.requests for name in names]
     assert len(asked) == len(set(asked)) == 4
-    assert [group.prompt.id for group in record.groups] == asked[:2]
-    assert len(record.dropped) == 2
-    assert record.metrics["reward/signal_fraction"] == 0
+    assert [group.prompt.id for group in result.experience.groups] == asked[:2]
+    assert len(result.experience.dropped) == 2
+    assert result.metrics["reward/signal_fraction"] == 0
 
 
 def test_accuracy_decides_what_teaches(tmp_path: Path) -> None:
@@ -102,8 +98,8 @@ def test_accuracy_decides_what_teaches(tmp_path: Path) -> None:
             scores = [type(one)(0.1 * index, 0.0, {}, "wrong") for index, one in enumerate(scores)]
         return scores
 
-    record = make_step(config, rewards=FakeRewards(score))
-    assert first not in [group.prompt.id for group in record.groups]
+    result = make_step(config, rewards=FakeRewards(score))
+    assert first not in [group.prompt.id for group in result.experience.groups]
 
 
 def test_failures_among_dropped_groups_count(tmp_path: Path) -> None:
@@ -117,13 +113,13 @@ def test_failures_among_dropped_groups_count(tmp_path: Path) -> None:
 def test_useful_groups_beyond_what_is_needed_are_told_apart(tmp_path: Path) -> None:
     """Catches groups with a difference that are counted as all wrong: one of two is useful, then two of two more."""
     config = make_config(tmp_path, algorithm={"dynamic_sampling_rounds": 2})
-    record = make_step(config, rewards=FakeRewards(graded({order_of(config)[0].id: [1.0, 1.0]})))
+    result = make_step(config, rewards=FakeRewards(graded({order_of(config)[0].id: [1.0, 1.0]})))
     counts = {
-        name.removeprefix("rollout/dropped_"): record.metrics[name] for name in record.metrics if "dropped" in name
+        name.removeprefix("rollout/dropped_"): result.metrics[name] for name in result.metrics if "dropped" in name
     }
     assert counts == {"surplus": 1, "all_right": 1, "all_wrong": 0}
     # Means are of all eight responses: six groups' worth of halves, and the two that are right.
-    assert record.metrics["reward/accuracy"] == pytest.approx(5 / 8)
+    assert result.metrics["reward/accuracy"] == pytest.approx(5 / 8)
 
 
 def test_a_small_dataset_ends_the_search(tmp_path: Path) -> None:
@@ -139,9 +135,13 @@ def test_a_small_dataset_ends_the_search(tmp_path: Path) -> None:
 def test_without_dynamic_sampling_all_groups_train(tmp_path: Path) -> None:
     """Catches groups that are dropped by default, and a second round."""
     rollout = FakeRollout()
-    record = make_step(make_config(tmp_path), rollout=rollout, rewards=FakeRewards(graded(default=(0.0, 0.0))))
+    result = make_step(make_config(tmp_path), rollout=rollout, rewards=FakeRewards(graded(default=(0.0, 0.0))))
     assert len(rollout.requests) == 1
-    assert (len(record.groups), record.dropped, record.metrics["rollout/dropped_all_wrong"]) == (2, [], 0)
+    assert (len(result.experience.groups), result.experience.dropped, result.metrics["rollout/dropped_all_wrong"]) == (
+        2,
+        [],
+        0,
+    )
 
 
 # Rewards
@@ -152,13 +152,13 @@ def test_rewards_are_shaped_before_advantages(tmp_path: Path) -> None:
     # Lengths 2 and 8 of 8, buffer 4: penalties 0 and -1, times 2. Rewards 9 and 0, clipped at 3: shaped 3 and -2.
     config = make_config(tmp_path, reward={"clip": [-1, 3], "overlong_buffer_len": 4, "overlong_penalty": 2.0})
     rollout = FakeRollout(make=lambda prompt: make_group(prompt, (2, 8)))
-    record = make_step(config, rollout=rollout, rewards=FakeRewards(graded(default=(9.0, 0.0))))
-    assert record.shaped.tolist() == [[3.0, -2.0]] * 2
-    assert [[score.reward for score in scores] for scores in record.scores] == [[9.0, 0.0]] * 2
-    assert (record.metrics["reward/mean"], record.metrics["reward/shaped_mean"]) == (4.5, 0.5)
-    torch.testing.assert_close(record.advantages, torch.tensor([[ROOT_HALF, -ROOT_HALF]] * 2), rtol=1e-5, atol=0)
-    assert record.metrics["reward/signal_fraction"] == 1
-    row = next(iter(rollout_rows(record)))
+    result = make_step(config, rollout=rollout, rewards=FakeRewards(graded(default=(9.0, 0.0))))
+    assert result.experience.penalized_rewards.tolist() == [[3.0, -2.0]] * 2
+    assert [[grade.reward for grade in scored.grades] for scored in result.experience.scored] == [[9.0, 0.0]] * 2
+    assert (result.metrics["reward/mean"], result.metrics["reward/shaped_mean"]) == (4.5, 0.5)
+    torch.testing.assert_close(advantages_of(result), torch.tensor([[ROOT_HALF, -ROOT_HALF]] * 2), rtol=1e-5, atol=0)
+    assert result.metrics["reward/signal_fraction"] == 1
+    row = next(iter(rollout_rows(result.experience)))
     assert (row["score"], row["reward"], row["shaped_reward"]) == (9.0, 9.0, 3.0)
 
 
@@ -172,12 +172,12 @@ def test_kl_in_the_reward(tmp_path: Path) -> None:
         algorithm={"advantage_estimator": "rloo", "kl_in": "reward", "kl_estimator": "k1", "init_kl_coef": 0.5},
     )
     policy = FakePolicy()
-    record = make_step(config, policy=policy)
-    for group, shaped in zip(record.groups, record.shaped.tolist(), strict=True):
+    result = make_step(config, policy=policy)
+    for group, shaped in zip(result.experience.groups, result.experience.penalized_rewards.tolist(), strict=True):
         first = 10 * group.prompt.token_ids[0]
         expected = [1 - 0.5 * 2 * (-1 + first / 1000), 0 - 0.5 * (-1 + (first + 1) / 1000)]
         assert shaped == pytest.approx(expected, rel=1e-5)
-    assert policy.losses[0].kl_coef == 0
+    assert policy.objectives[0].kl_coef == 0
 
 
 @pytest.mark.parametrize(
@@ -185,8 +185,8 @@ def test_kl_in_the_reward(tmp_path: Path) -> None:
 )
 def test_estimator_is_the_one_that_is_named(tmp_path: Path, estimator: str, expected: list[float]) -> None:
     """Catches a setting that is read and not used."""
-    record = make_step(make_config(tmp_path, algorithm={"advantage_estimator": estimator}))
-    assert record.advantages.tolist() == [expected] * 2
+    result = make_step(make_config(tmp_path, algorithm={"advantage_estimator": estimator}))
+    assert advantages_of(result).tolist() == [expected] * 2
 
 
 # What trains
@@ -201,10 +201,10 @@ def test_truncated_responses_can_be_masked(tmp_path: Path) -> None:
     for masked in (False, True):
         policy = FakePolicy()
         config = make_config(tmp_path, algorithm={"mask_truncated": masked})
-        record = make_step(config, rollout=FakeRollout(make=make), policy=policy)
+        result = make_step(config, rollout=FakeRollout(make=make), policy=policy)
         (batch,) = policy.updates
         assert batch.response_mask.sum(-1).tolist() == [2, 0 if masked else 1] * 2
-        assert record.advantages[0, 0] == pytest.approx(ROOT_HALF, rel=1e-5)
+        assert advantages_of(result)[0, 0] == pytest.approx(ROOT_HALF, rel=1e-5)
 
 
 @pytest.mark.parametrize("init_kl_coef", [0.0, 0.01])
@@ -215,9 +215,9 @@ def test_a_step_whose_responses_are_all_masked(tmp_path: Path, init_kl_coef: flo
         return Group(prompt, (make_response(1, 2, truncated=True), make_response(3, truncated=True)))
 
     config = make_config(tmp_path, algorithm={"mask_truncated": True, "init_kl_coef": init_kl_coef})
-    record = make_step(config, rollout=FakeRollout(make=make), with_reference=init_kl_coef > 0)
-    assert record.metrics["rollout/truncated_fraction"] == 1
-    assert record.metrics["policy/entropy"] == 0
+    result = make_step(config, rollout=FakeRollout(make=make))
+    assert result.metrics["rollout/truncated_fraction"] == 1
+    assert result.metrics["policy/entropy"] == 0
 
 
 def test_masked_rows_cost_nothing(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_masked_rows_cost_nothing(tmp_path: Path) -> None:
         return Group(prompt, (make_response(1, 2), make_response(3, truncated=True)))
 
     config = make_config(tmp_path, algorithm={"mask_truncated": True, "init_kl_coef": 0.0})
-    make_step(config, rollout=FakeRollout(make=make), policy=policy, with_reference=False)
+    make_step(config, rollout=FakeRollout(make=make), policy=policy)
     assert len(policy.updates[0]) == 2
 
 
@@ -252,7 +252,7 @@ def test_groups_without_an_advantage_cost_nothing(tmp_path: Path) -> None:
     first = order_of(config)[0].id
     rewards = FakeRewards(graded({first: [1.0, 1.0]}))
     policy, with_kl, hopeless = FakePolicy(), FakePolicy(), FakePolicy()
-    make_step(config, rewards=rewards, policy=policy, with_reference=False)
+    make_step(config, rewards=rewards, policy=policy)
     (batch,) = policy.updates
     assert len(batch) == 2
     assert batch.loss_weights is not None
@@ -260,7 +260,7 @@ def test_groups_without_an_advantage_cost_nothing(tmp_path: Path) -> None:
     assert float(batch.loss_weights.sum()) == pytest.approx(0.5)
     make_step(make_config(tmp_path), rewards=rewards, policy=with_kl)
     assert len(with_kl.updates[0]) == 4
-    make_step(config, rewards=FakeRewards(graded(default=(0.0, 0.0))), policy=hopeless, with_reference=False)
+    make_step(config, rewards=FakeRewards(graded(default=(0.0, 0.0))), policy=hopeless)
     assert len(hopeless.updates[0]) == 4
 
 
@@ -308,7 +308,7 @@ def test_loss_settings_are_those_of_the_config(tmp_path: Path) -> None:
         "rejection_high": 6.0,
     }
     make_step(make_config(tmp_path, algorithm=algorithm, off_policy=off_policy), policy=policy)
-    assert policy.losses == [
+    assert policy.objectives == [
         PolicyObjective(
             "gspo",
             ClipBounds(0.1, 0.4, 3.0),
@@ -330,32 +330,41 @@ def test_kl_coefficient_is_adapted_and_resumed(tmp_path: Path) -> None:
     trainer = make_trainer(config, policy=policy)
     trainer.step()
     trainer.step()
-    assert [loss.kl_coef for loss in policy.losses] == pytest.approx([0.1, 0.11])
+    assert [objective.kl_coef for objective in policy.objectives] == pytest.approx([0.1, 0.11])
     resumed = make_trainer(config, policy=policy)
-    resumed.restore(TrainerState.from_values(json.loads(json.dumps(asdict(trainer.state)))))
+    resumed.restore(TrainerState.from_json(json.loads(json.dumps(asdict(trainer.state)))))
     resumed.step()
-    assert policy.losses[2].kl_coef == pytest.approx(0.121)
+    assert policy.objectives[2].kl_coef == pytest.approx(0.121)
 
 
 def test_kl_coefficient_rests_while_the_policy_does(tmp_path: Path) -> None:
     """Catches a weight that falls to nothing in the steps in which a policy cannot move away."""
     algorithm = {"init_kl_coef": 0.1, "kl_target": 1e-4, "kl_horizon": 8}
-    trainer = make_trainer(make_config(tmp_path, algorithm=algorithm, debug={"rollout_only": True}))
+    config = make_config(tmp_path, algorithm=algorithm, debug={"rollout_only": True})
+    trainer = trainer_of(config, replay_stages(make_stages(config), None, None, config.debug.rollout_only))
     assert [trainer.step().metrics["policy/kl_coef"] for _ in range(2)] == [0.1, 0.1]
     assert trainer.state.kl_coef is None
 
 
-def test_kl_before_a_step_is_that_of_its_first_update() -> None:
+class DriftingPolicy(FakePolicy):
+    """4 tokens with KL 2 in all in its first update, 12 with 30 in its second."""
+
+    def step(self, batch: Any, objective: Any, apply: bool = True) -> StepStats[Any]:
+        """Only these sums."""
+        super().step(batch, objective, apply)
+        tokens, kl = [(4.0, 2.0), (12.0, 30.0)][len(self.updates) - 1]
+        return StepStats(0.0, PolicySums(*[0.0] * len(PolicySums._fields))._replace(tokens=tokens, kl=kl), applied=True)
+
+
+def test_kl_before_a_step_is_that_of_its_first_update(tmp_path: Path) -> None:
     """Catches KL that the step itself brought about, taken for a reference of other weights."""
-    sums = dict.fromkeys([*TOKEN_SUMS, "loss", "grad_norm", "learning_rate"], 0.0)
-    updates = [sums | {"tokens": 4.0, "kl": 2.0}, sums | {"tokens": 12.0, "kl": 30.0}]
-    metrics = step_metrics([(make_group(make_prompt(), (1,)), [make_score(1.0)])], updates)
-    assert (metrics["policy/kl_before"], metrics["policy/kl"]) == (0.5, 2.0)
+    result = make_step(make_config(tmp_path, policy={"train_batch_size": 2}), policy=DriftingPolicy())
+    assert (result.metrics["policy/kl_before"], result.metrics["policy/kl"]) == (0.5, 2.0)
 
 
 def test_checkpoints_of_before_are_understood() -> None:
     """Catches a run that cannot be resumed since a key of the state is new."""
-    state = TrainerState.from_values({"step": 1, "version": 1, "prompts": {}, "running_reward": None})
+    state = TrainerState.from_json({"step": 1, "version": 1, "prompts": {}, "running_reward": None})
     assert state.kl_coef is None
 
 
@@ -364,7 +373,7 @@ def test_checkpoints_of_before_are_understood() -> None:
     [
         ({"algorithm": {"reward_momentum": 0.1, "advantage_estimator": "rloo"}}, "reward_momentum is for grpo"),
         ({"algorithm": {"kl_estimator": "k1"}}, "k1 has no gradient on average"),
-        ({"algorithm": {"kl_target": 0.1, "init_kl_coef": 0.0}}, "give init_kl_coef above 0"),
+        ({"algorithm": {"kl_target": 0.1, "init_kl_coef": 0.0}}, "set init_kl_coef above 0"),
         ({"algorithm": {"dual_clip": 3.0, "policy_loss": "cispo"}}, "dual_clip is for policy_loss ppo and gspo"),
         ({"algorithm": {"kl_in": "reward"}}, "kl_in reward is not for grpo"),
         (

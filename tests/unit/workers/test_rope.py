@@ -5,9 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 import torch
-from openr1.training.cluster import Stages, shared_memory_folder
 from transformers import AutoConfig
 
 from openr1.algorithms.batch import TrainBatch
@@ -15,6 +13,8 @@ from openr1.config.sections import ModelConfig, RopeScalingConfig
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
 from openr1.errors import ConfigError
+from openr1.runtime.ray_cluster import shared_memory_folder
+from openr1.training.actors import Actors
 from openr1.types import SamplingParams
 from openr1.workers.model import LogProbModel, load_causal_lm
 from openr1.workers.rope import check_context_length
@@ -60,12 +60,10 @@ def test_trainer_and_engine_stretch_alike(
     )
     prompts = load_prompts(config.data.train, load_tokenizer(model), 64, PromptFormat())[:8]
     with shared_memory_folder() as shared:
-        stages = Stages(config, False, shared)
-        groups = list(stages.rollout.generate(prompts, SamplingParams(2, 24, 1.0, 1.0, seed=0, seed_stream="rope")))
+        actors = Actors(config, False, shared, with_engines=True, with_reference=False)
+        groups = list(actors.rollout.generate(prompts, SamplingParams(2, 24, 1.0, 1.0, seed=0, seed_stream="rope")))
         batch = TrainBatch.from_groups(groups)
-        stretched = stages.policy.log_probs(batch)
-        for actor in (*stages.ranks, *stages.engines):
-            ray.kill(actor)
+        stretched = actors.policy.log_probs(batch)
     plain = LogProbModel(load_causal_lm(ModelConfig(path=model, dtype="float32")), 1.0)
     with torch.no_grad():
         without = plain(batch.input_ids, batch.attention_mask, batch.response_mask).log_probs
