@@ -21,22 +21,31 @@ import os
 import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from benchmarks.machine import ROOT, reward_server, spread, write_result
+from benchmarks.machine import ROOT, spread, write_result
+from benchmarks.trainers import make_trainer
 from benchmarks.trl_side import ENVIRONMENT, METHODS, TrlActor, TrlSettings
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptFormat, PromptStream, load_prompts, load_tokenizer
+from openr1.data.prompts import PromptStream
+from openr1.interfaces import RewardSource
 from openr1.rewards.client import RewardClient
+from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineActor
-from openr1.runtime.interrupts import Interrupts
-from openr1.runtime.ray_cluster import Stages, running_ray, shared_memory_folder
-from openr1.training.trainer import StepRecord, Trainer
+from openr1.rollout.pool import RolloutPool
+from openr1.runtime.ray_cluster import running_ray, shared_memory_folder
+from openr1.training.actors import Actors, start_engines, train_engine_settings, wait_for_engines
+from openr1.training.advantages import AdvantageEstimation
+from openr1.training.datasets import load_datasets
+from openr1.training.stages import Stages
 from openr1.types import Group
+from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.workers.group import PolicyGroup
 
 PHASES = ("generate", "reward", "reference", "update", "sync", "step")
 EQUAL_LENGTH, MEDIAN_LENGTH, MAX_LENGTH, SIGMA = 90, 60, 600, 0.9
@@ -59,28 +68,32 @@ def response_lengths(mix: str, count: int) -> list[int]:
 
 
 def force_lengths(engine: EngineActor, lengths: list[int]) -> None:
-    """Patch vLLM in an engine process: responses have these lengths by position in the batch and ignore end tokens."""
-    from vllm.v1.engine.parallel_sampling import ParentRequest
+    """Patch an engine process: responses have these lengths by position in the batch and ignore end tokens.
 
+    The engine asks for sampling parameters in the order of the prompts, then of their responses.
+    """
     from openr1.rollout import engine as engine_module
 
-    to_vllm, child_params = engine_module.to_vllm, ParentRequest._get_child_sampling_params
-    positions = itertools.count()
+    to_vllm, positions = engine_module.to_vllm, itertools.count()
 
-    def with_lengths(sampling: Any, prompt: Any, _: list[int]) -> Any:
-        params = to_vllm(sampling, prompt, [])
-        first = next(positions) * params.n % len(lengths)
+    def with_lengths(sampling: Any, seed: int, max_tokens: int, end_token_ids: list[int]) -> Any:
+        params = to_vllm(sampling, seed, lengths[next(positions) % len(lengths)], [])
         params.ignore_eos = True
-        params.extra_args = {"lengths": lengths[first : first + params.n]}
         return params
 
-    def child_params_with_length(parent: Any, index: int) -> Any:
-        params = child_params(parent, index)
-        params.max_tokens = parent.sampling_params.extra_args["lengths"][index]
-        return params
+    engine_module.to_vllm = with_lengths
 
-    engine_module.to_vllm = with_lengths  # type: ignore[assignment]
-    ParentRequest._get_child_sampling_params = child_params_with_length
+
+def start_stages(config: TrainConfig, rewards: RewardSource, shared: Path, lengths: list[int]) -> Stages:
+    """Start the actors of a training run, with one engine whose responses have these lengths."""
+    actors = Actors(config, False, shared, with_engines=False, with_reference=True)
+    engines = start_engines(train_engine_settings(config, False), config.rollout.threads)
+    wait_for_engines(engines, config.rollout.timeout_seconds)
+    ray.get([engine.__ray_call__.remote(force_lengths, lengths) for engine in engines])
+    assert isinstance(actors.policy, PolicyGroup)
+    actors.policy.connect_engines(ShmSenderFactory(engines, str(shared), config.policy.timeout_seconds))
+    stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, critic=None))
+    return replace(stages, rollout=RolloutPool(engines, config.rollout.timeout_seconds))
 
 
 def to_trl_prompts(groups: Sequence[Group]) -> list[dict[str, str]]:
@@ -115,38 +128,24 @@ def measure(config: TrainConfig, mix: str, steps: int, url: str) -> dict[str, An
     """Measure one distribution of lengths: tune TRL, then time paired steps of both trainers."""
     responses = config.rollout.rollout_batch_size * config.rollout.n_samples_per_prompt
     lengths = response_lengths(mix, responses)
-    prompts = load_prompts(
-        config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, PromptFormat()
-    )
-    stream = PromptStream(prompts, config.run.seed)
+    prompts = PromptStream(load_datasets(config).train, config.run.seed)
     threads = os.cpu_count() or 1
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()
         trl = start_trl(config, lengths, threads)
-        stages = Stages(config, False, shared)
-        ray.get([engine.__ray_call__.remote(force_lengths, lengths) for engine in stages.engines])
-        records: list[StepRecord] = []
-        trainer = Trainer(
-            config,
-            stream,
-            stages.rollout,
-            rewards,
-            stages.reference,
-            stages.policy,
-            Interrupts(),
-            records.append,
-        )
-        first = trainer.step()
-        check_lengths(first.groups, lengths)
-        tuning, best = tune_trl(trl, [to_trl_prompts(first.groups)] * TUNING_STEPS[mix], responses)
+        trainer = make_trainer(config, start_stages(config, rewards, shared, lengths), prompts)
+        groups = trainer.step().experience.groups
+        check_lengths(groups, lengths)
+        tuning, best = tune_trl(trl, [to_trl_prompts(groups)] * TUNING_STEPS[mix], responses)
         # Start a new process: continuous batching keeps a core busy once it has been used.
         ray.kill(trl)
         trl = start_trl(config, lengths, threads)
         pairs = []
         for number in range(WARM_UP_STEPS + steps):
-            record = trainer.step()
-            openr1_seconds = {phase: record.metrics[f"time/{phase}_seconds"] for phase in PHASES}
-            trl_seconds = ray.get(trl.steps.remote(*best, [to_trl_prompts(record.groups)]))[0]
+            result = trainer.step()
+            check_lengths(result.experience.groups, lengths)
+            openr1_seconds = {phase: result.metrics[f"time/{phase}_seconds"] for phase in PHASES}
+            trl_seconds = ray.get(trl.steps.remote(*best, [to_trl_prompts(result.experience.groups)]))[0]
             print(
                 f"{mix}, step {number}: openr1 {openr1_seconds['step']:.2f} s, TRL {trl_seconds['step']:.2f} s",
                 flush=True,
@@ -218,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         words = ["--run.output_dir", "runs/benchmarks", "--run.name", f"against_trl-{mix}-{os.getpid()}"]
         words += ["--optimizer.learning_rate", "1.0e-12", *overrides]
         words += ["--rollout.generate_max_len", str(EQUAL_LENGTH if mix == "equal" else MAX_LENGTH)]
-        with reward_server() as url:
+        with running_reward_server() as url:
             result[mix] = measure(load_config(TrainConfig, args.config, words), mix, args.steps, url)
     write_result(args.output, {"trl": importlib.metadata.version("trl"), "overrides": overrides, "mixes": result})
     return 0

@@ -1,14 +1,12 @@
-"""Shared by all benchmarks: a description of the machine, a reward server process, and result files."""
+"""Shared by all benchmarks: a description of the machine, and result files."""
 
 import json
 import os
 import platform
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +28,6 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-@contextmanager
-def reward_server(core: int | None = None) -> Iterator[str]:
-    """Start a reward server process, optionally pinned to one core, and yield its URL."""
-    affinity = os.sched_getaffinity(0)
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    command = [sys.executable, "-m", "cli", "serve", "--port", "0"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    os.sched_setaffinity(0, affinity)
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().removeprefix("reward server:").strip()
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

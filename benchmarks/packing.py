@@ -18,37 +18,37 @@ from typing import Any
 
 import ray
 import torch
-from openr1.training.cluster import running_ray, start_policy
-from openr1.workers.update import PolicyObjective
 
 from benchmarks.against_trl import describe_lengths, response_lengths
 from benchmarks.machine import ROOT, spread, write_result
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
+from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.sections import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.runtime.ray_cluster import running_ray
+from openr1.training.actors import learner_settings, start_workers
 from openr1.workers.micro_batches import plan_micro_batches
-from openr1.workers.settings import LearnerSettings
 from openr1.workers.worker import TrainWorker
 
 MODEL = ROOT / "data/models/tiny_base"
 PROMPT_TOKENS, MICRO_BATCH_TOKENS, BETA1 = 25, 8192, 0.9
-LOSS = PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.0)
+OBJECTIVE = PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.0)
 
 
-class TimedActor(TrainWorker):
+class TimedWorker(TrainWorker):
     """A policy rank that times its updates and returns its gradient."""
 
-    def timed_update(self, micro_batches: list[TrainBatch]) -> float:
+    def timed_step(self, micro_batches: list[TrainBatch]) -> float:
         """Return the seconds of forward, backward and optimizer step."""
         start = time.monotonic()
-        self.update(micro_batches, LOSS)
+        self.step(micro_batches, OBJECTIVE, apply=True)
         return time.monotonic() - start
 
     def gradient(self) -> torch.Tensor:
         """Return the flattened gradient of the first update: AdamW's first moment is then (1 - beta1) * gradient."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        parameters = self._learner._lm.parameters()
+        parameters = self.learner.module.parameters()
         moments = [safe_get_full_optimizer_state(parameter, "exp_avg").flatten() for parameter in parameters]
         return torch.cat(moments) / (1 - BETA1)
 
@@ -69,9 +69,9 @@ def start_learner(dtype: Dtype, packing: bool, threads: int, logs: Path) -> Any:
     """Start a learner in a separate process."""
     optimizer = OptimizerConfig(learning_rate=1e-12, adam_betas=(BETA1, 0.95), max_norm=0.0)
     model = ModelConfig(path=MODEL, dtype=dtype, packing=packing)
-    learner = LearnerSettings(model, optimizer, 1, 1.0, 1000)
     policy = PolicyConfig(zero_stage=1, micro_batch_tokens=MICRO_BATCH_TOKENS, threads=threads)
-    return start_policy(learner, policy, False, logs, TimedActor)[0]
+    learner = learner_settings(model, optimizer, policy, total_updates=1000)
+    return start_workers(learner, policy, False, logs, TimedWorker)[0]
 
 
 def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -
         seconds: dict[str, list[float]] = {name: [] for name in actors}
         for number in range(1 + rounds):
             for name in sorted(actors, reverse=number % 2 == 1):
-                seconds[name].append(ray.get(actors[name].timed_update.remote(shares[name])))
+                seconds[name].append(ray.get(actors[name].timed_step.remote(shares[name])))
             if number == 0:
                 padded, packed = ray.get([actors[name].gradient.remote() for name in ("padding", "packing")])
         for actor in actors.values():

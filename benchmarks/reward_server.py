@@ -23,7 +23,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.machine import ROOT, reward_server, spread, write_result
+from benchmarks.machine import ROOT, spread, write_result
+from openr1.rewards.process import running_reward_server
 
 ITEMS, IN_FLIGHT, BOMB_EVERY = 64, 8, 100
 SERVER_CORE, CLIENT_CORE = 0, 1
@@ -180,8 +181,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="pairs of loads per kind of bomb")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/reward_server.json")
     args = parser.parse_args()
-    os.sched_setaffinity(0, {CLIENT_CORE})
-    with reward_server(SERVER_CORE) as url:
+    # A process inherits the cores of the one that starts it.
+    os.sched_setaffinity(0, {SERVER_CORE})
+    with running_reward_server() as url:
+        os.sched_setaffinity(0, {CLIENT_CORE})
         result = asyncio.run(measure(url, args.seconds, args.rounds))
     write_result(args.output, result)
     return 0

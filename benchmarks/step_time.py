@@ -18,27 +18,35 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
 
-from benchmarks.machine import ROOT, reward_server, spread, write_result
+from benchmarks.machine import ROOT, spread, write_result
+from benchmarks.trainers import make_trainer
 from openr1.algorithms.batch import TrainBatch
-from openr1.algorithms.objectives.policy import PolicyObjective
+from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptFormat, PromptStream, end_token_ids, load_prompts, load_tokenizer
+from openr1.data.prompts import PromptStream, end_token_ids
+from openr1.interfaces import Policy, Reference, RewardSource, Rollout
 from openr1.rewards.client import RewardClient
+from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
-from openr1.runtime.interrupts import Interrupts
-from openr1.runtime.ray_cluster import Stages, running_ray, shared_memory_folder, start_actor
-from openr1.training.trainer import Policy, Reference, Rollout, StepRecord, Trainer
-from openr1.types import Group, Prompt, SamplingParams, Score
+from openr1.runtime.ray_cluster import running_ray, shared_memory_folder, start_actor
+from openr1.training.actors import ENGINE_CPU_VARIABLES, ENGINE_VARIABLES, Actors, train_engine_settings
+from openr1.training.advantages import AdvantageEstimation
+from openr1.training.datasets import load_datasets
+from openr1.training.frozen import DetachedPolicy
+from openr1.training.stages import Stages
+from openr1.types import Grade, Group, Prompt, SamplingParams, WeightVersion
 from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.model import load_causal_lm
 
+Sums = TypeVar("Sums", bound=tuple[float, ...])
 PHASES = ("generate", "reward", "reference", "update", "sync")
 
 
@@ -46,7 +54,11 @@ class Clock:
     """Intervals (start, end) of each phase, in seconds of the monotonic clock."""
 
     def __init__(self) -> None:
-        self.intervals: dict[str, list[tuple[float, float]]] = {phase: [] for phase in PHASES}
+        self.intervals: dict[str, list[tuple[float, float]]] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        self.intervals = {phase: [] for phase in PHASES}
 
     def add(self, phase: str, start: float) -> None:
         self.intervals[phase].append((start, time.monotonic()))
@@ -83,10 +95,10 @@ class TimedRollout:
 class TimedRewards:
     """Times the grading of each group, from request to response."""
 
-    def __init__(self, rewards: RewardClient, clock: Clock) -> None:
+    def __init__(self, rewards: RewardSource, clock: Clock) -> None:
         self._rewards, self._clock = rewards, clock
 
-    def submit(self, group: Group) -> "Future[list[Score]]":
+    def submit(self, group: Group) -> "Future[list[Grade]]":
         start = time.monotonic()
         future = self._rewards.submit(group)
         future.add_done_callback(lambda _: self._clock.add("reward", start))
@@ -113,32 +125,24 @@ class TimedReference:
         return log_probs
 
 
-class TimedPolicy:
-    """Times updates and weight pushes, and keeps the batch for the raw model."""
+class TimedPolicy(DetachedPolicy):
+    """Times optimizer steps and weight pushes, and keeps the batch for the raw model."""
 
     def __init__(self, policy: Policy, clock: Clock) -> None:
-        self._policy, self._clock = policy, clock
+        super().__init__(policy)
+        self._connected, self._clock = policy, clock
         self.batch: TrainBatch | None = None
 
-    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        start = time.monotonic()
-        result = self._policy.log_probs(batch)
-        self._clock.add("update", start)
-        return result
-
-    def update(self, batch: TrainBatch, loss: PolicyObjective) -> dict[str, float]:
+    def step(self, batch: TrainBatch, objective: Objective[Any, Sums], apply: bool = True) -> StepStats[Sums]:
         start = time.monotonic()
         self.batch = batch
-        result = self._policy.update(batch, loss)
+        stats = super().step(batch, objective, apply)
         self._clock.add("update", start)
-        return result
+        return stats
 
-    def measure(self, batch: TrainBatch, loss: PolicyObjective) -> dict[str, float]:
-        return self._policy.measure(batch, loss)
-
-    def push_weights(self, version: int) -> None:
+    def push_weights(self, version: WeightVersion) -> None:
         start = time.monotonic()
-        self._policy.push_weights(version)
+        self._connected.push_weights(version)
         self._clock.add("sync", start)
 
 
@@ -152,10 +156,14 @@ class RawEngine:
         """Return the seconds to sample all prompts."""
         self._llm.reset_prefix_cache()
         ends = end_token_ids(self._llm.get_tokenizer())
+        responses = [(prompt, index) for prompt in prompts for index in range(sampling.n_samples_per_prompt)]
         start = time.monotonic()
         self._llm.generate(
-            [{"prompt_token_ids": list(prompt.token_ids)} for prompt in prompts],
-            [to_vllm(sampling, prompt, ends) for prompt in prompts],
+            [{"prompt_token_ids": list(prompt.token_ids)} for prompt, _ in responses],
+            [
+                to_vllm(sampling, sampling.seed_of(prompt, index), sampling.generate_max_len, ends)
+                for prompt, index in responses
+            ],
             use_tqdm=False,
         )
         return time.monotonic() - start
@@ -222,64 +230,74 @@ def raw_sync(model_bytes: int, folder: Path) -> float:
     return time.monotonic() - start
 
 
+class TimedStages:
+    """The stages of a run with a clock around each; `serial` prevents that they overlap."""
+
+    def __init__(self, stages: Stages, serial: bool) -> None:
+        assert stages.reference is not None
+        self.clock = Clock()
+        self.rollout = TimedRollout(stages.rollout, self.clock, serial)
+        self.policy = TimedPolicy(stages.policy, self.clock)
+        self.stages = replace(
+            stages,
+            rollout=self.rollout,
+            rewards=TimedRewards(stages.rewards, self.clock),
+            reference=TimedReference(stages.reference, self.clock, serial),
+            policy=self.policy,
+        )
+
+
 def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
     """Time paired serial and raw steps, then steps with overlap; the first of each kind is a discarded warm-up."""
-    prompts = load_prompts(
-        config.data.train, load_tokenizer(config.model.path), config.data.prompt_max_len, PromptFormat()
-    )
-    serial, overlapped = [], []
+    prompts = PromptStream(load_datasets(config).train, config.run.seed)
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()
-        stages = Stages(config, False, shared)
-        raw_engine = start_actor(RawEngine, config.rollout.threads, False, engine_settings(config))
-        raw_model = start_actor(RawModel, config.policy.threads, False, config)
-        model_bytes = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
-
-        records: list[StepRecord] = []
-        stream = PromptStream(prompts, config.run.seed)
-        reference = stages.reference
-        assert reference is not None
-
-        for step in range(2 * (steps + 1)):
-            clock, with_raw = Clock(), step <= steps
-            rollout, policy = TimedRollout(stages.rollout, clock, with_raw), TimedPolicy(stages.policy, clock)
-            timed_reference = TimedReference(reference, clock, with_raw)
-            timed_rewards = TimedRewards(rewards, clock)
-            Trainer(
-                config, stream, rollout, timed_rewards, timed_reference, policy, Interrupts(), records.append
-            ).step()
-            wall = records[-1].metrics["time/step_seconds"]
-            if with_raw:
-                raw = raw_times(raw_engine, raw_model, rollout, policy, records[-1].groups, config, model_bytes, shared)
-                serial.append((wall, {phase: clock.union(phase) for phase in PHASES}, raw))
-            else:
-                overlapped.append((wall, clock.union(*PHASES)))
+        actors = Actors(config, False, shared, with_engines=True, with_reference=True)
+        stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, critic=None))
+        raw = RawSide(config, shared)
+        timed = TimedStages(stages, serial=True)
+        trainer = make_trainer(config, timed.stages, prompts)
+        serial, overlapped = [], []
+        for _ in range(steps + 1):
+            timed.clock.restart()
+            result = trainer.step()
+            phases = {phase: timed.clock.union(phase) for phase in PHASES}
+            seconds = raw.times(timed.rollout, timed.policy, result.experience.groups)
+            serial.append((result.metrics["time/step_seconds"], phases, seconds))
+        state, timed = trainer.state, TimedStages(stages, serial=False)
+        trainer = make_trainer(config, timed.stages, prompts)
+        trainer.restore(state)
+        for _ in range(steps + 1):
+            timed.clock.restart()
+            wall = trainer.step().metrics["time/step_seconds"]
+            overlapped.append((wall, timed.clock.union(*PHASES)))
     return summarize(serial[1:], overlapped[1:])
 
 
-def raw_times(
-    raw_engine: Any,
-    raw_model: Any,
-    rollout: TimedRollout,
-    policy: TimedPolicy,
-    groups: list[Group],
-    config: TrainConfig,
-    model_bytes: int,
-    shared: Path,
-) -> dict[str, float]:
-    """Repeat the work of the last step as bare computation, phase by phase; returns seconds by phase."""
-    assert rollout.request is not None
-    assert policy.batch is not None
-    batch = policy.batch
-    plan = plan_micro_batches(batch.lengths, 1, config.policy.micro_batch_tokens)[0]
-    micro_batches = [batch.select(rows) for rows in plan]
-    return {
-        "generate": ray.get(raw_engine.generate.remote(list(rollout.request[0]), rollout.request[1])),
-        "reward": raw_scores(groups),
-        "reference": ray.get(raw_model.forward.remote(micro_batches)),
-        "update": ray.get(raw_model.update.remote(micro_batches, batch.num_response_tokens)),
-        "sync": raw_sync(model_bytes, shared),
-    }
+class RawSide:
+    """Repeats the work of a step as bare computation."""
+
+    def __init__(self, config: TrainConfig, shared: Path) -> None:
+        self._shared, self._micro_batch_tokens = shared, config.policy.micro_batch_tokens
+        settings, variables = train_engine_settings(config, on_gpu=False)[0], ENGINE_VARIABLES | ENGINE_CPU_VARIABLES
+        self._engine = start_actor(RawEngine, config.rollout.threads, False, variables, settings)
+        self._model = start_actor(RawModel, config.policy.threads, False, {}, config)
+        self._model_bytes = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
+
+    def times(self, rollout: TimedRollout, policy: TimedPolicy, groups: list[Group]) -> dict[str, float]:
+        """Return the seconds of each phase for the work of the last step."""
+        assert rollout.request is not None
+        assert policy.batch is not None
+        (prompts, sampling), batch = rollout.request, policy.batch
+        plan = plan_micro_batches(batch.lengths, 1, self._micro_batch_tokens)[0]
+        micro_batches = [batch.select(rows) for rows in plan]
+        return {
+            "generate": ray.get(self._engine.generate.remote(list(prompts), sampling)),
+            "reward": raw_scores(groups),
+            "reference": ray.get(self._model.forward.remote(micro_batches)),
+            "update": ray.get(self._model.update.remote(micro_batches, batch.num_response_tokens)),
+            "sync": raw_sync(self._model_bytes, self._shared),
+        }
 
 
 def summarize(
@@ -301,21 +319,6 @@ def summarize(
     }
 
 
-def engine_settings(config: TrainConfig) -> EngineSettings:
-    """Return the settings of the demo's engine for the raw engine."""
-    return EngineSettings(
-        model_path=config.model.path.resolve(),
-        dtype=config.model.dtype,
-        max_model_len=config.data.prompt_max_len + config.rollout.generate_max_len,
-        max_num_seqs=config.rollout.max_num_seqs,
-        config_overrides={},
-        kv_cache_bytes=int(config.rollout.kv_cache_gib * 2**30),
-        on_gpu=False,
-        weight_transfer_backend="openr1_shm",
-        log_path=(config.run.folder / "logs/raw_engine.log").resolve(),
-    )
-
-
 def main() -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -325,7 +328,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = ["--run.output_dir", "runs/benchmarks", "--run.name", f"step_time-{os.getpid()}"]
     config = load_config(TrainConfig, args.config, [*folder, "--optimizer.learning_rate", "1.0e-12"])
-    with reward_server() as url:
+    with running_reward_server() as url:
         result = measure(config, args.steps, url)
     write_result(args.output, result)
     return 0

@@ -22,7 +22,9 @@ from openr1.algorithms.advantages import (
 )
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
-from openr1.algorithms.objectives.policy import OffPolicyCorrection, PolicyObjective, policy_update
+from openr1.algorithms.objectives.policy import PolicyObjective
+from openr1.algorithms.off_policy import OffPolicyCorrection
+from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.algorithms.token_ops import TokenOutputs
 from openr1.workers.model import LogProbModel, compute_head_in_float32
 from reward_server.compat.adapters import trl_reward
@@ -94,7 +96,7 @@ class Case:
     """The same loss in TRL's words and in ours."""
 
     trl: dict[str, Any]
-    loss: PolicyObjective
+    objective: PolicyObjective
     aggregation: str
     sampled_elsewhere: bool = False
     """The engine's log-probs differ, and are corrected for."""
@@ -138,14 +140,14 @@ CASES = {
 class PlainEngine:
     """The model as DeepSpeed wraps it, without DeepSpeed."""
 
-    def __init__(self, lm: Any, entropy_gradient: bool) -> None:
+    def __init__(self, lm: Any) -> None:
         compute_head_in_float32(lm)
-        self.model = LogProbModel(lm, 1.0, entropy_gradient=entropy_gradient)
+        self.model = LogProbModel(lm, 1.0)
         # As with a large vocabulary: logits in chunks, and again in the backward pass.
-        self.model.max_tokens_held = 5
+        self.model.max_logits_tokens = 5
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> TokenOutputs:
-        outputs: TokenOutputs = self.model(input_ids, attention_mask, response_mask)
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **kwargs: Any) -> TokenOutputs:
+        outputs: TokenOutputs = self.model(input_ids, attention_mask, response_mask, **kwargs)
         return outputs
 
     def backward(self, loss: Tensor) -> None:
@@ -191,9 +193,9 @@ def test_loss_and_gradient_are_those_of_trl(name: str, make_trl: Maker) -> None:
     advantages = torch.randn(len(rows), generator=generator)
     batch = TrainBatch.from_tokens(rows)
     inputs = to_trl(rows)
-    engine = PlainEngine(trainer.model, case.loss.entropy_coef > 0)
+    engine = PlainEngine(trainer.model)
     with torch.no_grad():
-        current = engine(batch.input_ids, batch.attention_mask, batch.response_mask).log_probs[batch.response_mask]
+        current = engine(*batch.inputs).log_probs[batch.response_mask]
     old, reference, sampled = (current + 0.3 * torch.randn(len(current), generator=generator) for _ in range(3))
     places = inputs["completion_mask"].bool()
 
@@ -208,7 +210,7 @@ def test_loss_and_gradient_are_those_of_trl(name: str, make_trl: Maker) -> None:
     }
     if case.sampled_elsewhere:
         trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
-        ratio = (old - sampled).exp().clamp(max=case.loss.off_policy.importance_max)
+        ratio = (old - sampled).exp().clamp(max=case.objective.off_policy.importance_max)
         inputs["importance_sampling_ratio"] = spread(ratio, places)
     expected = trainer._compute_loss(trainer.model, inputs)
     expected.backward()
@@ -218,12 +220,12 @@ def test_loss_and_gradient_are_those_of_trl(name: str, make_trl: Maker) -> None:
     batch = replace(
         batch.with_advantages(advantages).with_loss_weights(case.aggregation, LONGEST),
         old_log_probs=spread(old, batch.response_mask),
-        ref_log_probs=spread(reference, batch.response_mask) if case.loss.kl_coef else None,
+        ref_log_probs=spread(reference, batch.response_mask) if case.objective.kl_coef else None,
         rollout_log_probs=spread(sampled, batch.response_mask),
     )
     micro_batches = [batch.select(part) for part in ([3, 1, 4], [0, 7, 8, 9, 10, 11], [6, 5, 2])]
-    sums = policy_update(engine, micro_batches, case.loss, num_ranks=1)
-    assert sums["loss"] == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
+    stats = optimizer_step(engine, micro_batches, case.objective)
+    assert stats.loss == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
     for parameter_name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[parameter_name], atol=1e-5, rtol=1e-4)
     assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 1e-2

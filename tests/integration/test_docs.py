@@ -15,10 +15,12 @@ from openr1.config.dpo import DpoConfig
 from openr1.config.load import describe_fields
 from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
+from openr1.data.examples import Example
 from openr1.data.prompts import PromptStream
-from openr1.runtime.interrupts import Interrupts
-from openr1.training.trainer import StepResult, Trainer
-from tests.fakes import FakeCritic, FakePolicy, FakeReference, FakeRewards, FakeRollout, make_config, make_prompt
+from openr1.rollout.producer import ExperienceProducer
+from openr1.training import sft
+from openr1.training.trainer import Trainer
+from tests.fakes import FakeCritic, FakePolicy, make_config, make_prompt, make_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,14 +82,27 @@ def test_links_are_found(tmp_path: Path) -> None:
     assert relative_links(page) == ["b.md", "../k/l.yaml"]
 
 
-def test_metrics_page_has_every_metric(tmp_path: Path) -> None:
+def rl_metrics(folder: Path) -> list[str]:
+    """Names of all metrics that a step can have, the critic's and those of an evaluation included."""
+    config = make_config(folder, algorithm={"advantage_estimator": "gae"})
+    stages = make_stages(config, critic=FakeCritic())
+    prompts = PromptStream([make_prompt(number) for number in range(4)], seed=0)
+    interrupts = stages.interrupts
+    producer = ExperienceProducer(config, prompts, stages.rollout, stages.rewards, stages.reference, interrupts)
+    trainer = Trainer(config, producer, stages.estimate_advantages, stages.policy, stages.critic, interrupts)
+    return [*trainer.step().metrics, "eval/accuracy"]
+
+
+def sft_metrics(folder: Path) -> list[str]:
+    """The same of `sft`."""
+    return [*sft.train_step(FakePolicy(), [Example([1], [2])], z_loss_coef=0.0), "eval/loss"]
+
+
+@pytest.mark.parametrize("metrics", [rl_metrics, sft_metrics], ids=["train", "sft"])
+def test_metrics_page_has_every_metric(metrics: Callable[[Path], list[str]], tmp_path: Path) -> None:
     """Catches a metric that a step writes and docs/metrics.md does not explain."""
-    stream = PromptStream([make_prompt(number) for number in range(4)], seed=0)
-    records: list[StepResult] = []
-    stages = (stream, FakeRollout(), FakeRewards(), FakeReference(), FakePolicy(), Interrupts(), records.append)
-    Trainer(make_config(tmp_path, algorithm={"advantage_estimator": "gae"}), *stages, FakeCritic()).step()
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    missing = [name for name in records[0].metrics if f"`{name}`" not in text]
+    missing = [name for name in metrics(tmp_path) if f"`{name}`" not in text]
     assert missing == []
 
 

@@ -116,6 +116,8 @@ def test_two_steps_of_the_whole_system(
     assert {path.name for path in (folder / "logs").iterdir()} >= {
         "engine_0.log", "policy_0.log", "policy_1.log", "reference.log"
     }  # fmt: skip
+    # The run started its reward server itself.
+    assert (folder / "logs/reward_server.log").exists()
     for chatter in ("WARNING", "DeepSpeed", "vllm", "Ray"):
         assert chatter not in output, output
 
@@ -139,6 +141,9 @@ def test_steps_sampled_ahead(countdown_files: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs/small"
     rows = read_jsonl(folder / "metrics.jsonl")
     assert [row["sync/version"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        evaluated = json.loads((folder / f"eval/step_{row['step']:06d}.json").read_text())
+        assert row["eval/accuracy"] == evaluated["sampled"]["accuracy"]
     # The first step is by the newest weights: engine and trainer agree.
     assert rows[0]["rollout/staleness_max"] == 0
     assert rows[0]["rollout/mismatch_abs_mean"] < 1e-5

@@ -1,56 +1,57 @@
 """The gradient does not depend on how a batch is cut: real DeepSpeed, one and two gloo ranks, every ZeRO stage."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import deepspeed
 import pytest
 import ray
 import torch
-from openr1.training.cluster import start_policy
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
+from openr1.algorithms.objectives.sft import SftObjective
+from openr1.algorithms.objectives.value import ValueObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.training.actors import group_settings, start_workers
 from openr1.workers.group import CriticGroup, PolicyGroup
-from openr1.workers.learner import Learner
+from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 from openr1.workers.settings import LearnerSettings
 from openr1.workers.worker import TrainWorker
 
 BETA1 = 0.9
-LOSS = PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.1)
+OBJECTIVE = PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.1)
+ADAM = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.0)
 
 
-class ReadablePolicyActor(TrainWorker):
-    """A policy rank that tells the gradient of its first update."""
+class ReadableWorker(TrainWorker):
+    """A rank that tells the gradient of its newest update: the first one, or any where AdamW's beta1 is 0."""
+
+    def load_model(self, port: int, learner: LearnerSettings) -> None:
+        """Load, and from then on know the optimizer that makes the steps."""
+        super().load_model(port, learner)
+        register_optimizer_step_pre_hook(self._note)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Full gradients by name: after one AdamW step from zero state, the first moment is (1 - beta1) * gradient."""
-        moments = first_moments(self._learner, self._learner._lm)
-        return {name: moment / (1 - BETA1) for name, moment in moments.items()}
+        settings = self.learner.settings
+        module = self.policy.lm if settings.role == "policy" else self.learner.module
+        share = 1 - settings.optimizer.adam_betas[0]
+        return {name: self._first_moment(parameter) / share for name, parameter in module.named_parameters()}
 
+    def _note(self, optimizer: Optimizer, *_: object) -> None:
+        self._optimizer = optimizer
 
-class ReadableCriticActor(TrainWorker):
-    """A critic's rank that tells the gradient of its newest update, where Adam's beta1 is 0."""
-
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """Full gradients by name."""
-        return first_moments(self._learner, self._learner._engine.module)
-
-
-def first_moments(learner: Learner, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """AdamW's first moments, whole, by the names of the module's parameters."""
-    read = deepspeed.utils.safe_get_full_optimizer_state
-    result = {}
-    for name, parameter in module.named_parameters():
-        if learner._settings.zero_stage == 0:
-            moment = learner._engine.optimizer.state[parameter]["exp_avg"]
+    def _first_moment(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        if self.learner.settings.zero_stage == 0:
+            moment = self._optimizer.state[parameter]["exp_avg"]
         else:
-            moment = read(parameter, "exp_avg")
-        result[name] = moment.float()
-    return result
+            moment = deepspeed.utils.safe_get_full_optimizer_state(parameter, "exp_avg")
+        return moment.float()
 
 
 def make_batch() -> TrainBatch:
@@ -68,19 +69,39 @@ def make_batch() -> TrainBatch:
     )
 
 
-def plain_torch_gradients(model: Path, batch: TrainBatch) -> dict[str, torch.Tensor]:
+def start_ranks(
+    learner: LearnerSettings, policy: PolicyConfig, logs: Path, kind: type[TrainWorker] = ReadableWorker
+) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
+    """A policy, and its ranks."""
+    workers = start_workers(learner, policy, False, logs, kind)
+    return PolicyGroup(workers, group_settings(learner, policy)), workers
+
+
+def kill(workers: list[ray.actor.ActorHandle]) -> None:
+    """End the ranks, whose memory others need."""
+    for worker in workers:
+        ray.kill(worker)
+
+
+def gradients_of(workers: list[ray.actor.ActorHandle]) -> dict[str, torch.Tensor]:
+    """As rank 0 tells them; reading is a collective."""
+    return ray.get([worker.gradients.remote() for worker in workers])[0]
+
+
+def plain_torch_gradients(model: Path, batch: TrainBatch, entropy_coef: float = 0.0) -> dict[str, torch.Tensor]:
     """The same loss written out once more, on the whole batch, with nothing of openr1."""
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     logits = lm(batch.input_ids, attention_mask=batch.attention_mask.long()).logits[:, :-1]
     targets = batch.input_ids[:, 1:]
-    log_probs = torch.distributions.Categorical(logits=logits).log_prob(targets)
+    distribution = torch.distributions.Categorical(logits=logits)
+    log_probs = distribution.log_prob(targets)
     mask = batch.response_mask[:, 1:]
     ratio = torch.exp(log_probs - batch.old_log_probs[:, 1:])
     advantages = batch.advantages[:, 1:]
     surrogate = torch.min(ratio * advantages, torch.clip(ratio, 0.8, 1.2) * advantages)
     difference = batch.ref_log_probs[:, 1:] - log_probs
     kl = torch.exp(difference) - difference - 1
-    loss = ((-surrogate + 0.1 * kl) * mask).sum() / mask.sum()
+    loss = ((-surrogate + 0.1 * kl - entropy_coef * distribution.entropy()) * mask).sum() / mask.sum()
     loss.backward()
     return {name: parameter.grad for name, parameter in lm.named_parameters()}
 
@@ -101,22 +122,23 @@ def test_gradient_equals_plain_torch(
     """Catches a mean per micro-batch or rank instead of over all tokens, and gradients averaged where they must add.
 
     One rank with one micro-batch, and two ranks with two or more each, all against the same loss in plain torch. Packed
-    rows that see their neighbour, or whose positions go on from it, would show as well.
+    rows that see their neighbour, or whose positions go on from it, would show as well. So would an evaluation before
+    the update that goes backward: its gradient would come on top.
     """
     model = tiny_model(True)
-    policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
-    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.0)
+    policy = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
-    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10)
-    ranks = start_policy(learner, policy_config, False, tmp_path / "logs", ReadablePolicyActor)
-    group = PolicyGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
-    batch = make_batch()
+    group, workers = start_ranks(LearnerSettings(settings, ADAM, zero_stage, 1.0, 10), policy, tmp_path / "logs")
+    batch = make_batch().with_loss_weights("token", 100)
     if num_ranks == 2:
-        assert min(len(share) for _, share in group._shares(batch)) >= 2
-    sums = group.update(batch.with_loss_weights("token", 100), LOSS)
-    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
-    for rank in ranks:
-        ray.kill(rank)
+        assert all(len(rank) >= 2 and all(rank) for rank in plan_batch(batch, 2, micro_batch_tokens, 64, packing))
+    evaluated = group.step(batch, OBJECTIVE, apply=False)
+    stats = group.step(batch, OBJECTIVE)
+    gradients = gradients_of(workers)
+    kill(workers)
+    assert evaluated.loss == pytest.approx(stats.loss, rel=1e-6)
+    assert evaluated.sums._asdict() == pytest.approx(stats.sums._asdict(), rel=1e-6)
+    assert (evaluated.applied, stats.applied) == (False, True)
     expected = plain_torch_gradients(model, batch)
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -124,16 +146,16 @@ def test_gradient_equals_plain_torch(
             gradients[name], gradient, atol=2e-6, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
     norm = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    assert sums["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    assert stats.grad_norm == pytest.approx(float(norm), rel=1e-4)
 
 
-class ChunkingPolicyActor(ReadablePolicyActor):
+class ChunkingWorker(ReadableWorker):
     """A policy rank that may hold the logits of few tokens, as with a large vocabulary."""
 
     def load_model(self, port: int, learner: LearnerSettings) -> None:
         """Load, then lower the limit."""
         super().load_model(port, learner)
-        self._learner._engine.module.max_tokens_held = 5
+        self.learner.module.max_logits_tokens = 5
 
 
 @pytest.mark.parametrize("zero_stage", [1, 3])
@@ -146,20 +168,18 @@ def test_ranks_may_have_different_numbers_of_chunks(ray_cluster: None, tmp_path:
     config = Qwen2Config(vocab_size=1024, num_hidden_layers=1, tie_word_embeddings=False, **sizes)
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
-    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.0)
     settings = ModelConfig(path=tmp_path / "model", dtype="float32")
-    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, entropy_gradient=True)
-    policy_config = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=10_000)
-    ranks = start_policy(learner, policy_config, False, tmp_path / "logs", ChunkingPolicyActor)
-    group = PolicyGroup(ranks, 10_000, 60.0, 128)
-    batch = make_batch().mask_responses(torch.arange(8) > 4)
-    tokens = [micro.num_response_tokens for _, share in group._shares(batch) for micro in share]
+    learner = LearnerSettings(settings, ADAM, zero_stage, 1.0, 10)
+    policy = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=10_000, timeout_seconds=60.0)
+    group, workers = start_ranks(learner, policy, tmp_path / "logs", ChunkingWorker)
+    batch = make_batch().mask_responses(torch.arange(8) > 4).with_loss_weights("token", 100)
+    shares = cut_into_micro_batches(batch, plan_batch(batch, 2, 10_000, 128))
+    tokens = [micro.num_response_tokens for share in shares for micro in share]
     assert len({-(-count // 5) for count in tokens}) == 2
-    group.update(batch.with_loss_weights("token", 100), LOSS)
-    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
-    for rank in ranks:
-        ray.kill(rank)
-    for name, gradient in plain_torch_gradients(tmp_path / "model", batch).items():
+    group.step(batch, replace(OBJECTIVE, entropy_coef=0.5))
+    gradients = gradients_of(workers)
+    kill(workers)
+    for name, gradient in plain_torch_gradients(tmp_path / "model", batch, entropy_coef=0.5).items():
         torch.testing.assert_close(gradients[name], gradient, atol=2e-6, rtol=1e-4)
 
 
@@ -169,18 +189,18 @@ def test_supervised_loss_is_that_of_transformers(
 ) -> None:
     """Catches a loss over prompts, a mean of row means, a label shifted by one, and rows that see their neighbours."""
     model = tiny_model(True)
-    batch = make_batch()
+    batch = make_batch().with_loss_weights("token", 100)
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
-    learner = LearnerSettings(settings, OptimizerConfig(learning_rate=1e-3), 1, 1.0, 10)
-    ranks = start_policy(learner, PolicyConfig(zero_stage=1), False, tmp_path / "logs")
-    loss = PolicyGroup(ranks, 40, 120.0, 64, packing=packing).supervised_update(batch, 0.0)["loss"]
-    for rank in ranks:
-        ray.kill(rank)
+    policy = PolicyConfig(zero_stage=1, micro_batch_tokens=40)
+    group, workers = start_ranks(LearnerSettings(settings, ADAM, 1, 1.0, 10), policy, tmp_path / "logs")
+    stats = group.step(batch, SftObjective())
+    kill(workers)
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     labels = torch.where(batch.response_mask, batch.input_ids, -100)
     with torch.no_grad():
         expected = lm(batch.input_ids, attention_mask=batch.attention_mask.long(), labels=labels).loss
-    assert loss / batch.num_response_tokens == pytest.approx(float(expected), rel=1e-5)
+    assert stats.loss == pytest.approx(float(expected), rel=1e-5)
+    assert stats.sums.nll / batch.num_response_tokens == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(("zero_stage", "micro_batch_tokens", "packing"), [(1, 40, False), (3, 30, True)])
@@ -204,21 +224,20 @@ def test_second_update_of_a_critic_equals_plain_torch(
     optimizer = OptimizerConfig(learning_rate=0.01, adam_betas=(0.0, 0.95), max_norm=0.0)
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
     learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, role="critic")
-    config = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
-    ranks = start_policy(learner, config, False, tmp_path / "logs", ReadableCriticActor)
-    group = CriticGroup(ranks, micro_batch_tokens, 120.0, 64, packing=packing)
-    assert min(len(share) for _, share in group._shares(batch)) >= 2
+    policy = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
+    workers = start_workers(learner, policy, False, tmp_path / "logs", ReadableWorker)
+    group = CriticGroup(workers, group_settings(learner, policy))
+    assert all(len(rank) >= 2 and all(rank) for rank in plan_batch(batch, 2, micro_batch_tokens, 64, packing))
     assert not group.values(batch).any()
-    group.update(batch, 0.5)()
+    group.step(batch, ValueObjective(0.5))
     group.save(tmp_path / "critic")
     after_one = group.values(batch)
-    answer = group.update(batch, 0.5)()
-    gradients = ray.get([rank.gradients.remote() for rank in ranks])[0]
+    stats = group.begin_step(batch, ValueObjective(0.5))()
+    gradients = gradients_of(workers)
     assert not torch.equal(group.values(batch), after_one)
     group.load(tmp_path / "critic")
     torch.testing.assert_close(group.values(batch), after_one)
-    for rank in ranks:
-        ray.kill(rank)
+    kill(workers)
 
     backbone = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).model
     head = torch.nn.Parameter(torch.zeros(backbone.config.hidden_size))
@@ -235,9 +254,9 @@ def test_second_update_of_a_critic_equals_plain_torch(
         loss = 0.5 * errors.square().amax(0)[mask].mean()
         loss.backward()
     torch.testing.assert_close(after_one[:, 1:][mask], now.detach()[mask], atol=1e-4, rtol=1e-4)
-    assert answer["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert stats.loss == pytest.approx(float(loss.detach()), rel=1e-4)
     assert gradients.keys() == named.keys()
     for name, parameter in named.items():
         torch.testing.assert_close(gradients[name].flatten(), parameter.grad.flatten(), atol=2e-5, rtol=1e-3)
     norm = torch.cat([parameter.grad.flatten() for parameter in named.values()]).norm()
-    assert answer["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+    assert stats.grad_norm == pytest.approx(float(norm), rel=1e-3)

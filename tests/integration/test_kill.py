@@ -19,10 +19,10 @@ SECONDS = 400
 """Longest wait for a file or for a run; on a free machine each comes within half a minute."""
 
 
-def start_train(config: Path, url: str, name: str, *overrides: str) -> Job:
-    """Start `python -m cli train` in a process group of its own."""
+def start_train(config: Path, name: str, *overrides: str) -> Job:
+    """Start `python -m cli train`, with a reward server of its own, in a process group of its own."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", "cli", "train", "--config", str(config), "--reward.url", url, "--run.name", name]
+    command = [sys.executable, "-m", "cli", "train", "--config", str(config), "--run.name", name]
     process = subprocess.Popen(
         [*command, *overrides],
         cwd=ROOT,
@@ -48,8 +48,10 @@ def kill_at(job: Job, path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_run_equals_uninterrupted_run(reward_url: str, countdown_files: Path, tmp_path: Path) -> None:
+def test_killed_run_equals_uninterrupted_run(countdown_files: Path, tmp_path: Path) -> None:
     """Catches a checkpoint that is half written and read, state that only an orderly end keeps, and a lock left over.
+
+    Also a reward server that outlives the run that started it: it is in a process group of its own, and not killed.
 
     Each resumed run starts at once, among whatever processes and shared memory the killed one left.
     """
@@ -64,25 +66,25 @@ def test_killed_run_equals_uninterrupted_run(reward_url: str, countdown_files: P
         num_steps=NUM_STEPS,
     )
     whole, parts = tmp_path / "runs/whole", tmp_path / "runs/parts"
-    uninterrupted = start_train(config, reward_url, "whole")
+    uninterrupted = start_train(config, "whole")
     code, output = uninterrupted.wait(SECONDS)
     assert code == 0, output
 
-    job = start_train(config, reward_url, "parts")
+    job = start_train(config, "parts")
     wait_for(parts / "checkpoints/latest", lambda: job.process.poll() is None, SECONDS)
     kill_at(job, parts / "rollouts/step_000003.jsonl")
     jobs = [job]
     run_id = json.loads((parts / "tracking.json").read_text())["wandb"]["id"]
     # A save may be complete between the look and the kill: then the next one is waited for.
     for step in range(4, NUM_STEPS + 1, 2):
-        jobs.append(start_train(config, reward_url, "parts", "--resume"))
+        jobs.append(start_train(config, "parts", "--resume"))
         kill_at(jobs[-1], parts / f"checkpoints/tmp_step_{step:06d}")
         if not (parts / f"checkpoints/step_{step:06d}").exists():
             break
     assert list(parts.glob("checkpoints/tmp_step_*")), "no kill came during a save"
     assert not (parts / "summary.json").exists()
 
-    jobs.append(start_train(config, reward_url, "parts", "--resume"))
+    jobs.append(start_train(config, "parts", "--resume"))
     code, output = jobs[-1].wait(SECONDS)
     assert code == 0, output
     check_same_steps(whole, parts, NUM_STEPS)

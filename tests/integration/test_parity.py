@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from openr1.training.cluster import Stages, shared_memory_folder
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
 from openr1.rollout.pool import RolloutPool
+from openr1.runtime.ray_cluster import shared_memory_folder
+from openr1.training.actors import (
+    group_settings,
+    learner_settings,
+    start_engines,
+    start_workers,
+    train_engine_settings,
+    wait_for_engines,
+)
 from openr1.types import Prompt, SamplingParams
+from openr1.weight_sync.backends import ShmSenderFactory
 from openr1.workers.group import PolicyGroup
 from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.worker import TrainWorker
@@ -32,15 +41,15 @@ GROUPS = {
 }
 
 
-class ChangeablePolicyActor(TrainWorker):
+class ChangeableWorker(TrainWorker):
     """A policy rank whose weights a test can change."""
 
     def change(self, pattern: str) -> int:
         """Add noise of a tenth of its size, at least 0.05, to every parameter that matches; returns how many."""
         generator = torch.Generator().manual_seed(0)
-        self._before = {name: parameter.data.clone() for name, parameter in self._learner._lm.named_parameters()}
+        self._before = {name: parameter.data.clone() for name, parameter in self.policy.lm.named_parameters()}
         changed = 0
-        for name, parameter in self._learner._lm.named_parameters():
+        for name, parameter in self.policy.lm.named_parameters():
             if re.search(pattern, name):
                 scale = max(0.1 * float(parameter.data.std()) if parameter.numel() > 1 else 0.0, 0.05)
                 parameter.data += scale * torch.randn(parameter.shape, generator=generator)
@@ -49,7 +58,7 @@ class ChangeablePolicyActor(TrainWorker):
 
     def undo(self) -> None:
         """Take the last change back."""
-        for name, parameter in self._learner._lm.named_parameters():
+        for name, parameter in self.policy.lm.named_parameters():
             parameter.data.copy_(self._before[name])
 
 
@@ -59,7 +68,7 @@ class Pair:
 
     rollout: RolloutPool
     policy: PolicyGroup
-    rank: ray.actor.ActorHandle
+    worker: ray.actor.ActorHandle
     prompts: list[Prompt]
     temperature: float
     version: int = 0
@@ -105,9 +114,15 @@ def pair(
     config = parity_config(tiny_model(tied), countdown_files, tmp_path_factory.mktemp("parity"), temperature)
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), 64, PromptFormat())[:8]
     with shared_memory_folder() as shared:
-        stages = Stages(config, False, shared, policy_kind=ChangeablePolicyActor)
-        yield Pair(stages.rollout, stages.policy, stages.ranks[0], prompts, temperature)
-        for actor in (*stages.ranks, *stages.engines):
+        engines = start_engines(train_engine_settings(config, on_gpu=False), config.rollout.threads)
+        learner = learner_settings(config.model, config.optimizer, config.policy, 1, temperature)
+        workers = start_workers(learner, config.policy, False, config.run.folder / "logs", ChangeableWorker)
+        policy = PolicyGroup(workers, group_settings(learner, config.policy))
+        wait_for_engines(engines, config.rollout.timeout_seconds)
+        policy.connect_engines(ShmSenderFactory(engines, str(shared), config.policy.timeout_seconds))
+        rollout = RolloutPool(engines, config.rollout.timeout_seconds)
+        yield Pair(rollout, policy, workers[0], prompts, temperature)
+        for actor in (*workers, *engines):
             ray.kill(actor)
 
 
@@ -121,7 +136,7 @@ def test_log_probs_agree_and_every_pushed_group_arrives(pair: Pair) -> None:
     pair.push()
     assert pair.largest_difference() < BOUND
     for group, pattern in GROUPS.items():
-        assert ray.get(pair.rank.change.remote(pattern)) > 0
+        assert ray.get(pair.worker.change.remote(pattern)) > 0
         stale = pair.largest_difference()
         assert stale > 20 * BOUND, f"a change of {group} moves log-probs by {stale:g} only; the test has no power"
         pair.push()
@@ -150,7 +165,7 @@ def versions_in_flight(pair: Pair) -> set[tuple[int, int]]:
     with ThreadPoolExecutor(1) as thread:
         other = pair.rollout.generate(pair.prompts[:1], SamplingParams(1, 24, pair.temperature, 1.0, 1, "beside"))
         beside = thread.submit(list, other)
-        assert ray.get(pair.rank.change.remote(r"embed_tokens|lm_head|norm|proj")) > 0
+        assert ray.get(pair.worker.change.remote(r"embed_tokens|lm_head|norm|proj")) > 0
         pair.push()
         groups += list(stream)
         assert [(group.prompt.id, len(group.responses)) for group in beside.result()] == [(pair.prompts[0].id, 1)]
@@ -158,7 +173,7 @@ def versions_in_flight(pair: Pair) -> set[tuple[int, int]]:
     assert [len(group.responses) for group in groups] == [32] * 8
     batch = TrainBatch.from_groups(groups)
     new = (pair.policy.log_probs(batch) - batch.rollout_log_probs).abs() < BOUND
-    ray.get(pair.rank.undo.remote())
+    ray.get(pair.worker.undo.remote())
     old = (pair.policy.log_probs(batch) - batch.rollout_log_probs).abs() < BOUND
     seen = set()
     for row, response in enumerate(response for group in groups for response in group.responses):

@@ -6,29 +6,29 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from openr1.training.cluster import start_policy
 from torch import Tensor
 
 from openr1.algorithms.batch import TrainBatch
+from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.training.actors import group_settings, learner_settings, start_workers
 from openr1.workers.group import PolicyGroup
-from openr1.workers.settings import LearnerSettings
 from openr1.workers.worker import TrainWorker
 
 
-class ReadablePolicyActor(TrainWorker):
+class ReadableWorker(TrainWorker):
     """A policy rank whose weights a test can read."""
 
     def read(self) -> dict[str, Tensor]:
         """Full weights, by name; all ranks at once."""
-        return {name: tensor.clone() for name, tensor in self._learner.weights()}
+        return {name: tensor.clone() for name, tensor in self.policy.weights()}
 
 
 def batch_of(update: int) -> TrainBatch:
     """Six rows that differ in length and from update to update."""
     generator = torch.Generator().manual_seed(update)
     tokens = [torch.randint(5, 400, (length,), generator=generator).tolist() for length in (9, 13, 7, 11, 10, 12)]
-    return TrainBatch.from_tokens([(row[:4], row[4:]) for row in tokens])
+    return TrainBatch.from_tokens([(row[:4], row[4:]) for row in tokens]).with_loss_weights("token", 1)
 
 
 @pytest.mark.timeout(400)
@@ -55,34 +55,34 @@ def test_updates_of_another_number_of_ranks(
     Without its moments the first of them would move every weight by the learning rate, a thousand times the tolerance.
     """
     schedule = OptimizerConfig(learning_rate=1e-3, lr_scheduler="linear", lr_warmup_steps=2)
-    settings = ModelConfig(path=tiny_model(True), dtype="float32")
-    learner = LearnerSettings(settings, schedule, zero_stage, 1.0, 10)
+    model = ModelConfig(path=tiny_model(True), dtype="float32")
 
     def start(num_ranks: int) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
-        policy = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage)
-        ranks = start_policy(learner, policy, False, tmp_path / f"logs_{num_ranks}", ReadablePolicyActor)
-        return PolicyGroup(ranks, 40, 120.0, 64), ranks
+        policy = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=40, timeout_seconds=120.0)
+        learner = learner_settings(model, schedule, policy, total_updates=10)
+        workers = start_workers(learner, policy, False, tmp_path / f"logs_{num_ranks}", ReadableWorker)
+        return PolicyGroup(workers, group_settings(learner, policy)), workers
 
-    def two_more(group: PolicyGroup, ranks: list[ray.actor.ActorHandle]) -> tuple[list[float], dict[str, Tensor]]:
-        answers = [group.supervised_update(batch_of(update), 0.0) for update in (3, 4)]
-        weights = ray.get([rank.read.remote() for rank in ranks])[0]
-        for rank in ranks:
-            ray.kill(rank)
-        return [answer[name] for answer in answers for name in ("loss", "grad_norm", "learning_rate")], weights
+    def two_more(group: PolicyGroup, workers: list[ray.actor.ActorHandle]) -> tuple[list[float], dict[str, Tensor]]:
+        steps = [group.step(batch_of(update), SftObjective()) for update in (3, 4)]
+        weights = ray.get([worker.read.remote() for worker in workers])[0]
+        for worker in workers:
+            ray.kill(worker)
+        return [number for step in steps for number in (step.loss, step.grad_norm, step.learning_rate)], weights
 
-    group, ranks = start(saved)
+    group, workers = start(saved)
     for update in range(3):
-        group.supervised_update(batch_of(update), 0.0)
+        group.step(batch_of(update), SftObjective())
     group.save(tmp_path / "policy")
-    expected, weights = two_more(group, ranks)
+    expected, weights = two_more(group, workers)
     # 8 updates of decay: 7/8 and 6/8 of them are left at the fourth and the fifth.
     assert expected[2::3] == pytest.approx([8.75e-4, 7.5e-4])
 
-    group, ranks = start(resumed)
+    group, workers = start(resumed)
     group.load(tmp_path / "policy")
-    told = f"saved by {saved} policy rank(s), and now there are {resumed}"
+    told = f"saved by {saved} policy rank(s), converted for {resumed}"
     assert (told in capsys.readouterr().out) == (zero_stage > 0)
-    found, found_weights = two_more(group, ranks)
+    found, found_weights = two_more(group, workers)
     assert found == pytest.approx(expected, rel=1e-5)
     assert found_weights.keys() == weights.keys()
     for name, weight in weights.items():

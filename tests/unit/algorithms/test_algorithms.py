@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openr1.algorithms.advantages import RunningReward, group_normalized_advantages, has_reward_variance
+from openr1.algorithms.advantages import group_normalized_advantages, has_reward_variance, update_running_reward
 from openr1.algorithms.kl import k3
 from openr1.algorithms.losses import ClipBounds, clipped_surrogate
 from openr1.algorithms.token_ops import Head, masked_sum, max_logits_tokens, token_log_probs
 from openr1.errors import TrainingError
+from openr1.types import RunningReward
 
 LN2 = math.log(2)
 HIDDEN, VOCABULARY = 3, 7
@@ -218,13 +219,19 @@ def test_padding_changes_nothing() -> None:
     assert not wide_gradient[:, 6:].any()
 
 
-def test_entropy_carries_no_gradient() -> None:
-    """Catches an entropy that keeps the graph alive, and warns where it is turned into a number."""
+def test_entropy_carries_no_gradient_unless_asked_for() -> None:
+    """Catches an entropy that keeps the graph alive for nobody, and an entropy bonus that trains nothing."""
     head, hidden, input_ids, mask = make_inputs(rows=2, width=4)
     outputs = token_log_probs(called(head), hidden, input_ids, mask, 1.0)
     assert outputs.log_probs.requires_grad
     assert outputs.logsumexp.requires_grad
     assert not outputs.entropy.requires_grad
+    entropy = token_log_probs(called(head), hidden, input_ids, mask, 1.0, entropy="gradient").entropy
+    torch.testing.assert_close(entropy.detach(), outputs.entropy)
+    (gradient,) = torch.autograd.grad(entropy.sum(), hidden)
+    distribution = torch.distributions.Categorical(logits=head(hidden)[:, :-1])
+    (expected,) = torch.autograd.grad(distribution.entropy()[mask[:, 1:]].sum(), hidden)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_masked_sum_ignores_what_is_masked() -> None:
@@ -331,7 +338,7 @@ def test_advantages_are_centered_with_unit_deviation(rewards: list[float]) -> No
     assert all(low <= high for low, high in pairwise(ranked))
 
 
-def test_has_signal_by_hand() -> None:
+def test_reward_variance_by_hand() -> None:
     """Catches a group that counts as teaching though it has one graded response, or graded ones that are all equal."""
     rewards = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     valid = torch.tensor([[True] * 3, [True] * 3, [True, True, False], [True, False, False], [False] * 3])
@@ -359,12 +366,12 @@ def test_running_reward_by_hand() -> None:
     flat = group_normalized_advantages(torch.ones(1, 2), valid, RunningReward(mean=0.0, std=0.0), 0.25)
     assert flat.tolist() == [[0.0, 0.0]]
 
-    first = RunningReward.updated(None, 0.25, rewards[valid])
+    first = update_running_reward(None, 0.25, rewards[valid])
     assert first == RunningReward(mean=0.5, std=pytest.approx(math.sqrt(0.5)))
-    second = RunningReward.updated(RunningReward(0.9, 0.1), 0.25, rewards[valid])
+    second = update_running_reward(RunningReward(0.9, 0.1), 0.25, rewards[valid])
     assert second is not None
     assert (second.mean, second.std) == pytest.approx((0.25 * 0.9 + 0.75 * 0.5, 0.25 * 0.1 + 0.75 * math.sqrt(0.5)))
-    assert RunningReward.updated(past, 0.25, torch.tensor([1.0])) is past
+    assert update_running_reward(past, 0.25, torch.tensor([1.0])) is past
 
 
 # KL

@@ -1,13 +1,11 @@
-"""The layout of a batch by hand, and the properties of how it is cut."""
+"""The layout of a batch, and what is taken of it: by hand."""
 
-import pytest
+from dataclasses import replace
+
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.types import Group
-from openr1.workers.micro_batches import plan_micro_batches
 from tests.fakes import make_prompt, make_response
 
 
@@ -70,83 +68,74 @@ def test_select_trims_and_keeps_order() -> None:
     assert chosen.lengths == [3, 2]
 
 
-def test_select_nothing_trains_nothing() -> None:
-    """Catches an empty micro-batch that trains its stand-in row a second time, or that a model cannot take."""
+def test_inserted_tokens_are_read_and_do_not_train() -> None:
+    """Catches a tool's answer that trains as if the policy had written it, or that is cut from what it reads."""
+    response = replace(
+        make_response(8, 3, 4, 9), loss_mask=(True, False, False, True), log_probs=(-1.0, 0.0, 0.0, -2.0)
+    )
+    batch = TrainBatch.from_groups([Group(make_prompt(0, token_ids=(5,)), (response, make_response(7)))])
+    assert batch.input_ids.tolist() == [[5, 8, 3, 4, 9], [5, 7, 0, 0, 0]]
+    assert batch.attention_mask.int().tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert batch.response_mask.int().tolist() == [[0, 1, 0, 0, 1], [0, 1, 0, 0, 0]]
+    assert batch.rollout_log_probs.tolist() == [[0, -1, 0, 0, -2], [0, -1, 0, 0, 0]]
+    assert (batch.num_response_tokens, batch.lengths) == (3, [5, 2])
+
+
+def test_select_keeps_numbers_of_whole_rows() -> None:
+    """Catches a tensor of one number a row that is cut as if it had columns, or that stays in the old order."""
+    batch = replace(make_batch(), ref_sequence_log_probs=torch.tensor([-1.0, -2.0, -3.0]))
+    chosen = batch.select([1, 0]).ref_sequence_log_probs
+    assert chosen is not None
+    assert chosen.tolist() == [-2.0, -1.0]
+
+
+def test_placeholder_trains_nothing() -> None:
+    """Catches a stand-in that trains its row a second time, that a model cannot take, or that changes the batch."""
     batch = make_batch()
-    empty = batch.select([])
-    assert len(empty) == 1
-    assert empty.num_response_tokens == 0
-    assert empty.attention_mask.any()
-    # The batch itself is as before.
+    placeholder = batch.placeholder(2)
+    assert placeholder.input_ids.tolist() == [[5, 6, 0, 0], [7, 8, 0, 0]]
+    assert placeholder.num_response_tokens == 0
+    assert placeholder.attention_mask.any(-1).all()
     assert batch.num_response_tokens == 5
 
 
-def test_plan_by_hand() -> None:
-    """Catches rows dealt out in turn instead of balanced, and a budget that counts no padding."""
-    # 9 stands against 5, which leaves 4; that against row 0 (4) leaves nothing: [9] and [5, 4]. Row 2 (2) to either.
-    # Budget 10: 9 alone (2 rows of 9 are 18), 2 alone; 5 and 4 together are 2 x 5 = 10.
-    assert plan_micro_batches([4, 9, 2, 5], num_ranks=2, micro_batch_tokens=10) == [[[1], [2]], [[3, 0], []]]
+def test_masked_responses_count_nowhere() -> None:
+    """Catches an ungraded response that trains, rows chosen the other way round, and weights that still count it."""
+    masked = make_batch().mask_responses(torch.tensor([True, False, False]))
+    assert masked.response_mask.int().tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]]
+    weights = masked.with_loss_weights("token", 4).loss_weights
+    assert weights is not None
+    torch.testing.assert_close(weights, masked.response_mask / 3)
 
 
-def test_packed_plan_by_hand() -> None:
-    """Catches a budget that counts padding where there is none."""
-    # 5, 3 and 2 are 10 real tokens; padded to 5 they would be 15.
-    assert plan_micro_batches([2, 5, 3], num_ranks=1, micro_batch_tokens=10, packing=True) == [[[1, 2, 0]]]
-    assert plan_micro_batches([2, 5, 3], num_ranks=1, micro_batch_tokens=9, packing=True) == [[[1, 2], [0]]]
+def test_mini_batches_by_hand() -> None:
+    """Catches rows that are lost or shuffled, and weights over the whole batch: each part is one optimizer step.
+
+    Three tokens in each part, six in the batch.
+    """
+    first, second = make_batch().select([0, 1, 2, 1]).mini_batches(2, "token", 4)
+    assert first.input_ids.tolist() == [[5, 6, 0, 0], [7, 8, 0, 0]]
+    assert second.input_ids.tolist() == [[7, 0, 9], [7, 8, 0]]
+    assert first.loss_weights is not None
+    assert second.loss_weights is not None
+    torch.testing.assert_close(first.loss_weights, first.response_mask / 3)
+    torch.testing.assert_close(second.loss_weights, second.response_mask / 3)
 
 
-def test_plan_by_cost() -> None:
-    """Catches shares of as many tokens where the long row costs more than the short ones together, and lost order."""
-    # 6 tokens cost as much as 2, 2, 2 and 2 together: by tokens, the long row would get one of them.
-    plan = plan_micro_batches([2, 6, 2, 2, 2], num_ranks=2, micro_batch_tokens=8, costs=[9, 36, 9, 9, 9])
-    assert plan == [[[1]], [[0, 2, 3, 4]]]
+def test_rows_without_advantage_are_dropped() -> None:
+    """Catches weights made anew, with which the rest would count more, a masked row kept, and an empty step."""
+    batch = make_batch().with_loss_weights("token", 4)
+    kept = batch.with_advantages(torch.tensor([0.0, -1.0, 2.0])).drop_zero_advantage()
+    assert kept.input_ids.tolist() == [[7, 8, 0], [7, 0, 9]]
+    assert kept.loss_weights is not None
+    torch.testing.assert_close(kept.loss_weights, kept.response_mask / 5)
+    given = batch.with_advantages(torch.tensor([1.0, -1.0, 0.0])).mask_responses(torch.tensor([True, False, False]))
+    assert given.drop_zero_advantage().input_ids.tolist() == [[7, 8]]
+    assert len(batch.with_advantages(torch.zeros(3)).drop_zero_advantage()) == 3
 
 
-lengths_and_cuts = {
-    "lengths": st.lists(st.integers(1, 50), min_size=1, max_size=40),
-    "num_ranks": st.integers(1, 5),
-    "budget": st.integers(1, 200),
-}
-
-
-@given(**lengths_and_cuts)
-def test_plan_holds_each_row_once(lengths: list[int], num_ranks: int, budget: int) -> None:
-    """Catches a row that is lost, or trained twice."""
-    plan = plan_micro_batches(lengths, num_ranks, budget)
-    assert sorted(row for rank in plan for micro_batch in rank for row in micro_batch) == list(range(len(lengths)))
-
-
-@given(**lengths_and_cuts)
-def test_ranks_have_the_same_number_of_micro_batches(lengths: list[int], num_ranks: int, budget: int) -> None:
-    """Catches a rank that makes one pass less, for which the others wait in a collective for ever."""
-    plan = plan_micro_batches(lengths, num_ranks, budget)
-    assert len(plan) == num_ranks
-    assert len({len(rank) for rank in plan}) == 1
-    # And no more passes than some rank needs.
-    assert any(all(rank) for rank in plan)
-
-
-@given(**lengths_and_cuts)
-def test_micro_batches_stay_within_the_budget(lengths: list[int], num_ranks: int, budget: int) -> None:
-    """Catches a budget of real tokens, which padding exceeds, and a row that is dropped because it is too long."""
-    for rank in plan_micro_batches(lengths, num_ranks, budget):
-        for micro_batch in rank:
-            padded = len(micro_batch) * max((lengths[row] for row in micro_batch), default=0)
-            assert padded <= budget or len(micro_batch) == 1
-
-
-@given(**lengths_and_cuts)
-def test_ranks_have_about_the_same_work(lengths: list[int], num_ranks: int, budget: int) -> None:
-    """Catches a rank that is given the long rows, for which all others wait."""
-    loads = [
-        sum(lengths[row] for micro_batch in rank for row in micro_batch)
-        for rank in plan_micro_batches(lengths, num_ranks, budget)
-    ]
-    assert max(loads) - min(loads) <= max(lengths)
-
-
-@pytest.mark.parametrize("num_ranks", [1, 3])
-def test_plan_is_repeatable(num_ranks: int) -> None:
-    """Catches a plan by chance: the driver plans log-probs and the update apart, and both must agree."""
-    lengths = [3, 3, 3, 1, 1, 2, 2]
-    assert plan_micro_batches(lengths, num_ranks, 6) == plan_micro_batches(lengths, num_ranks, 6)
+def test_mean_advantages_by_hand() -> None:
+    """Catches a mean over padding or inserted tokens, and a division by 0 for a row that is masked."""
+    batch = replace(make_batch(), advantages=torch.tensor([[9.0, 9, 1, 3], [9, 5, 9, 9], [9, 7, 8, 9]]))
+    masked = batch.mask_responses(torch.tensor([False, False, True]))
+    assert masked.mean_advantages.tolist() == [2.0, 5.0, 0.0]

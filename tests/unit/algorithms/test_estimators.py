@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -10,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from openr1.algorithms.advantages import ESTIMATORS
+from openr1.algorithms.advantages import ESTIMATORS, find_estimator
 from openr1.algorithms.aggregation import loss_weights
 from openr1.algorithms.kl import KL_ESTIMATORS, k1, k2, k3
 from openr1.algorithms.losses import LOSSES, ClipBounds
 from openr1.algorithms.off_policy import acceptance_mask, importance_weights
 from openr1.algorithms.shaping import adapt_kl_coef, clip_rewards, overlong_penalties
-from openr1.errors import TrainingError
+from openr1.errors import ConfigError, TrainingError
 
 LN2 = math.log(2)
 GROUPED = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
@@ -105,6 +106,16 @@ def test_rewards_that_are_no_numbers_are_refused(name: str, reward: float) -> No
     """Catches one NaN that makes all weights NaN."""
     with pytest.raises(TrainingError, match="NaN or infinite"):
         advantages_of(name, [1.0, reward])
+
+
+def test_estimator_by_import_path(tmp_path: Path) -> None:
+    """Catches an estimator of the user's that is not the one that is found, and a name that hides a built-in one."""
+    file = tmp_path / "estimators.py"
+    file.write_text("def grpo(rewards, valid_mask):\n    return rewards * 10\n")
+    assert find_estimator(f"{file}:grpo")(torch.ones(1, 2), torch.ones(1, 2).bool()).tolist() == [[10.0, 10.0]]
+    assert find_estimator("grpo") is ESTIMATORS["grpo"]
+    with pytest.raises(ConfigError, match="rloo"):
+        find_estimator(f"{file}:rloo")
 
 
 REWARDS = st.lists(st.lists(st.integers(0, 8).map(lambda i: i / 8), min_size=3, max_size=3), min_size=2, max_size=4)

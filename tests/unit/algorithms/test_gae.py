@@ -5,21 +5,13 @@ TRL 1.16 has no PPO trainer any more to compare with.
 
 import math
 import random
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from torch import nn
 
-from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.gae import explained_variance, gae, token_level_rewards
 from openr1.algorithms.losses import value_loss
-from openr1.algorithms.objectives.policy import value_update
-from openr1.config.sections import ModelConfig
-from openr1.workers.model import ValueModel, load_causal_lm
-from tests.test_gradients import make_batch
 
 MASK = torch.tensor([[False, True, True, True]])
 REWARDS = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
@@ -88,6 +80,20 @@ def test_padding_changes_nothing() -> None:
         assert padded.tolist() == [[*plain[0].tolist(), 0.0, 0.0, 0.0]]
 
 
+def test_inserted_tokens_are_skipped() -> None:
+    """Catches a discount for a tool's tokens, an advantage of theirs, and a response that ends at the first of them."""
+    mask = torch.tensor([[False, True, False, True, False, True, False]])
+    places = [1, 3, 5]
+    rewards, values = torch.full((1, 7), math.nan), torch.full((1, 7), math.nan)
+    rewards[0, places], values[0, places] = REWARDS[0, 1:], VALUES[0, 1:]
+    spread, plain = gae(rewards, values, mask, 0.5, 0.25), gae(REWARDS, VALUES, MASK, 0.5, 0.25)
+    for wide, narrow in zip(spread, plain, strict=True):
+        assert wide[mask].tolist() == narrow[MASK].tolist()
+        assert not wide[~mask].any()
+    given = token_level_rewards(torch.tensor([1.0]), torch.full((1, 7), 0.25), mask)
+    assert given.tolist() == [[0.0, -0.25, 0.0, -0.25, 0.0, 0.75, 0.0]]
+
+
 def test_rewards_of_tokens_by_hand() -> None:
     """Catches a score at every token, or after the end, costs that are lost at the last token, and a masked row."""
     mask = torch.tensor([[False, True, True, False], [False, False, True, True], [False, False, False, False]])
@@ -136,92 +142,3 @@ def test_gradient_of_the_value_loss_is_its_slope(clip: float | None) -> None:
     values, old, returns = (torch.randn(4, 5, generator=generator, dtype=torch.float64) for _ in range(3))
     values.requires_grad_()
     assert torch.autograd.gradcheck(lambda tensor: value_loss(tensor, old, returns, clip), (values,))
-
-
-class TableEngine(nn.Module):
-    """A value for each token before, and its gradient."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.linspace(-1, 1, 500))
-        self.steps = 0
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
-        """The value of token t is that of token t - 1."""
-        return self.table[input_ids].roll(1, dims=1) * response_mask
-
-    def backward(self, loss: Tensor) -> None:
-        """Accumulate."""
-        loss.backward()
-
-    def step(self) -> None:
-        """Only counted."""
-        self.steps += 1
-
-
-def make_value_batch() -> TrainBatch:
-    """Eight rows of different lengths, with values and returns."""
-    batch, generator = make_batch(), torch.Generator().manual_seed(2)
-    values, returns = (torch.randn(batch.input_ids.shape, generator=generator) for _ in range(2))
-    return TrainBatch(**{**vars(batch), "values": values, "returns": returns}).with_loss_weights("token", 100)
-
-
-def value_gradient(micro_batches: list[TrainBatch], num_ranks: int = 1) -> tuple[Tensor, float]:
-    engine = TableEngine()
-    loss = value_update(engine, micro_batches, 0.4, num_ranks)
-    assert engine.steps == 1
-    assert engine.table.grad is not None
-    return engine.table.grad, loss
-
-
-def test_cutting_changes_nothing() -> None:
-    """Catches a mean per micro-batch or rank, and a loss that is not the mean over all tokens."""
-    batch = make_value_batch()
-    gradient, loss = value_gradient([batch])
-    assert batch.values is not None
-    assert batch.returns is not None
-    values = TableEngine()(batch.input_ids, batch.attention_mask, batch.response_mask)
-    each = value_loss(values, batch.values, batch.returns, 0.4)
-    assert loss == pytest.approx(float(each[batch.response_mask].mean().detach()), rel=1e-5)
-    cut, cut_loss = value_gradient([batch.select(rows) for rows in ([3, 1], [0, 7, 4], [6, 5, 2], [])])
-    torch.testing.assert_close(cut, gradient)
-    assert cut_loss == pytest.approx(loss)
-    ranks = [value_gradient([batch.select(rows)], num_ranks=2) for rows in ([1, 3, 4], [0, 2, 5, 6, 7])]
-    # What data parallelism does with gradients: it averages them.
-    torch.testing.assert_close((ranks[0][0] + ranks[1][0]) / 2, gradient)
-    assert ranks[0][1] + ranks[1][1] == pytest.approx(loss)
-
-
-# Model
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_values_begin_at_zero(tiny_model: Callable[[bool], Path], dtype: str) -> None:
-    """Catches a random head, values in bfloat16, a head of the language model that is kept, and a graph that is cut."""
-    lm = load_causal_lm(ModelConfig(path=tiny_model(False), dtype=dtype))
-    model, batch = ValueModel(lm), make_batch()
-    assert not any("lm_head" in name for name, _ in model.named_parameters())
-    for mask in (batch.response_mask, torch.zeros_like(batch.response_mask)):
-        values = model(batch.input_ids, batch.attention_mask, mask)
-        assert values.dtype == torch.float32
-        assert not values.any()
-        values.sum().backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("packing", [False, True])
-def test_value_is_read_before_its_token(tiny_model: Callable[[bool], Path], packing: bool) -> None:
-    """Catches a value that knows the token it is compared with, and packed rows that see their neighbours."""
-    model = ValueModel(load_causal_lm(ModelConfig(path=tiny_model(True), dtype="float32")), packing)
-    nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
-    batch = make_batch()
-    plain = AutoModelForCausalLM.from_pretrained(tiny_model(True), dtype=torch.float32).model
-    with torch.no_grad():
-        values = model(batch.input_ids, batch.attention_mask, batch.response_mask)
-        for row in range(len(batch)):
-            places = batch.response_mask[row].nonzero().flatten().tolist()
-            for place in (places[0], places[-1]):
-                hidden = plain(batch.input_ids[row : row + 1, :place]).last_hidden_state[0, -1]
-                expected = float(hidden @ model.head.weight[0])
-                assert float(values[row, place]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    assert not values[~batch.response_mask].any()
