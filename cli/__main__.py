@@ -20,6 +20,7 @@ COMMANDS = {
     "score": ("cli.score", "grade a response, or a file of them, without a server"),
     "grade-audit": ("cli.grade_audit", "find labels that cannot be graded"),
     "data": ("cli.data", "download, prepare and select training data"),
+    "generate": ("cli.generate", "puzzles and search traces"),
 }
 """Module and purpose of each command. Each module imports what it needs, so that `--help` stays quick."""
 
