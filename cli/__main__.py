@@ -1,7 +1,7 @@
-"""`python -m cli <command>`, and `openr1 <command>` once installed: parse, call one function, map errors to exit codes.
+"""Command line: `python -m cli <command>`, or `openr1 <command>` once installed.
 
 Exit codes: 0 ok, 1 findings (grade-audit, eval --check), 2 bad usage or config, 3 a required service or file is
-missing, 4 training stopped on an error, 130 / 143 interrupted (with a checkpoint, past the first step).
+missing, 4 training stopped on an error, 130 / 143 interrupted (with a checkpoint, if after the first step).
 """
 
 import importlib
@@ -17,12 +17,12 @@ COMMANDS = {
     "serve": ("cli.serve", "the reward server"),
     "eval": ("cli.eval", "accuracy of a model on benchmarks"),
     "compare": ("cli.compare", "tables and plots of several evaluations"),
-    "score": ("cli.score", "grade a response, or a file of them, without a server"),
+    "score": ("cli.score", "grade one response or a file of responses, without a server"),
     "grade-audit": ("cli.grade_audit", "find labels that cannot be graded"),
     "data": ("cli.data", "download, prepare and select training data"),
     "generate": ("cli.generate", "puzzles and search traces"),
 }
-"""Module and purpose of each command. Each module imports what it needs, so that `--help` stays quick."""
+"""Module and purpose of each command. Modules are imported lazily, so that `--help` is fast."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{command}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        # Ctrl-C before the command has taken over the signals: nothing has begun.
+        # Ctrl-C before the command has installed its signal handlers: nothing has started yet.
         return 130
     except Interrupted as interrupted:
         print(f"{command}: stopped by {interrupted}", file=sys.stderr)

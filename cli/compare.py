@@ -1,4 +1,4 @@
-"""`compare`: evaluations side by side, as tables and plots."""
+"""`compare`: tables and plots of several evaluations."""
 
 import argparse
 import importlib.util
@@ -11,16 +11,16 @@ def run(argv: list[str]) -> int:
     """Parse the flags and compare; returns the exit code, 0."""
     parser = argparse.ArgumentParser(
         prog="python -m cli compare",
-        description="Compare models by folders that `eval` wrote: tables, plots, and differences paired by problem.",
+        description="Compare evaluations written by `eval`: tables, plots, and differences paired by problem.",
     )
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="RUN",
-        help="FOLDER, label=FOLDER, or label=FOLDER:TRAINING_FOLDER with the run folder that the model came from; "
-        "differences are to the first",
+        help="FOLDER, label=FOLDER, or label=FOLDER:TRAINING_FOLDER with the folder of the run that trained the model; "
+        "differences are relative to the first RUN",
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="folder (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="output (default: %(default)s)")
     arguments = parser.parse_args(argv)
 
     if importlib.util.find_spec("matplotlib") is None:

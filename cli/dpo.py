@@ -1,18 +1,18 @@
-"""`python -m cli dpo`: preference optimization from a config."""
+"""`dpo`: preference optimization (DPO) from a config."""
 
-from cli.options import config_parser, run_offline
+from cli.options import config_parser, run_fixed_dataset
 from openr1.config.checks import check_dpo
 from openr1.config.dpo import DpoConfig
 
 
 def run(argv: list[str]) -> int:
     """Parse and train; returns the exit code."""
-    parser = config_parser("dpo", "Train a model on pairs of responses, one better than the other.", DpoConfig)
-    return run_offline(parser, argv, DpoConfig, check_dpo, _train)
+    parser = config_parser("dpo", "Train a model on preference pairs (DPO).", DpoConfig)
+    return run_fixed_dataset(parser, argv, DpoConfig, check_dpo, _train)
 
 
 def _train(config: DpoConfig, resume: bool) -> None:
-    # Imported late, so that --help and --dry-run stay quick.
+    # Imported late, so that --help and --dry-run are fast.
     from openr1.training.dpo import run_dpo
 
     run_dpo(config, resume)

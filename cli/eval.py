@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def run(argv: list[str]) -> int:
-    """Parse the flags and evaluate; returns the exit code: 0, or with --check 1 where a label fails."""
+    """Parse the flags and evaluate; returns the exit code: 0, or 1 if --check finds a label that fails."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.n < 1 or arguments.max_tokens < 1:
@@ -51,34 +51,34 @@ def run(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cli eval",
-        description="Sample a model on benchmarks with vLLM and grade it as in training. A stopped evaluation goes on "
-        "where it was, when it is started again with the same flags.",
+        description="Sample a model on benchmarks with vLLM and grade the responses as in training. Started again with "
+        "the same flags, a stopped evaluation resumes.",
     )
     parser.add_argument("--model", type=Path, help="folder in Hugging Face format")
     parser.add_argument(
         "--benchmarks",
         required=True,
-        help="separated by commas: gsm8k, math500, amc23, olympiadbench, or .jsonl files (schema: data/README.md)",
+        help="comma-separated: gsm8k, math500, amc23, olympiadbench, or .jsonl files (schema: data/README.md)",
     )
     parser.add_argument(
         "--data", type=Path, default=Path("data/benchmarks"), help="folder of named benchmarks (default: %(default)s)"
     )
-    parser.add_argument("--n", type=int, default=1, help="samples a problem (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, help="default: 0 with one sample, else 0.7")
+    parser.add_argument("--n", type=int, default=1, help="samples per problem (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, help="default: 0 if --n is 1, else 0.7")
     parser.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
-    parser.add_argument("--max-tokens", type=int, default=2048, help="of a response (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=2048, help="maximum response length (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--output", type=Path, help="folder (default: runs/eval/<model's folder name>)")
+    parser.add_argument("--output", type=Path, help="output folder (default: runs/eval/<model's folder name>)")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default: %(default)s")
     parser.add_argument("--num-engines", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--max-num-seqs", type=int, default=256, help="sequences an engine runs at once")
-    parser.add_argument("--kv-cache-gib", type=float, default=1.0, help="of each engine (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="of each engine on a CPU (default: %(default)s)")
+    parser.add_argument("--max-num-seqs", type=int, default=256, help="sequences per engine (default: %(default)s)")
+    parser.add_argument("--kv-cache-gib", type=float, default=1.0, help="KV cache per engine (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="threads per engine on the CPU (default: %(default)s)")
     parser.add_argument(
         "--timeout-seconds",
         type=float,
         default=1800.0,
-        help="longest wait for the next problem (default: %(default)s)",
+        help="longest time without a finished problem (default: %(default)s)",
     )
     parser.add_argument("--check", action="store_true", help="only grade every label against itself; needs no model")
     return parser

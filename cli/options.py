@@ -1,4 +1,4 @@
-"""What `train`, `sft` and `dpo` have in common: `--config`, dotted overrides, and help that lists every key."""
+"""Shared by `train`, `sft` and `dpo`: `--config`, dotted overrides, and help that lists every config key."""
 
 import argparse
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from openr1.config.dpo import DpoConfig
 from openr1.config.load import describe_fields, load_config, to_yaml
 from openr1.config.sft import SftConfig
 
-OfflineConfig = TypeVar("OfflineConfig", SftConfig, DpoConfig)
+FixedDatasetConfig = TypeVar("FixedDatasetConfig", SftConfig, DpoConfig)
 
 
 def config_parser(command: str, purpose: str, kind: type[BaseModel]) -> argparse.ArgumentParser:
-    """A parser for `--config FILE` and flags; use `parse_known_args`, the rest are overrides of `kind`'s keys."""
+    """Build the parser of a command. Call `parse_known_args` on it: the remaining arguments override keys of `kind`."""
     width = max(len(key) for key, _ in describe_fields(kind)) + 4
     keys = "\n".join(f"  --{key:{width}s}{text}" for key, text in describe_fields(kind))
     parser = argparse.ArgumentParser(
@@ -26,20 +26,20 @@ def config_parser(command: str, purpose: str, kind: type[BaseModel]) -> argparse
         allow_abbrev=False,
         usage=f"python -m cli {command} --config FILE [options] [--section.key value ...]",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML, or the name of a shipped config")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and its checks, and stop")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or the name of a shipped config")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and its checks, then exit")
     parser.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
     return parser
 
 
-def run_offline(
+def run_fixed_dataset(
     parser: argparse.ArgumentParser,
     argv: list[str],
-    kind: type[OfflineConfig],
-    check: Callable[[OfflineConfig], list[str]],
-    train: Callable[[OfflineConfig, bool], None],
+    kind: type[FixedDatasetConfig],
+    check: Callable[[FixedDatasetConfig], list[str]],
+    train: Callable[[FixedDatasetConfig, bool], None],
 ) -> int:
-    """Parse, check and train on what is written already; returns the exit code."""
+    """Run a command that trains on a fixed dataset (SFT or DPO): parse, check, train; returns the exit code."""
     args, overrides = parser.parse_known_args(argv)
     config = load_config(kind, Path(args.config), overrides)
     checks = check(config)

@@ -17,7 +17,7 @@ def run(argv: list[str]) -> int:
     if args.dry_run:
         print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks))
         return 0
-    # Imported late, so that --help and --dry-run stay quick.
+    # Imported late, so that --help and --dry-run are fast.
     from openr1.training.rl import run_training
 
     run_training(config, resume=args.resume)

@@ -1,9 +1,9 @@
-"""Writes the tables of keys in docs/config.md from the configuration's own models.
+"""Generate the key tables of docs/config.md from the configuration models.
 
     python docs/make_config_reference.py [--check]
 
-Only what stands between the two marker comments is replaced. `--check` writes nothing, and exits 1 when the page
-does not say what openr1/config/train.py says.
+Only the text between the two marker comments is replaced. `--check` writes nothing, and exits with 1 if the page is
+stale: different from what openr1/config/ declares.
 """
 
 import argparse
@@ -33,7 +33,7 @@ KINDS = {int: "integer", float: "number", bool: "true or false", str: "text", Pa
 
 
 def describe_kind(annotation: Any) -> str:
-    """A type in words: `integer`, `path or null`, `[number, number]`; of a Literal the choices."""
+    """Describe a type: `integer`, `path or null`, `[number, number]`; for a Literal, its choices."""
     if annotation in KINDS:
         return KINDS[annotation]
     if section_of(annotation) is annotation:
@@ -51,7 +51,7 @@ def describe_kind(annotation: Any) -> str:
 
 
 def describe_bounds(field: FieldInfo) -> str:
-    """The numbers that a value must stay between, with a leading space; empty if there are none."""
+    """Describe the range of a value, with a leading space; empty if it is unbounded."""
     bounds = []
     for rule in field.metadata:
         match rule:
@@ -67,14 +67,14 @@ def describe_bounds(field: FieldInfo) -> str:
 
 
 def describe_default(field: FieldInfo) -> str:
-    """The default as a config file may give it, or that there is none."""
+    """Describe the default as it would be written in a config file, or that the key is required."""
     if field.is_required():
         return "required"
     return f"`{json.dumps(field.default, default=str).strip(chr(34))}`"
 
 
 def key_rows(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    """One row of the table for every dotted key, in the order of the models."""
+    """One table row per dotted key, in the order of the models."""
     rows = []
     for name, field in kind.model_fields.items():
         section = section_of(field.annotation)
@@ -88,22 +88,22 @@ def key_rows(kind: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def render() -> str:
-    """All tables, each under its heading."""
+    """Render all tables, each under its heading."""
     header = ["| key | value | default | meaning |", "|---|---|---|---|"]
     return "\n\n".join("\n".join([f"## {title}", "", *header, *key_rows(kind)]) for title, kind in TABLES)
 
 
 def main(argv: list[str] | None = None, page: Path = PAGE) -> int:
-    """Rewrite or check the page; returns the exit code."""
+    """Rewrite or check the page; return the exit code."""
     purpose = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python docs/make_config_reference.py", description=purpose)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the page is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is stale")
     args = parser.parse_args(argv)
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        sys.stderr.write(f"{page}: the comments {BEGIN!r} and {END!r} must both be there, in this order\n")
+        sys.stderr.write(f"{page}: needs the comments {BEGIN!r} and {END!r}, in this order\n")
         return 1
     wanted = f"{before}{BEGIN}\n\n{render()}\n\n{END}{after}"
     if args.check and wanted != text:

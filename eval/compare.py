@@ -1,4 +1,4 @@
-"""Runs side by side: the tables and files of `compare`."""
+"""The tables and files of `compare`, which shows evaluated runs side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from eval.plots import PLOTS, draw
 from eval.report import Table, markdown_table
-from eval.runs import EvaluatedRun, parse_place, read_run
+from eval.runs import EvaluatedRun, parse_run_path, read_run
 from eval.series import KINDS, benchmark_names, difference, kind_fractions
 from openr1.errors import ConfigError
 from openr1.runtime.console import print_table, say
@@ -18,33 +18,34 @@ EMPTY = "empty: not evaluated on it"
 
 
 def read_runs(words: Sequence[str]) -> list[EvaluatedRun]:
-    """Read every run, and check that they can be compared.
+    """Read all runs and check that they are comparable.
 
     Raises:
-        MissingError: A file is not there.
-        ConfigError: A run is malformed, two have one label, or benchmarks of one name hold different problems.
+        MissingError: A file does not exist.
+        ConfigError: A run is malformed, two runs have the same label, or benchmarks of the same name have different
+            problems.
     """
-    places = [parse_place(word) for word in words]
+    run_paths = [parse_run_path(word) for word in words]
     labels: set[str] = set()
-    for place in places:
-        if place.label in labels:
-            raise ConfigError(f"two runs are called {place.label!r}; name them: label=FOLDER")
-        labels.add(place.label)
-    runs = [read_run(place) for place in places]
+    for run_path in run_paths:
+        if run_path.label in labels:
+            raise ConfigError(f"two runs have the label {run_path.label!r}; give distinct labels: label=FOLDER")
+        labels.add(run_path.label)
+    runs = [read_run(run_path) for run_path in run_paths]
     first: dict[str, EvaluatedRun] = {}
     for run in runs:
         for name, shares in run.shares.items():
             other = first.setdefault(name, run)
             if other.shares[name].keys() != shares.keys():
                 raise ConfigError(
-                    f"benchmark {name}: {run.folder} and {other.folder} hold different problems or labels; compare "
+                    f"benchmark {name}: {run.folder} and {other.folder} have different problems or labels; compare "
                     "evaluations of the same file"
                 )
     return runs
 
 
 def accuracy_table(runs: Sequence[EvaluatedRun]) -> Table:
-    """A row a run, a column a benchmark; empty cells where a run lacks the benchmark."""
+    """Accuracies: one row per run, one column per benchmark. Cells are empty if the run lacks the benchmark."""
     names = benchmark_names(runs)
     rows = []
     for run in runs:
@@ -59,10 +60,10 @@ def _with_interval(mean: float, ci95: tuple[float, float], form: str = ".3f") ->
 
 
 def benchmark_table(runs: Sequence[EvaluatedRun], benchmark: str) -> Table:
-    """All figures of a benchmark, a row a run that has it.
+    """All metrics of a benchmark, one row per run that has it.
 
-    pass@k and maj@k have the largest k that all of these runs have. The difference to the first of all runs is empty
-    for that run itself, and where it lacks the benchmark.
+    pass@k and maj@k use the largest k that is common to these runs. The difference to the first of all runs is empty
+    for that run itself, and if that run lacks the benchmark.
     """
     having = [run for run in runs if benchmark in run.results]
     k = max(set.intersection(*(set(run.results[benchmark].pass_at) for run in having)))
@@ -82,7 +83,7 @@ def benchmark_table(runs: Sequence[EvaluatedRun], benchmark: str) -> Table:
 
 
 def training_table(runs: Sequence[EvaluatedRun]) -> Table:
-    """What each model took to train, a row a run whose training run is given."""
+    """Training cost of each model, one row per run whose training run is given."""
     rows = []
     for run in runs:
         if run.training is not None:
@@ -94,14 +95,14 @@ def training_table(runs: Sequence[EvaluatedRun]) -> Table:
 
 
 def settings_table(runs: Sequence[EvaluatedRun]) -> Table:
-    """The settings of every evaluation, a row a run."""
+    """Settings of the evaluations, one row per run."""
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     rows = [[run.label, run.folder, *(str(run.settings.get(name, "")) for name in names)] for run in runs]
     return ["run", "folder", *names], rows
 
 
 def to_json(runs: Sequence[EvaluatedRun]) -> str:
-    """All numbers: each run, and for each benchmark the paired differences to the first run."""
+    """compare.json: all numbers of each run, and the paired differences to the first run per benchmark."""
     first = runs[0]
     differences = {
         name: {run.label: asdict(difference(run, first, name)) for run in runs[1:] if name in run.results}
@@ -121,7 +122,7 @@ def to_json(runs: Sequence[EvaluatedRun]) -> str:
 
 
 def to_markdown(runs: Sequence[EvaluatedRun], plots: Sequence[str]) -> str:
-    """The page: accuracies, every benchmark, training, settings, and the plots."""
+    """compare.md: accuracies, plots, details of every benchmark, training costs and settings."""
     parts = ["# Comparison", f"Accuracy [95 % interval]; {EMPTY}.", markdown_table(*accuracy_table(runs))]
     parts += [f"![{name}]({name})" for name in plots]
     for name in benchmark_names(runs):
@@ -136,16 +137,16 @@ def to_markdown(runs: Sequence[EvaluatedRun], plots: Sequence[str]) -> str:
 
 
 def differing_settings(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Names of the settings, other than the model, in which the evaluations are not alike."""
+    """Names of the settings in which the evaluations differ, other than the model."""
     names = dict.fromkeys(name for run in runs for name in run.settings if name != "model")
     return [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
 
 
 def write_files(folder: Path, files: Mapping[str, bytes], stale: Sequence[str]) -> None:
-    """Write all files beside their names, then rename them; remove the `stale` ones that an earlier call left.
+    """Write all files under temporary names, then rename them, and remove `stale` files of an earlier call.
 
     Raises:
-        ConfigError: The folder cannot be written to.
+        ConfigError: The folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,13 +161,13 @@ def write_files(folder: Path, files: Mapping[str, bytes], stale: Sequence[str]) 
 
 
 def compare(words: Sequence[str], folder: Path) -> None:
-    """Compare runs, each `[label=]FOLDER[:TRAINING_FOLDER]`: write everything into `folder` and print the table.
+    """Compare runs, given as `[label=]FOLDER[:TRAINING_FOLDER]`: write all files into `folder` and print a table.
 
-    Nothing is written unless all of it can be.
+    If an input is unusable, nothing is written.
 
     Raises:
         MissingError: A run has no files.
-        ConfigError: A run cannot be understood or compared, or the folder cannot be written to.
+        ConfigError: A run is malformed, the runs are not comparable, or the folder is not writable.
     """
     runs = read_runs(words)
     plots = draw(runs)
@@ -175,7 +176,7 @@ def compare(words: Sequence[str], folder: Path) -> None:
     write_files(folder, files, [name for name in PLOTS if name not in plots])
     header, rows = accuracy_table(runs)
     empty = f"; {EMPTY}" if any("" in row for row in rows) else ""
-    # Intervals stand below, so that four benchmarks fit into 80 columns. Names may hold what looks like markup.
+    # Intervals go on a second line, so that four benchmarks fit into 80 columns. Names may look like Rich markup.
     cells = [[escape(label), *(cell.replace(" [", "\n[") for cell in row)] for label, *row in rows]
     print_table(f"accuracy, 95 % interval{empty}", list(map(escape, header)), cells)
     different = differing_settings(runs)

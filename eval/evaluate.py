@@ -1,4 +1,4 @@
-"""One evaluation: samples of a model on benchmarks, graded by the same get_score as training, resumable."""
+"""Evaluates a model on benchmarks: samples with vLLM, grades as in training, and resumes where it stopped."""
 
 import json
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from reward_server.tasks import find_task
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What decides the samples of an evaluation; a folder holds those of one alone."""
+    """Settings that determine the samples. A folder contains samples of one such setting only."""
 
     model: str
     n_samples_per_prompt: int
@@ -45,7 +45,7 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class Machine:
-    """How the engines run; changes speed, not samples."""
+    """Settings of the engines that affect speed but not samples."""
 
     num_engines: int
     max_num_seqs: int
@@ -55,12 +55,12 @@ class Machine:
 
 
 def evaluate(benchmarks: Sequence[Benchmark], settings: EvalSettings, machine: Machine, folder: Path) -> None:
-    """Sample and grade what is missing in the folder, then write results.json and the reports and print the table.
+    """Sample and grade what is missing in the folder, then write results.json and the reports and print a table.
 
     Raises:
-        ConfigError: The folder holds an evaluation of other settings, another process is writing to it, or a prompt
-            does not fit into the model's positions.
-        MissingError: There is no usable model.
+        ConfigError: The folder contains an evaluation with other settings, another process is writing to it, or a
+            prompt does not fit into the model's context length.
+        MissingError: The model is missing or unusable.
     """
     model = Path(settings.model)
     tokenizer = load_tokenizer(model)
@@ -88,7 +88,7 @@ def evaluate(benchmarks: Sequence[Benchmark], settings: EvalSettings, machine: M
 
 
 def _claim(folder: Path, settings: EvalSettings) -> None:
-    """Take the folder for these settings, or go on with them."""
+    """Record the settings of a new folder, or check that they match those of an existing one."""
     path = folder / "settings.json"
     wanted = asdict(settings)
     if not path.exists():
@@ -97,7 +97,7 @@ def _claim(folder: Path, settings: EvalSettings) -> None:
     held = json.loads(path.read_text(encoding="utf-8"))
     changed = [f"{key} {held.get(key)!r}, not {value!r}" for key, value in wanted.items() if held.get(key) != value]
     if changed:
-        raise ConfigError(f"{folder}: holds an evaluation with {'; '.join(changed)}; choose another --output")
+        raise ConfigError(f"{folder}: contains an evaluation with {'; '.join(changed)}; choose another --output")
 
 
 def _engine_settings(
@@ -127,7 +127,7 @@ def _sample(
     engines: list[EngineSettings],
     machine: Machine,
 ) -> None:
-    """Generate and grade, group by group as they finish; each is on disk before the next."""
+    """Generate and grade groups as they finish. Each is written to disk before the next is graded."""
     total = sum(map(len, missing.values()))
     say(f"{total} problems x {settings.n_samples_per_prompt} samples, {len(engines)} engine(s)")
     with running_ray(), Grader(ServerConfig()) as grader, progress("sampling", total) as advance:
@@ -147,7 +147,7 @@ def _sample(
 
 
 def grade(grader: Grader, group: Group) -> list[Sample]:
-    """Score a group's responses."""
+    """Grade the responses of a group."""
     prompt = group.prompt
     scores = [score for score, _ in grader.grade(find_task(prompt.task), to_items(group))]
     return [
@@ -171,7 +171,7 @@ def grade(grader: Grader, group: Group) -> list[Sample]:
 def _write_results(
     folder: Path, settings: EvalSettings, prompts: dict[str, list[Prompt]], files: dict[str, SampleFile]
 ) -> None:
-    """Sum up what is on disk, in the order of the problems."""
+    """Summarize the samples on disk, in the order of the problems, and write the reports."""
     samples = {}
     for name, some in prompts.items():
         groups = files[name].complete()
@@ -187,7 +187,7 @@ def _write_results(
 
 
 def check_labels(benchmarks: Sequence[Benchmark]) -> int:
-    """Grade every label as an answer to itself, and say which fail; returns how many."""
+    """Grade every math label as an answer to itself and print those that fail; returns their number."""
     failed = 0
     with Grader(ServerConfig()) as grader:
         for benchmark in benchmarks:
@@ -200,6 +200,6 @@ def check_labels(benchmarks: Sequence[Benchmark]) -> int:
             for problem, (score, _) in zip(problems, graded, strict=True):
                 if score.verdict != "correct":
                     failed += 1
-                    say(f"{problem.place}: label {problem.label[:80]!r} is graded {score.verdict} against itself")
+                    say(f"{problem.location}: label {problem.label[:80]!r} is graded {score.verdict} against itself")
             say(f"{benchmark.name}: {len(benchmark.problems)} problems, {len(problems)} labels checked")
     return failed

@@ -1,4 +1,4 @@
-"""`report.html`: the tables of an evaluation, and some of its samples to read. One file that loads nothing."""
+"""`report.html`: the tables of an evaluation and a selection of samples, in one self-contained file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from eval.result import Result
 from eval.samples import Sample
 
 SHOWN_PROBLEMS = 50
-"""Problems of a benchmark on the page: those with the smallest share of right samples."""
+"""Number of problems shown per benchmark: those with the smallest fraction of correct samples."""
 
 SHOWN_CHARS = 8000
-"""Longest text shown; of a longer one half comes from its beginning, half from its end, where the answer stands."""
+"""Longest text shown, in characters. Of longer ones the middle is omitted, since the answer is at the end."""
 
 
 @dataclass(frozen=True)
 class ShownProblem:
-    """A problem on the page, with the first sample that is not right and the first that is, as far as there are any."""
+    """A problem on the page, with its first incorrect and its first correct sample, if any."""
 
     id: str
     num_right: int
@@ -34,27 +34,27 @@ def to_html(
     results: Mapping[str, Result],
     samples: Mapping[str, Sequence[Sequence[Sample]]],
 ) -> str:
-    """The page. The same arguments give the same text.
+    """Render the page. The output is a pure function of the arguments.
 
     Args:
-        title: Its heading.
-        settings: Of the evaluation.
-        results: By benchmark.
-        samples: By benchmark: all samples of each problem, at least one.
+        title: Heading of the page.
+        settings: Settings of the evaluation.
+        results: Results by benchmark.
+        samples: By benchmark, the samples of each problem (at least one).
 
     Returns:
-        HTML without scripts and without links. Text of models and files is escaped.
+        HTML without scripts and links. Text from models and files is escaped.
     """
     tables = (settings_table(settings), table(results), verdict_table(results))
     problems = {name: shown_problems(groups) for name, groups in samples.items()}
-    # Undefined names are errors: an empty place on the page would look like an empty response.
+    # Undefined names are errors; rendered as nothing, they would look like an empty response.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shorten"] = shorten
     return environment.from_string(PAGE).render(title=title, tables=tables, problems=problems, samples=samples) + "\n"
 
 
 def shown_problems(groups: Sequence[Sequence[Sample]]) -> list[ShownProblem]:
-    """At most `SHOWN_PROBLEMS`, those with the smallest share of right samples first, else in their order."""
+    """The `SHOWN_PROBLEMS` problems with the smallest fraction of correct samples, in ascending order (stable sort)."""
     problems = []
     for group in groups:
         right = [sample for sample in group if sample.score == 1.0]
@@ -66,14 +66,14 @@ def shown_problems(groups: Sequence[Sequence[Sample]]) -> list[ShownProblem]:
 
 
 def shorten(text: str) -> str:
-    """The text, or where it is longer than `SHOWN_CHARS` its two ends and how much stands between."""
+    """Omit the middle of a text that is longer than `SHOWN_CHARS`, and say how many characters are omitted."""
     if len(text) <= SHOWN_CHARS:
         return text
     half = SHOWN_CHARS // 2
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters, see samples/ ...]\n{text[-half:]}"
 
 
-# A line break directly after <pre> is dropped by browsers; one is given, so that the text keeps its own.
+# Browsers drop a line break directly after <pre>. The template adds one, so that the text keeps its own.
 PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -105,11 +105,11 @@ h4 { margin: 1rem 0 0; }
 {% endfor %}
 {% for name, some in problems.items() %}
 <h2>{{ name }}</h2>
-<p>{{ some|length }} of {{ samples[name]|length }} problems, those with the fewest right samples first. Of each: the
-first sample that is not right and the first that is. All of them: samples/{{ name }}.jsonl</p>
+<p>{{ some|length }} of {{ samples[name]|length }} problems, those with the fewest correct samples first. For each
+problem: the first incorrect and the first correct sample. All samples: samples/{{ name }}.jsonl</p>
 {% for problem in some %}
 <details>
-<summary>{{ problem.id }}: {{ problem.num_right }} of {{ problem.num_samples }} right</summary>
+<summary>{{ problem.id }}: {{ problem.num_right }} of {{ problem.num_samples }} correct</summary>
 <h4>prompt</h4>
 <pre>
 {{ problem.prompt|shorten }}</pre>
@@ -118,7 +118,7 @@ first sample that is not right and the first that is. All of them: samples/{{ na
 {{ problem.label|shorten }}</pre>
 {% for sample in problem.samples %}
 <h4>sample {{ sample.index }}: {{ sample.verdict }}, {{ sample.num_tokens }} tokens\
-{{ ", cut off" if sample.truncated else "" }}</h4>
+{{ ", truncated" if sample.truncated else "" }}</h4>
 <pre>
 {{ sample.response|shorten }}</pre>
 <h4>{{ "no answer found" if sample.extracted is none else "answer found" }}</h4>

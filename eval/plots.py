@@ -1,6 +1,6 @@
 """The plots of `compare`, as PNG files in memory.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+The colours are the Okabe-Ito palette, which is safe for colour-blind readers.
 """
 
 import io
@@ -27,7 +27,7 @@ from eval.series import (
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#B8AD1E")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""As many as have no common factor with the colours: both together repeat after 56 runs."""
+"""7 markers, coprime to the 8 colours, so that pairs of colour and marker repeat only after 56 runs."""
 
 KIND_COLOURS = {
     "correct": "#009E73",
@@ -43,14 +43,14 @@ PLOTS = ("accuracy.png", "accuracy_tokens.png", "accuracy_seconds.png", "length_
 DOTS_PER_INCH = 150
 
 Handles = dict[str, Any]
-"""What a legend shows a sample of, by name; the containers among it are no artists to a type checker."""
+"""Legend handles by label. `Any`, because matplotlib's containers are not typed as artists."""
 
 Styles = dict[str, tuple[str, str]]
-"""Colour and marker of each run, by label: the same in every plot."""
+"""Colour and marker of each run by label, the same in every plot."""
 
 
 def draw(runs: Sequence[EvaluatedRun]) -> dict[str, bytes]:
-    """PNG images by file name; those against tokens or seconds are left out where no run has them."""
+    """Draw all plots; returns PNG images by file name. Plots against tokens or seconds need a run that has them."""
     styles = {run.label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, run in enumerate(runs)}
     trained = [run.training for run in runs if run.training is not None]
     figures: dict[str, Callable[[], Figure]] = {"accuracy.png": lambda: _accuracy(runs, styles)}
@@ -59,21 +59,21 @@ def draw(runs: Sequence[EvaluatedRun]) -> dict[str, bytes]:
     if any(training.seconds is not None for training in trained):
         figures["accuracy_seconds.png"] = lambda: _against_training(runs, styles, seconds=True)
     figures |= {"length_accuracy.png": lambda: _lengths(runs, styles), "errors.png": lambda: _errors(runs)}
-    # Names are shown as they are, not as formulas.
+    # `parse_math` is off, or a `$` in a name would start a formula.
     with matplotlib.rc_context({"text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False}):
         return {name: to_png(make()) for name, make in figures.items()}
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Encode a figure as PNG."""
     buffer = io.BytesIO()
-    # Without the name of the software: the same numbers give the same file with every release.
+    # Without the Software field, which contains the matplotlib version and would change the file with every release.
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _panels(titles: Sequence[str], across: int = 2, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel a title."""
+    """Create a figure with one panel per title."""
     columns = min(across, len(titles))
     rows = -(-len(titles) // columns)
     figure = Figure(figsize=(max(5.5, 4.5 * columns), height * rows + 0.6), layout="constrained")
@@ -84,12 +84,12 @@ def _panels(titles: Sequence[str], across: int = 2, height: float = 3.6) -> tupl
 
 
 def _legend(figure: Figure, handles: Handles) -> None:
-    """One legend below all panels."""
+    """Add one legend below all panels."""
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
 
 
 def _limit_accuracy(ax: Axes, points: Sequence[Point]) -> None:
-    """From 0 to a little above the highest interval: what small differences are must stay visible as small."""
+    """Set the accuracy axis from 0 to just above the highest interval: from 0, so that small differences look small."""
     ax.set_ylim(0, min(1.02, 1.15 * max(max(point.ci95[1] for point in points), 0.05)))
     ax.set_ylabel("accuracy (pass@1)")
     ax.grid(axis="y", alpha=0.3)
@@ -97,7 +97,7 @@ def _limit_accuracy(ax: Axes, points: Sequence[Point]) -> None:
 
 
 def _accuracy(runs: Sequence[EvaluatedRun], styles: Styles) -> Figure:
-    """Bars with intervals: a group a benchmark, a bar a run; a place without a bar was not evaluated."""
+    """Bar chart with intervals: one group per benchmark, one bar per run. A gap means that it was not evaluated."""
     groups = bars(runs)
     width = 0.8 / len(runs)
     figure = Figure(figsize=(min(24.0, max(6.0, 2 + 0.45 * len(runs) * len(groups))), 4.4), layout="constrained")
@@ -119,7 +119,7 @@ def _accuracy(runs: Sequence[EvaluatedRun], styles: Styles) -> Figure:
 
 
 def _add_interval(ax: Axes, x: float, point: Point, colour: str, marker: str) -> Container:
-    """A marker with its interval. Bootstrap intervals hold their mean, but for rounding."""
+    """Draw a marker with its interval. The interval contains the mean up to rounding, hence the `max`."""
     low, high = point.ci95
     error = [[max(0.0, point.accuracy - low)], [max(0.0, high - point.accuracy)]]
     return ax.errorbar(
@@ -128,10 +128,13 @@ def _add_interval(ax: Axes, x: float, point: Point, colour: str, marker: str) ->
 
 
 def _against_training(runs: Sequence[EvaluatedRun], styles: Styles, seconds: bool) -> Figure:
-    """A panel a benchmark, and one for what training runs measured; models of one training run are joined."""
+    """Accuracy against training cost: one panel per benchmark, and one for evaluations during training.
+
+    Models of the same training run are connected by a line.
+    """
     names = [name for name in benchmark_names(runs) if training_curves(runs, name, seconds)]
     held_out = held_out_curves(runs, seconds)
-    figure, axes = _panels([*names, *(["each run's own held-out prompts, in training"] if held_out else [])])
+    figure, axes = _panels([*names, *(["held-out prompts of each run, during training"] if held_out else [])])
     handles: Handles = {}
     curves_of = [training_curves(runs, name, seconds) for name in names] + ([held_out] if held_out else [])
     for ax, curves in zip(axes, curves_of, strict=True):
@@ -139,7 +142,7 @@ def _against_training(runs: Sequence[EvaluatedRun], styles: Styles, seconds: boo
             ax.plot([point.x for point in curve], [point.accuracy for point in curve], color="#999999", linewidth=1)
             for point in curve:
                 handles.setdefault(point.label, _add_interval(ax, point.x, point, *styles[point.label]))
-        # From 0, so that distances show what was spent; a little before it, where a mark may stand.
+        # From 0, so that distances are proportional to cost; slightly less, so that a marker at 0 is not clipped.
         highest = max(point.x for curve in curves for point in curve) or 1.0
         ax.set_xlim(-0.04 * highest, 1.08 * highest)
         ax.xaxis.set_major_formatter(EngFormatter())
@@ -152,7 +155,7 @@ def _against_training(runs: Sequence[EvaluatedRun], styles: Styles, seconds: boo
 
 
 def _add_levels(ax: Axes, benchmark: str, runs: Sequence[EvaluatedRun], styles: Styles, handles: Handles) -> None:
-    """Runs without a training run, the untrained model for one, as dotted lines."""
+    """Draw runs without a training run, such as the untrained model, as dotted horizontal lines."""
     for run in runs:
         if run.training is None and benchmark in run.results:
             accuracy = run.results[benchmark].accuracy
@@ -162,7 +165,7 @@ def _add_levels(ax: Axes, benchmark: str, runs: Sequence[EvaluatedRun], styles: 
 
 
 def _lengths(runs: Sequence[EvaluatedRun], styles: Styles) -> Figure:
-    """A panel a benchmark: mean response length and accuracy."""
+    """Accuracy against mean response length, one panel per benchmark."""
     names = benchmark_names(runs)
     figure, axes = _panels(names)
     handles: Handles = {}
@@ -178,7 +181,7 @@ def _lengths(runs: Sequence[EvaluatedRun], styles: Styles) -> Figure:
 
 
 def _errors(runs: Sequence[EvaluatedRun]) -> Figure:
-    """A panel a benchmark: a bar a run, divided by how samples ended."""
+    """Stacked bars of outcomes (`KINDS`): one panel per benchmark, one bar per run."""
     names = benchmark_names(runs)
     figure, axes = _panels(names, height=0.9 + 0.4 * len(runs))
     handles: Handles = {}
@@ -193,6 +196,6 @@ def _errors(runs: Sequence[EvaluatedRun]) -> Figure:
         ax.set_yticks(range(len(having)), [run.label for run in having])
         ax.invert_yaxis()
         ax.set_xlim(0, 1)
-        ax.set_xlabel("share of samples")
+        ax.set_xlabel("fraction of samples")
     _legend(figure, handles)
     return figure

@@ -1,15 +1,15 @@
-"""Results for people: tables, and a page of them in Markdown."""
+"""Human-readable results: tables, and a Markdown report of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from eval.result import Result
 
 Table = tuple[list[str], list[list[str]]]
-"""Header, and rows with as many cells."""
+"""Header, and rows with the same number of cells."""
 
 
 def table(results: Mapping[str, Result]) -> Table:
-    """Header and rows: a column a benchmark, a row a figure."""
+    """Table of metrics: one column per benchmark, one row per metric."""
     size = next(iter(results.values())).n_samples_per_prompt
     figures: dict[str, Callable[[Result], str]] = {
         "problems": lambda one: str(one.num_problems),
@@ -26,25 +26,25 @@ def table(results: Mapping[str, Result]) -> Table:
 
 
 def verdict_table(results: Mapping[str, Result]) -> Table:
-    """Header and rows: a column a benchmark, a row a verdict, each with its number of samples."""
+    """Table of verdict counts: one column per benchmark, one row per verdict."""
     verdicts = sorted({verdict for result in results.values() for verdict in result.verdicts})
     rows = [[verdict, *(str(result.verdicts.get(verdict, 0)) for result in results.values())] for verdict in verdicts]
     return ["", *results], rows
 
 
 def settings_table(settings: Mapping[str, object]) -> Table:
-    """Header and rows: a row a setting."""
+    """Table of settings: one row per setting."""
     return ["setting", "value"], [[name, str(value)] for name, value in settings.items()]
 
 
 def to_markdown(title: str, settings: Mapping[str, object], results: Mapping[str, Result]) -> str:
-    """The page: settings, the table, and how samples ended (by verdict)."""
+    """The Markdown report: settings, metrics and verdicts."""
     tables = (settings_table(settings), table(results), verdict_table(results))
     return "\n".join([f"# {title}", *("\n" + markdown_table(*one) for one in tables)]) + "\n"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, without a line break at its end; bars and line breaks within a cell do not break it."""
+    """Format a Markdown table, without a trailing line break. In cells, bars are escaped and line breaks removed."""
     return "\n".join([_row(header), "|---" * len(header) + "|", *map(_row, rows)])
 
 

@@ -1,4 +1,4 @@
-"""What the samples of a benchmark say: accuracy, pass@k, maj@k, lengths and kinds of failure."""
+"""Statistics of a benchmark's samples: accuracy, pass@k, maj@k, response lengths and verdicts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from reward_server.grading.notation import normalize
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark.
+    """Results of one benchmark.
 
     Attributes:
-        accuracy: pass@1, the mean over problems of their share of right samples.
-        ci95: Its bootstrap interval over problems.
+        accuracy: pass@1, the mean over problems of the fraction of correct samples.
+        ci95: 95 % bootstrap interval of `accuracy`, resampling problems.
         pass_at: Unbiased pass@k for k = 1, 2, 4, ... and the number of samples.
-        maj: Share of problems whose most frequent answer is right, with the same k.
+        maj: maj@k, the fraction of problems whose most frequent answer is correct, for the same k.
         response_length: Mean, in tokens.
-        verdicts: Samples by verdict.
-        num_failed: Samples that could not be graded; they count as not right here, which makes accuracy a lower bound.
+        verdicts: Number of samples by verdict.
+        num_failed: Samples that could not be graded. They count as incorrect, which makes `accuracy` a lower bound.
     """
 
     num_problems: int
@@ -37,7 +37,7 @@ class Result:
 
 
 def summarize(groups: Sequence[Sequence[Sample]]) -> Result:
-    """Sum up the samples of all problems, at least one, each with equally many samples."""
+    """Compute the statistics of all problems (at least one), which must have the same number of samples."""
     size = len(groups[0])
     right = [[sample.score == 1.0 for sample in group] for group in groups]
     accuracy, interval = mean_with_interval([fmean(flags) for flags in right])
@@ -58,9 +58,10 @@ def summarize(groups: Sequence[Sequence[Sample]]) -> Result:
 
 
 def majority_is_right(group: Sequence[Sample]) -> bool:
-    """Whether the most frequent answer, as it is spelled, is right; of equally frequent ones the first given counts.
+    """Whether the most frequent answer (majority vote) is correct.
 
-    Samples without an answer do not vote.
+    Answers are equal if their normalized texts are, ignoring whitespace. Samples without an answer do not vote, and
+    ties go to the answer that occurs first.
 
     Reference:
         Wang et al., Self-Consistency Improves Chain of Thought Reasoning, arXiv:2203.11171, section 2.

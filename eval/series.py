@@ -1,4 +1,4 @@
-"""What `compare` shows of runs: paired differences, kinds of endings, and the points of its plots. Plain numbers."""
+"""Numbers shown by `compare`: paired differences, fractions of outcomes, and the points of the plots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from eval.runs import EvaluatedRun
 from openr1.algorithms.pass_at_k import mean_with_interval
 
 KINDS = ("correct", "wrong", "no_answer", "truncated", "failed")
-"""How a sample ends: verdicts, and all those that could not be graded as one."""
+"""Outcomes of a sample: verdicts, with all verdicts of samples that could not be graded combined into `failed`."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Point:
-    """One run in a plot: its accuracy above `x`."""
+    """One run in a plot: its accuracy at `x`."""
 
     label: str
     x: float
@@ -30,29 +30,29 @@ class Point:
 
 
 def benchmark_names(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Every benchmark that a run has, in the order in which they come."""
+    """All benchmarks of the runs, in order of first occurrence."""
     return list(dict.fromkeys(name for run in runs for name in run.results))
 
 
 def difference(run: EvaluatedRun, first: EvaluatedRun, benchmark: str) -> Estimate:
-    """Accuracy of `run` less that of `first`, paired by problem; both have the benchmark, with the same problems.
+    """Accuracy of `run` minus that of `first`, paired by problem. Both must have the same problems.
 
-    The interval is of the mean over problems of the difference between their shares of right samples. It is narrower
-    than those of the two accuracies suggest, as far as the same problems are hard for both.
+    The interval is that of the mean over problems of the difference between the two fractions of correct samples. It is
+    narrower than the intervals of the two accuracies suggest if the same problems are hard for both runs.
     """
     before, after = first.shares[benchmark], run.shares[benchmark]
     return Estimate(*mean_with_interval([after[problem] - before[problem] for problem in sorted(before)]))
 
 
 def kind_fractions(result: Result) -> dict[str, float]:
-    """The share of each of `KINDS` in a benchmark's samples; they sum to 1."""
+    """Fraction of a benchmark's samples with each outcome of `KINDS`; they sum to 1."""
     total = sum(result.verdicts.values())
     graded = {kind: result.verdicts.get(kind, 0) for kind in KINDS[:-1]}
     return {kind: count / total for kind, count in graded.items()} | {"failed": 1 - sum(graded.values()) / total}
 
 
 def bars(runs: Sequence[EvaluatedRun]) -> dict[str, list[Point | None]]:
-    """For each benchmark a bar a run, at the run's index; None where the run lacks the benchmark."""
+    """Bars by benchmark: one per run, at the run's index, or None if the run lacks the benchmark."""
     return {
         name: [
             Point(run.label, index, run.results[name].accuracy, run.results[name].ci95) if name in run.results else None
@@ -63,15 +63,15 @@ def bars(runs: Sequence[EvaluatedRun]) -> dict[str, list[Point | None]]:
 
 
 def length_points(runs: Sequence[EvaluatedRun], benchmark: str) -> list[Point]:
-    """Mean response length, in tokens, and accuracy of each run that has the benchmark."""
+    """Mean response length (tokens) and accuracy of each run that has the benchmark."""
     results = [(run.label, run.results[benchmark]) for run in runs if benchmark in run.results]
     return [Point(label, result.response_length, result.accuracy, result.ci95) for label, result in results]
 
 
 def training_curves(runs: Sequence[EvaluatedRun], benchmark: str, seconds: bool) -> list[list[Point]]:
-    """Accuracy against tokens or seconds of training: for each training run its evaluated models, the cheapest first.
+    """Accuracy against training tokens or seconds: one curve per training run, its models in order of cost.
 
-    Runs without a training run, or without times where seconds are wanted, are left out.
+    Runs without a training run are omitted, and so are runs without recorded times if `seconds` is True.
     """
     curves: dict[str, list[Point]] = {}
     for run in runs:
@@ -85,9 +85,9 @@ def training_curves(runs: Sequence[EvaluatedRun], benchmark: str, seconds: bool)
 
 
 def held_out_curves(runs: Sequence[EvaluatedRun], seconds: bool) -> list[list[Point]]:
-    """What training runs measured on their own held-out prompts, against tokens or seconds; a curve a training run.
+    """Held-out accuracy during training against tokens or seconds: one curve per training run.
 
-    A curve goes by the label of the first run that names its training run.
+    A curve is labelled by the first run that refers to its training run.
     """
     curves: dict[str, list[Point]] = {}
     for run in runs:

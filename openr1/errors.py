@@ -4,21 +4,21 @@
     +-- ConfigError                     2   a setting, a flag or a dataset row that cannot be used
     +-- MissingError                    3   a file or a service that must exist does not
     |   +-- RewardServerUnavailable     3   the reward server did not answer within its deadline
-    +-- TrainingError                   4   training cannot go on; the last checkpoint is valid
-        +-- RewardProtocolError         4   the reward server answered something that cannot be used
-        +-- EngineError                 4   a generation engine failed, or answered what was not asked
-        +-- PolicyError                 4   a policy or reference actor failed
-        +-- WeightSyncError             4   the engines do not hold the weights that were pushed
+    +-- TrainingError                   4   training cannot continue; the last checkpoint is valid
+        +-- RewardProtocolError         4   the reward server sent an unusable answer
+        +-- EngineError                 4   a generation engine failed, or returned something that was not requested
+        +-- PolicyError                 4   a training or reference worker failed
+        +-- WeightSyncError             4   the engines do not use the weights that were pushed
         +-- StageTimeout                4   a stage did not finish within its deadline
-        +-- DatasetExhausted                4   too few prompts are left that are not solved
+        +-- DatasetExhausted            4   too few prompts are left that are not skipped as solved
 
-Catch broadly (`OpenR1Error`) where an error becomes an exit code, which is `cli/__main__.py` alone; recover
-narrowly. Every message is one line: what is wrong, where, and what to do.
+Catch `OpenR1Error` only where errors become exit codes (`cli/__main__.py`); everywhere else catch specific classes.
+Every message is one line: what is wrong, where, and what to do.
 """
 
 
 class OpenR1Error(Exception):
-    """Base of all errors with a message meant for the user."""
+    """Base class of all errors whose message is meant for the user."""
 
     exit_code = 4
 
@@ -40,27 +40,27 @@ class RewardServerUnavailable(MissingError):
 
 
 class TrainingError(OpenR1Error):
-    """Training cannot go on; the last checkpoint is valid."""
+    """Training cannot continue; the last checkpoint is valid."""
 
 
 class RewardProtocolError(TrainingError):
-    """The reward server answered something that cannot be used."""
+    """The reward server sent an answer that cannot be used."""
 
 
 class EngineError(TrainingError):
-    """A generation engine failed, or answered what was not asked."""
+    """A generation engine failed, or returned something that was not requested."""
 
 
 class PolicyError(TrainingError):
-    """A policy or reference actor failed."""
+    """A training or reference worker failed."""
 
 
 class WeightSyncError(TrainingError):
-    """The engines do not hold the weights that were pushed."""
+    """The engines do not use the weights that were pushed."""
 
 
 class DatasetExhausted(TrainingError):
-    """Too few prompts are left that are not passed over."""
+    """Too few prompts are left that are not skipped as solved (`data.max_pass_rate`)."""
 
 
 class StageTimeout(TrainingError):

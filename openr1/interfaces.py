@@ -1,6 +1,6 @@
 """The stages of a step as the trainer sees them. `training/actors.py` builds the real ones, `tests/fakes.py` fakes."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -34,8 +34,18 @@ class Rollout(Protocol):
         """Yield each prompt's group as soon as it is finished, in any order."""
 
 
-Generate = Callable[[Sequence[int]], Awaitable[Response]]
-"""Samples the continuation of a context (token ids, prompt included) up to an end token or the length limit."""
+class Generate(Protocol):
+    """The policy, as an environment sees it."""
+
+    async def __call__(self, token_ids: Sequence[int]) -> Response:
+        """Sample the continuation of a context (prompt included) up to an end token or the length limit.
+
+        Raises:
+            EngineError: `room` is 0.
+        """
+
+    def room(self, token_ids: Sequence[int]) -> int:
+        """How many tokens may still follow a context; what follows the prompt has `rollout.generate_max_len` in all."""
 
 
 class Env(Protocol):

@@ -42,6 +42,8 @@ class SamplingParams:
     top_p: float
     seed: int
     seed_stream: str
+    single_turn: bool = False
+    """Sample once after the prompt, whatever `rollout.env` says: for checks of the weights."""
 
     def seed_of(self, prompt: Prompt, index: int, offset: int = 0) -> int:
         """The seed of response `index` of a prompt, from its token `offset` on (above 0: a later turn).

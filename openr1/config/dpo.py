@@ -19,27 +19,27 @@ from openr1.config.sections import (
 
 
 class DpoDataConfig(Section):
-    """Pairs of responses, one better than the other."""
+    """Preference pairs."""
 
     train: Path
-    """JSONL with `chosen` and `rejected`, or the folder of a run, whose rollouts give the pairs."""
+    """JSONL file with `chosen` and `rejected`, or the folder of an RL run, whose rollouts give the pairs."""
     max_len: Positive = 2048
-    """Tokens of prompt + response; longer pairs are left out and counted."""
+    """Maximum length of prompt + response in tokens; longer pairs are dropped and counted."""
     system_prompt: str | None = None
-    """Put before prompts that are given as text; not for the rollouts of a run."""
+    """System prompt for rows with a `prompt`; unused for the rollouts of a run."""
     assistant_prefix: str = ""
-    """Text that both responses go on from; not for the rollouts of a run."""
+    """Text that both responses continue; unused for the rollouts of a run."""
 
 
 class DpoOptimizerConfig(OptimizerConfig):
-    """AdamW and its schedule."""
+    """AdamW and its learning-rate schedule."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-7
-    """Highest learning rate."""
+    """Peak learning rate."""
 
 
 class DpoConfig(Section):
-    """Everything about one run of preference optimization."""
+    """One DPO run."""
 
     run: RunConfig
     model: ModelConfig
@@ -49,8 +49,8 @@ class DpoConfig(Section):
     checkpoint: FixedDatasetCheckpointConfig = FixedDatasetCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """How much the policy is held to where it started."""
+    """Strength of the pull towards the reference (DPO's beta)."""
     max_epochs: Positive = 1
-    """Passes over the pairs."""
+    """Epochs."""
     max_steps: NotNegative = 0
-    """Optimizer steps at most; 0 = as many as the epochs have."""
+    """Maximum number of optimizer steps; 0: as many as the epochs have."""

@@ -16,20 +16,20 @@ Dtype = Literal["bfloat16", "float32"]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, no unknown keys."""
+    """Base of all sections: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
-    """Where results go, and the seed of everything."""
+    """Output folder and random seed."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """Name of the run and of its folder under `output_dir`."""
+    """Name of the run, and of its folder under `output_dir`."""
     output_dir: Path = Path("runs")
-    """Parent of run folders."""
+    """Parent of the run folders."""
     seed: NotNegative = 0
-    """Seed of the data order and the sampling."""
+    """Seed of the data order and of sampling."""
 
     @property
     def folder(self) -> Path:
@@ -38,108 +38,108 @@ class RunConfig(Section):
 
 
 class RopeScalingConfig(Section):
-    """Longer texts by rotary positions that are scaled."""
+    """RoPE scaling, for contexts longer than the model was trained with."""
 
     rope_type: Literal["linear", "yarn"] = "yarn"
-    """How; as in Hugging Face configs."""
+    """Scaling method, as in Hugging Face configs."""
     factor: Annotated[float, Field(gt=1)]
-    """The model gets so many times its positions."""
+    """Context length is multiplied by this factor."""
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (PEFT): the model's own weights stay as they are."""
+    """Low-rank adapters (PEFT); the model's own weights are frozen."""
 
     rank: Positive = 16
-    """Rank of the update of each weight matrix."""
+    """Rank of the adapters."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    """The update is scaled by alpha / rank."""
+    """Scale: the update is multiplied by alpha / rank."""
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of the linear layers that get one, such as [q_proj, v_proj]; all-linear: all but the head."""
+    """Linear layers that get an adapter, such as [q_proj, v_proj]; all-linear: all except the LM head."""
 
 
 class ModelConfig(Section):
-    """The model that is trained; the reference is a frozen copy of it."""
+    """The model to train; the reference is a frozen copy of it."""
 
     path: Path
-    """Folder in Hugging Face format, with tokenizer and chat template."""
+    """Folder in Hugging Face format with weights, tokenizer and chat template."""
     dtype: Dtype = "bfloat16"
-    """Of policy, reference and engines; the optimizer always keeps float32 weights."""
+    """Data type of policy, reference and engines; the optimizer always keeps float32 master weights."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter slower."""
     packing: bool = False
-    """Lay the rows of a micro-batch end to end instead of padding them; micro_batch_tokens then counts real tokens."""
+    """Concatenate the rows of a micro-batch instead of padding them; micro_batch_tokens then counts no padding."""
     rope_scaling: RopeScalingConfig | None = None
-    """Stretch the positions beyond those that the model was trained with; exports say so in their config.json."""
+    """RoPE scaling; written to the config.json of exported models. null: none."""
     lora: LoraConfig | None = None
-    """Train adapters only; engines and exports get them merged. None: all weights train."""
+    """Train LoRA adapters only; engines and exports get merged weights. null: full fine-tuning."""
 
 
 class OptimizerConfig(Section):
-    """AdamW and its schedule."""
+    """AdamW and its learning-rate schedule."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-6
-    """Highest learning rate."""
+    """Peak learning rate."""
     lr_scheduler: Literal["constant", "linear", "cosine", "cosine_with_min_lr"] = "constant"
-    """Shape after the warm-up."""
+    """Schedule after warm-up."""
     lr_warmup_steps: NotNegative = 0
-    """Optimizer steps over which the rate rises from 0."""
+    """Optimizer steps of linear warm-up from 0."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Lowest rate as a share of the highest (cosine_with_min_lr only)."""
+    """Final learning rate as a fraction of the peak (cosine_with_min_lr only)."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """Decay rates of AdamW's moments."""
+    """AdamW's beta1 and beta2."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
     max_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Gradient norm above which gradients are scaled down; 0 = no clipping."""
+    """Gradient clipping norm; 0: no clipping."""
 
 
 class PolicyConfig(Section):
-    """The DeepSpeed policy actors."""
+    """DeepSpeed training workers of the policy."""
 
     num_ranks: Positive = 1
-    """Data-parallel ranks; each takes one GPU where there are GPUs."""
+    """Data-parallel ranks; one GPU each on a machine with GPUs."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """What DeepSpeed shards over ranks: 0 nothing (float32 only), 1 optimizer state, 2 gradients, 3 parameters too."""
+    """ZeRO stage: shards 0 nothing (float32 only), 1 optimizer state, 2 also gradients, 3 also parameters."""
     train_batch_size: Positive = 512
-    """Responses an optimizer step; divides rollout_batch_size x n_samples_per_prompt."""
+    """Responses per optimizer step (mini-batch); must divide rollout_batch_size x n_samples_per_prompt."""
     micro_batch_tokens: Positive = 16384
-    """Tokens, padding included, of one forward and backward pass on one rank."""
+    """Token budget, padding included, of one forward and backward pass on one rank."""
     threads: Positive = 1
-    """CPU threads of one rank, and of the reference."""
+    """CPU threads per rank, and of the reference."""
     timeout_seconds: Seconds = 1800.0
-    """Longest wait for an update, a checkpoint or the start of the actors."""
+    """Timeout for an update, a checkpoint or the start of the workers."""
 
 
 class CheckpointConfig(Section):
-    """Saving and resuming."""
+    """Checkpoints."""
 
     save_steps: NotNegative = 10
-    """Save every so many steps, and at the end; 0 = only at the end and when interrupted."""
+    """Interval between checkpoints, in steps; 0: only at the end and when interrupted."""
     keep: Positive = 2
-    """Newest checkpoints that are kept."""
+    """How many of the newest checkpoints to keep."""
 
 
 class TrackingConfig(Section):
-    """Loggers beside the run folder, which has every record anyway; docs/tracking.md."""
+    """Experiment loggers, in addition to the run folder, which has everything; docs/tracking.md."""
 
     backends: list[Literal["wandb", "swanlab", "tensorboard"]] = []
-    """Loggers to log to. Keys are read from WANDB_API_KEY, SWANLAB_API_KEY or netrc, never from here."""
+    """Loggers to use. API keys come from WANDB_API_KEY, SWANLAB_API_KEY or netrc, never from this file."""
     project: Annotated[str, Field(min_length=1)] = "openr1"
-    """Project that the run appears in (wandb, swanlab)."""
+    """Project name (wandb, swanlab)."""
     experiment_name: Annotated[str, Field(min_length=1)] | None = None
-    """Name that the run appears under (wandb, swanlab); none = run.name."""
+    """Display name of the run (wandb, swanlab); null: run.name."""
     workspace: Annotated[str, Field(min_length=1)] | None = None
-    """User or team that owns the project (wandb calls it entity); none = the key's own."""
+    """User or team that owns the project (wandb entity); null: the API key's default."""
     mode: Literal["online", "offline", "disabled"] = "online"
-    """Of wandb and swanlab: online; offline, kept in the run folder to be uploaded later; disabled, not started."""
+    """wandb and swanlab: online; offline (kept in the run folder, to upload later); disabled (not started)."""
     rollout_table_steps: NotNegative = 10
-    """Send a table of rollouts every so many steps; 0 = never."""
+    """Interval between tables of rollouts, in steps; 0: never."""
     rollout_table_rows: Positive = 16
-    """Responses in a table at most: the first ones of the step."""
+    """Maximum number of responses in a table: the first ones of the step."""
 
 
 class FixedDatasetCheckpointConfig(CheckpointConfig):
     """Saving and resuming of SFT and DPO runs."""
 
     save_steps: NotNegative = 0
-    """Save every so many steps, and at the end; 0 = only at the end and when interrupted."""
+    """Interval between checkpoints, in steps; 0: only at the end and when interrupted."""

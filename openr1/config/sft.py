@@ -19,26 +19,26 @@ from openr1.config.sections import (
 
 
 class SftDataConfig(Section):
-    """Supervised rows: the prompt schema plus `response`."""
+    """Supervised rows: the prompt schema plus `response`; data/README.md."""
 
     train: Path
-    """JSONL of prompts with responses."""
+    """JSONL file of prompts with responses."""
     held_out: Path | None = None
-    """JSONL of the same form; the loss on it is measured before and after, and every `eval_steps`."""
+    """JSONL file of held-out rows; their loss is evaluated before and after training and every `eval_steps` steps."""
     shuffle: bool = True
-    """Shuffle each epoch; False trains in the order of the file (a curriculum)."""
+    """Shuffle each epoch; false keeps the order of the file (a curriculum)."""
     max_len: Positive = 2048
-    """Tokens of prompt + response; a row is never cut."""
+    """Maximum length of prompt + response in tokens; rows are never truncated."""
     overlong: Literal["refuse", "drop"] = "refuse"
-    """What becomes of longer rows: the first ends the command, or all are left out and counted."""
+    """Longer rows: refuse stops with an error, drop leaves them out and counts them."""
     system_prompt: str | None = None
-    """Put before prompts that are given as text."""
+    """System prompt for rows with a `prompt` (rows with `messages` bring their own)."""
     assistant_prefix: str = ""
-    """Text that every response goes on from, such as `<think>`; graded as its beginning."""
+    """Text that every response continues, such as `<think>`."""
 
 
 class SftConfig(Section):
-    """Everything about one supervised run."""
+    """One SFT run."""
 
     run: RunConfig
     model: ModelConfig
@@ -48,10 +48,10 @@ class SftConfig(Section):
     checkpoint: FixedDatasetCheckpointConfig = FixedDatasetCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     max_epochs: Positive = 1
-    """Passes over the data."""
+    """Epochs."""
     max_steps: NotNegative = 0
-    """Optimizer steps at most; 0 = as many as the epochs have."""
+    """Maximum number of optimizer steps; 0: as many as the epochs have."""
     eval_steps: NotNegative = 0
-    """Measure the held-out loss every so many steps; 0 = before and after only."""
+    """Interval between evaluations of the held-out loss, in steps; 0: only before and after."""
     z_loss_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the squared log-normalizer of the softmax; it keeps logits near 0, where bfloat16 is fine-grained."""
+    """z-loss: weight of the squared log-normalizer of the softmax, which keeps logits small."""

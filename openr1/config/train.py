@@ -36,56 +36,56 @@ def _known_or_import_path(name: str, known: tuple[str, ...]) -> str:
 
 
 class DataConfig(Section):
-    """Prompts; data/README.md has the schema."""
+    """Prompt datasets; schema: data/README.md."""
 
     train: Path
-    """JSONL of prompts to train on."""
+    """JSONL file of training prompts."""
     held_out: Path | None = None
-    """JSONL of prompts that accuracy is measured on before and after; none = no evaluation."""
+    """JSONL file of held-out prompts for evaluation before and after training; null: no evaluation."""
     pass_rates: Path | None = None
-    """A run's pass_rates.jsonl: what is known of the prompts before the first step."""
+    """pass_rates.jsonl of an earlier run, to start from its pass rates."""
     max_pass_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Pass over prompts that were solved more often than this at their newest visit; 0.99: those solved each time."""
+    """Skip prompts whose most recent pass rate is above this; 0.99 skips those always solved. null: skip none."""
     prompt_max_len: Positive = 512
-    """Tokens of a prompt, chat template included; a longer prompt is refused, never cut."""
+    """Maximum prompt length in tokens, chat template included; longer prompts are an error, never truncated."""
     system_prompt: str | None = None
-    """Put before prompts that are given as text."""
+    """System prompt for rows with a `prompt` (rows with `messages` bring their own)."""
     assistant_prefix: str = ""
-    """Text that every response goes on from, such as `<think>`; graded as its beginning."""
+    """Text that every response continues, such as `<think>`; graded as part of the response."""
 
 
 class RolloutConfig(Section):
     """Generation with vLLM."""
 
     rollout_batch_size: Positive = 64
-    """Prompts a step."""
+    """Prompts per step."""
     n_samples_per_prompt: Positive = 8
-    """Responses a prompt; at least 2 for advantages that compare them."""
+    """Responses per prompt; at least 2 for estimators that compare them."""
     generate_max_len: Positive = 1024
-    """Tokens of a response at most."""
+    """Maximum response length in tokens."""
     temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """Of the sampling; log-probs everywhere are those of logits / temperature."""
+    """Sampling temperature; all log-probs are those of logits / temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling; below 1 the engine's log-probs are of the cut distribution, the trainer's are not."""
+    """Nucleus sampling; below 1 the engine's log-probs are those of the truncated distribution."""
     max_staleness: NotNegative = 0
-    """Steps that are sampled ahead, by weights that are as many steps old at most; 0: each step by the newest."""
+    """Maximum policy lag in steps: how far sampling may run ahead of training. 0 is fully synchronous."""
     in_flight: Literal["keep", "drain"] = "keep"
-    """Responses that new weights find unfinished: keep goes on with them, drain finishes their step first."""
+    """Unfinished responses when new weights arrive: keep continues them, drain delays the push until they end."""
     num_engines: Positive = 1
-    """vLLM engines; each takes one GPU where there are GPUs."""
+    """vLLM engines; one GPU each on a machine with GPUs."""
     max_num_seqs: Positive = 256
-    """Responses that one engine works on at a time."""
+    """Maximum number of sequences that one engine decodes at once."""
     kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
-    """Memory of one engine's KV cache, GiB."""
+    """KV cache of one engine, GiB."""
     threads: Positive = 1
-    """CPU threads of one engine."""
+    """CPU threads per engine."""
     verify_steps: NotNegative = 50
-    """Compare each engine's log-probs with the policy's after every so many steps and the first push; 0: that alone."""
+    """Interval, in steps, of the engine/policy log-prob check; 0: only after the first push (always checked)."""
     timeout_seconds: Seconds = 600.0
-    """Longest wait for the next finished group, and for an engine to start."""
+    """Timeout for the next finished group, and for an engine to start."""
 
     env: str = "single_turn"
-    """Environment that turns a prompt into a response: single_turn, or the import path of one."""
+    """Environment that turns a prompt into a response: single_turn, or an import path."""
 
     @field_validator("env")
     @classmethod
@@ -94,25 +94,25 @@ class RolloutConfig(Section):
 
 
 class RewardConfig(Section):
-    """The client of the reward server."""
+    """Reward server and its client."""
 
     url: Annotated[list[str], Field(min_length=1)] | None = None
-    """One address such as http://127.0.0.1:5000, or a list of several; scripts/grpo.sh fills in its own server's."""
+    """Address such as http://127.0.0.1:5000, or a list of several; null: the run starts its own server."""
     server_config: Path | None = None
-    """YAML of weights and limits for the server that scripts/grpo.sh starts; docs/reward_server.md has its keys."""
+    """YAML config of the server that the run starts: weights, limits, tasks; keys: docs/reward_server.md."""
     deadline_seconds: Seconds = 60.0
-    """Longest time for one group's rewards, retries included."""
+    """Deadline for one group's rewards, retries included."""
     ready_timeout_seconds: Seconds = 60.0
-    """Longest wait for all servers to be ready at the start."""
+    """Timeout for all servers to become ready at the start."""
     max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a step's or of held-out responses that may stay ungraded; above it the run stops. They never train."""
+    """Fraction of responses that may be ungraded (they never train); above it the run stops."""
 
     clip: tuple[float, float] | None = None
-    """Rewards are kept within these bounds, before anything is made of them."""
+    """[low, high]: rewards are clipped to this range first. null: no clipping."""
     overlong_buffer_len: NotNegative = 0
-    """Tokens before generate_max_len over which up to overlong_penalty is taken off the reward; 0: nothing is."""
+    """Length of the soft-penalty zone before generate_max_len, in tokens (DAPO); 0: no penalty."""
     overlong_penalty: Annotated[float, Field(ge=0)] = 1.0
-    """Taken off the reward of a response as long as generate_max_len."""
+    """Penalty at generate_max_len; grows linearly over the zone."""
 
     @field_validator("url", mode="before")
     @classmethod
@@ -121,44 +121,44 @@ class RewardConfig(Section):
 
 
 class AlgorithmConfig(Section):
-    """How rewards become a loss."""
+    """From rewards to the loss; formulas: docs/algorithms.md."""
 
     advantage_estimator: str = "grpo"
     """grpo, dr_grpo, rloo, reinforce, reinforce++, reinforce++-baseline, gae (trains a critic), or an import path."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Discount of a token's reward for each token before it (gae only)."""
+    """Discount factor per token (gae only)."""
     lambd: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Lambda of gae; 1: return minus value, 0: the error of one value; between: less variance, more bias."""
+    """Lambda of gae: 1 is return minus value, 0 the one-step TD error."""
     policy_loss: str = "ppo"
     """ppo: clipped token ratios; gspo: clipped response ratios; cispo: clipped weights; or an import path."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"
-    """Mean over tokens; over responses of means over their tokens; sum / (responses x generate_max_len)."""
+    """token: mean over tokens; sequence: mean of response means; constant: sum / (responses x generate_max_len)."""
     eps_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """The probability ratio is clipped below at 1 - eps_clip_low."""
+    """Lower clip bound of the probability ratio: 1 - eps_clip_low."""
     eps_clip_high: Annotated[float, Field(gt=0)] = 0.2
-    """The probability ratio is clipped above at 1 + eps_clip_high."""
+    """Upper clip bound of the probability ratio: 1 + eps_clip_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """Where an advantage is negative, a token's loss is at most dual_clip times its size; null: unbounded."""
+    """Dual clip: bound on the loss at negative advantages, as a multiple of abs(advantage); null: unbounded."""
     init_kl_coef: Annotated[float, Field(ge=0)] = 0.01
-    """Weight of the KL divergence from the reference; 0 runs without a reference model."""
+    """KL coefficient; 0 runs without a reference model."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """How KL is estimated from a token's log-probs; k1 only with `kl_in: reward`."""
+    """KL estimator per token (Schulman, 2020); k1 only with `kl_in: reward`."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """loss: a term for each token; reward: the sum over a response is taken off its reward (gae: each token's own)."""
+    """loss: a KL term per token; reward: subtract a response's KL from its reward (gae: token by token)."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
-    """Mean KL of a token, in nats, that the weight is adapted to from init_kl_coef on."""
+    """Adapt the KL coefficient towards this mean KL per token, in nats; null: fixed coefficient."""
     kl_horizon: Positive = 10000
-    """Responses over which the weight is adapted by 20 % at most."""
+    """Adaptation speed: the coefficient changes by at most 20 % per this many responses."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the entropy, which the loss is lowered by."""
+    """Weight of the entropy bonus."""
     mask_truncated: bool = False
-    """Responses that the length limit ended do not train; their rewards count in the statistics."""
+    """Mask the loss of truncated responses; their rewards still count in the group statistics."""
     dynamic_sampling_rounds: Positive = 1
-    """Rounds of prompts, at most, until enough groups have both right and wrong answers; 1: all groups train."""
+    """Dynamic sampling (DAPO): maximum rounds of prompts to replace zero-variance groups; 1: off."""
     max_epochs: Positive = 1
-    """Passes over a step's responses; each makes an optimizer step for every train_batch_size of them."""
+    """PPO epochs: passes over a step's responses, one optimizer step per train_batch_size of them."""
     reward_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of a running mean and deviation over steps in each group's own; 0: the group's own alone."""
+    """Blend each group's mean and std with a running mean and std by this factor; 0: off."""
 
     @field_validator("advantage_estimator")
     @classmethod
@@ -172,64 +172,64 @@ class AlgorithmConfig(Section):
 
 
 class OffPolicyConfig(Section):
-    """Correction for what the engines sampled from, where it is not what is trained."""
+    """Off-policy correction for the gap between the engines' and the trainer's log-probs."""
 
     importance: Literal["auto", "none", "token", "sequence"] = "auto"
-    """Losses are multiplied by the ratio of trainer and engine; auto: of the token if rollout.max_staleness > 0."""
+    """Importance weights trainer/engine on the loss; auto: token if rollout.max_staleness > 0, else none."""
     importance_max: Annotated[float, Field(ge=1)] = 2.0
-    """Bound on that ratio."""
+    """Truncation of the importance weights."""
     rejection: Literal["none", "token", "sequence"] = "none"
-    """Tokens whose ratio is out of bounds do not train; sequence: responses, by the geometric mean of their tokens'."""
+    """Mask tokens, or sequences by the geometric mean of their ratios, whose ratio is out of bounds."""
     rejection_low: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Lowest ratio that trains."""
+    """Lower bound of the ratio."""
     rejection_high: Annotated[float, Field(gt=1)] = 5.0
-    """Highest ratio that trains."""
+    """Upper bound of the ratio."""
 
 
 class CriticConfig(Section):
-    """The value model, with `advantage_estimator: gae` alone; the rest is as `model`, `optimizer` and `policy` say."""
+    """Value model, only with `advantage_estimator: gae`; otherwise configured like the policy."""
 
     path: Path | None = None
-    """Folder of the model that it starts from, with the policy's tokenizer; null: model.path."""
+    """Initial model, with the policy's tokenizer; null: model.path."""
     learning_rate: Annotated[float, Field(gt=0)] = 9e-6
     """Highest learning rate."""
     value_clip: Annotated[float, Field(gt=0)] | None = 0.5
-    """Farthest that values move from those before the step's updates and still learn; null: unbounded."""
+    """Clip range of value updates around the old values, in reward units; null: no clipping."""
     warmup_steps: NotNegative = 0
-    """First steps, in which the critic alone trains."""
+    """Steps at the start that train only the critic."""
 
 
 class EvaluationConfig(Section):
-    """Accuracy on held-out prompts, before the first step, after the last, and on the way."""
+    """Evaluation on held-out prompts, before and after training and every `eval_steps` steps."""
 
     n_samples_per_prompt: Positive = 4
-    """Responses a prompt for pass@1 at the training temperature."""
+    """Responses per prompt for pass@1 at the training temperature."""
     base_pass_at: NotNegative = 0
-    """Also report pass@k of the untrained model with k = this many samples; 0 = do not."""
+    """Also report pass@k of the untrained model, with this k; 0: off."""
     eval_steps: NotNegative = 0
-    """Also measure every so many steps, and keep the checkpoint that was best; 0 = do not."""
+    """Interval between evaluations, in steps; the best checkpoint is kept. 0: only before and after."""
 
 
 class DebugConfig(Section):
-    """One half of a step without the other; docs/reproducibility.md."""
+    """Recording and replaying steps; docs/reproducibility.md."""
 
     record: Path | None = None
-    """Folder that every step is written to just before its update."""
+    """Write every step to this folder just before its update."""
     replay: Path | None = None
-    """Folder of such records: what stands there is read instead of made, and no engine is started."""
+    """Replay recorded steps from this folder instead of generating; no engine is started."""
     replay_from: Literal["rollout", "reward", "advantage"] = "rollout"
-    """What is read: rollout: responses; reward: their scores, too; advantage: all that the update reads."""
+    """What to replay: rollout (responses), reward (also their grades), advantage (everything before the update)."""
     rollout_only: bool = False
-    """Updates are measured, not made: the weights stay as they are."""
+    """Evaluate losses without updating the weights."""
 
     def reads(self, boundary: str) -> bool:
-        """Whether what a stage would make, up to this boundary, is read."""
+        """Whether a replay reads everything up to this boundary."""
         boundaries = ("rollout", "reward", "advantage")
         return self.replay is not None and boundaries.index(boundary) <= boundaries.index(self.replay_from)
 
 
 class TrainConfig(Section):
-    """Everything about one run of reinforcement learning."""
+    """One RL run."""
 
     run: RunConfig
     model: ModelConfig
@@ -246,23 +246,23 @@ class TrainConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     debug: DebugConfig = DebugConfig()
     num_steps: Positive
-    """Steps of prompts -> rollout -> rewards -> advantages -> update -> weight sync."""
+    """Training steps: prompts -> rollout -> rewards -> advantages -> update -> weight sync."""
 
     @property
     def importance(self) -> str:
-        """`off_policy.importance`, with what auto stands for."""
+        """`off_policy.importance` with auto resolved."""
         auto = "token" if self.rollout.max_staleness > 0 else "none"
         return auto if self.off_policy.importance == "auto" else self.off_policy.importance
 
     @property
     def updates_per_step(self) -> int:
-        """Optimizer steps made of one step's responses."""
+        """Optimizer steps per training step."""
         responses = self.rollout.rollout_batch_size * self.rollout.n_samples_per_prompt
         return self.algorithm.max_epochs * responses // self.policy.train_batch_size
 
     @property
     def policy_updates(self) -> int:
-        """Optimizer steps of the policy in the whole run; a critic makes more by those of its warm-up."""
+        """Optimizer steps of the policy in the whole run, without the critic's warm-up."""
         return (self.num_steps - self.critic.warmup_steps) * self.updates_per_step
 
     @property
@@ -272,10 +272,10 @@ class TrainConfig(Section):
 
     @property
     def has_critic(self) -> bool:
-        """Whether values are learned."""
+        """Whether a critic is trained."""
         return self.algorithm.advantage_estimator == "gae"
 
     @property
     def critic_model(self) -> ModelConfig:
-        """The model that the critic starts from."""
+        """The critic's initial model."""
         return self.model.model_copy(update={"path": self.critic.path or self.model.path})

@@ -1,4 +1,4 @@
-"""Supervised examples: a prompt and the response to imitate."""
+"""Datasets of supervised fine-tuning (SFT): each example is a prompt and the response to imitate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,24 +14,28 @@ from openr1.errors import ConfigError
 
 @dataclass(frozen=True)
 class Example:
-    """Tokens of one supervised row; the response ends with the end token."""
+    """Token ids of one supervised example. The response includes the end token."""
 
     prompt_ids: list[int]
     response_ids: list[int]
 
 
 def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataConfig) -> tuple[list[Example], int]:
-    """Read, render and tokenize supervised rows; also how many were dropped for their length.
+    """Read, render and tokenize a supervised dataset.
+
+    Returns:
+        The examples, and the number of rows that were dropped because they exceed `data.max_len` tokens.
 
     Raises:
         MissingError: The file cannot be read.
-        ConfigError: A row is malformed, or longer than `data.max_len` tokens where such rows are refused, or all are.
+        ConfigError: A row is malformed, a row exceeds `data.max_len` tokens while `data.overlong` is not `drop`, or
+            every row exceeds it.
     """
     prompt_format = PromptFormat(data.system_prompt, data.assistant_prefix)
     end_token = end_token_ids(tokenizer)[0]
     examples = []
     dropped = 0
-    for place, row in read_rows(path, extra_strings=("response",)):
+    for location, row in read_rows(path, extra_strings=("response",)):
         prompt_ids = tokenizer.encode(render(row, tokenizer, prompt_format)[0], add_special_tokens=False)
         response_ids = [*tokenizer.encode(row["response"], add_special_tokens=False), end_token]
         length = len(prompt_ids) + len(response_ids)
@@ -41,8 +45,8 @@ def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataC
             dropped += 1
         else:
             raise ConfigError(
-                f"{place}: {length} tokens, more than data.max_len {data.max_len}; raise the limit, remove the row, or "
-                "set data.overlong to drop"
+                f"{location}: {length} tokens, more than data.max_len {data.max_len}; raise the limit, remove the row, "
+                "or set data.overlong to drop"
             )
     if not examples:
         raise ConfigError(f"{path}: all {dropped} rows are longer than data.max_len {data.max_len}; raise the limit")
@@ -50,5 +54,5 @@ def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataC
 
 
 def to_batch(examples: Sequence[Example]) -> TrainBatch:
-    """Rows of one batch."""
+    """Collate examples into a batch, one row per example."""
     return TrainBatch.from_tokens([(example.prompt_ids, example.response_ids) for example in examples])

@@ -1,4 +1,4 @@
-"""Preference pairs: a prompt with two responses, the first preferred to the second."""
+"""Preference pairs for DPO: a prompt with a chosen and a rejected response."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from openr1.runtime.files import read_objects
 
 @dataclass(frozen=True)
 class Pair:
-    """Tokens of a prompt and of two responses; one that was not cut off ends with the end token."""
+    """Token ids of a prompt and two responses. A response ends with the end token unless it was truncated."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
@@ -26,14 +26,18 @@ class Pair:
 
 
 def load_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConfig) -> tuple[list[Pair], int]:
-    """Pairs of a JSONL file, or of a run's folder; also how many were dropped because they are too long.
+    """Load pairs from a JSONL file, or build them from the rollouts of a run.
 
-    A file's rows have prompt or messages, and `chosen` and `rejected`. Of a run, each group of rollouts whose rewards
-    differ gives its best response and its worst, the first ones where several are.
+    Rows of a file have `prompt` or `messages`, and `chosen` and `rejected`. From a run folder, each group of rollouts
+    with at least two distinct rewards gives one pair: its best and its worst response. Ties go to the response that
+    comes first.
+
+    Returns:
+        The pairs, and the number of pairs that were dropped because they exceed `data.max_len` tokens.
 
     Raises:
-        MissingError: There is nothing to read.
-        ConfigError: A row is malformed, or no pair is left.
+        MissingError: The file, or the rollouts of the run, do not exist.
+        ConfigError: A row is malformed, or no pair remains.
     """
     tokenize = _tokenize_rollouts if path.is_dir() else _tokenize_rows
     pairs = list(tokenize(path, tokenizer, data))
@@ -45,7 +49,7 @@ def load_pairs(path: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConf
 
 
 def fingerprint(pair: Pair) -> str:
-    """A text that is the same for the same tokens."""
+    """Hash of a pair's token ids, equal if and only if they are (up to collisions of 64 bits)."""
     return hashlib.sha256(repr(pair).encode()).hexdigest()[:16]
 
 
@@ -56,11 +60,11 @@ def _longest(pair: Pair) -> int:
 def _tokenize_rows(path: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConfig) -> Iterator[Pair]:
     prompt_format = PromptFormat(data.system_prompt, data.assistant_prefix)
     end = end_token_ids(tokenizer)[:1]
-    for place, row in read_objects(path):
-        check_prompt(row, place)
+    for location, row in read_objects(path):
+        check_prompt(row, location)
         for key in ("chosen", "rejected"):
             if not isinstance(row.get(key), str):
-                raise ConfigError(f"{place}: `{key}` must be a string")
+                raise ConfigError(f"{location}: `{key}` must be a string")
         prompt, _ = render(row, tokenizer, prompt_format)
         ids = [tokenizer.encode(text, add_special_tokens=False) for text in (prompt, row["chosen"], row["rejected"])]
         yield Pair(ids[0], ids[1] + end, ids[2] + end)
@@ -69,7 +73,7 @@ def _tokenize_rows(path: Path, tokenizer: PreTrainedTokenizerBase, data: DpoData
 def _tokenize_rollouts(folder: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConfig) -> Iterator[Pair]:
     files = sorted(folder.glob("rollouts/step_*.jsonl"))
     if not files:
-        raise MissingError(f"{folder}: no rollouts/step_*.jsonl; name the folder of a run, or a .jsonl file of pairs")
+        raise MissingError(f"{folder}: no rollouts/step_*.jsonl; give the folder of a run, or a .jsonl file of pairs")
     end = end_token_ids(tokenizer)[:1]
 
     def response_ids(row: dict[str, Any]) -> list[int]:
@@ -87,7 +91,7 @@ def _tokenize_rollouts(folder: Path, tokenizer: PreTrainedTokenizerBase, data: D
 
 
 def to_batch(pairs: Sequence[Pair]) -> TrainBatch:
-    """Rows chosen, rejected, chosen, ..."""
+    """Collate pairs into a batch of alternating rows: chosen, rejected, chosen, ..."""
     return TrainBatch.from_tokens(
         [(pair.prompt_ids, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
     )

@@ -1,4 +1,4 @@
-"""Prompts: a JSONL dataset, rendered once with the chat template, drawn as an endless stream that can resume."""
+"""Prompt datasets: JSONL rows rendered with the chat template, and an endless, resumable stream of them."""
 
 import json
 import re
@@ -21,11 +21,11 @@ EMPTY_MESSAGE = {"role": "", "content": ""}
 
 
 def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder and check that it can do what training needs.
+    """Load the tokenizer of a model folder and check that training can use it.
 
     Raises:
-        MissingError: The folder is missing, or holds no model or no usable tokenizer.
-        ConfigError: There is no chat template or no end token.
+        MissingError: The folder is missing, or contains no model or no usable tokenizer.
+        ConfigError: The tokenizer has no chat template or no end token.
     """
     if not (model_path / "config.json").is_file():
         raise MissingError(f"model.path {model_path}: no config.json there; give a folder in Hugging Face format")
@@ -34,7 +34,7 @@ def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError) as error:
         raise MissingError(f"model.path {model_path}: no usable tokenizer: {str(error).splitlines()[0]}") from error
     if not tokenizer.encode("0", add_special_tokens=False):
-        # Without its files, transformers makes an empty tokenizer that encodes everything to nothing.
+        # If the vocabulary files are missing, transformers builds an empty tokenizer that encodes every text to [].
         raise MissingError(f"model.path {model_path}: the tokenizer has no vocabulary; is tokenizer.json missing?")
     if tokenizer.chat_template is None:
         raise ConfigError(
@@ -48,48 +48,49 @@ def load_tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
 
 
 def read_rows(path: Path, extra_strings: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a JSONL dataset, each with its place (`file:line`) for messages.
+    """Yield the rows of a JSONL dataset, each with its location (`file:line`) for messages.
 
-    Checks what every row must have: id, label, task (and `extra_strings`) as strings, and prompt or messages.
+    Every row is checked for the required columns: the strings id, label, task and `extra_strings`, and either prompt
+    or messages.
 
     Raises:
         MissingError: The file cannot be read.
-        ConfigError: It is empty, or a row is malformed; the message begins with file:line.
+        ConfigError: The file is empty, or a row is malformed; the message begins with file:line.
     """
     empty = True
-    for place, row in read_objects(path):
+    for location, row in read_objects(path):
         empty = False
-        _check_row(row, place, REQUIRED_STRINGS + extra_strings)
-        yield place, row
+        _check_row(row, location, REQUIRED_STRINGS + extra_strings)
+        yield location, row
     if empty:
-        raise ConfigError(f"{path}: no rows; data/README.md tells how to make some")
+        raise ConfigError(f"{path}: no rows; see data/README.md for how to prepare a dataset")
 
 
-def _check_row(row: dict[str, Any], place: str, strings: tuple[str, ...]) -> None:
+def _check_row(row: dict[str, Any], location: str, strings: tuple[str, ...]) -> None:
     for key in strings:
         if not isinstance(row.get(key), str):
-            raise ConfigError(f"{place}: `{key}` must be a string, found {json.dumps(row.get(key))}")
-    check_prompt(row, place)
+            raise ConfigError(f"{location}: `{key}` must be a string, found {json.dumps(row.get(key))}")
+    check_prompt(row, location)
     if not isinstance(row.get("meta", {}), dict):
-        raise ConfigError(f"{place}: `meta` must be an object, found {json.dumps(row['meta'])}")
+        raise ConfigError(f"{location}: `meta` must be an object, found {json.dumps(row['meta'])}")
 
 
-def check_prompt(row: dict[str, Any], place: str) -> None:
+def check_prompt(row: dict[str, Any], location: str) -> None:
     """Check the columns that `render` reads.
 
     Raises:
-        ConfigError: One is missing, or of another type.
+        ConfigError: A column is missing or has the wrong type.
     """
     if ("prompt" in row) == ("messages" in row):
-        raise ConfigError(f"{place}: exactly one of `prompt` and `messages` must be given")
+        raise ConfigError(f"{location}: exactly one of `prompt` and `messages` must be given")
     if not isinstance(row.get("prompt", ""), str) or not _are_messages(row.get("messages", [EMPTY_MESSAGE])):
-        raise ConfigError(f"{place}: `prompt` must be a string, `messages` a list of {{role, content}} strings")
+        raise ConfigError(f"{location}: `prompt` must be a string, `messages` a list of {{role, content}} strings")
     if not isinstance(row.get("prefix", ""), str):
-        raise ConfigError(f"{place}: `prefix` must be a string, found {json.dumps(row['prefix'])}")
+        raise ConfigError(f"{location}: `prefix` must be a string, found {json.dumps(row['prefix'])}")
 
 
 def _are_messages(value: object) -> bool:
-    """Whether the value is a list, not empty, of objects with the strings role and content."""
+    """Whether the value is a non-empty list of objects with the strings role and content."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -102,10 +103,12 @@ def _are_messages(value: object) -> bool:
 
 @dataclass(frozen=True)
 class PromptFormat:
-    """What goes around the questions of a dataset, where a row does not say otherwise.
+    """How the rows of a dataset are turned into chats.
 
-    `system_prompt` comes before rows with a `prompt`; rows with `messages` bring their own. `assistant_prefix` is text
-    that every response goes on from, such as `<think>`; a row's own `prefix` takes its place.
+    Attributes:
+        system_prompt: System message for rows with a `prompt` column. Rows with `messages` contain their own.
+        assistant_prefix: Text that every response continues, such as `<think>`. The `prefix` column of a row overrides
+            it.
     """
 
     system_prompt: str | None = None
@@ -113,13 +116,15 @@ class PromptFormat:
 
 
 def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat) -> tuple[str, str]:
-    """The row's prompt as the model sees it, up to where its response begins, and the prefix that it ends with.
+    """Render a row with the chat template.
 
-    The prefix is what of the response is written already: a `<think>` that the chat template opens by itself, then the
-    row's own prefix.
+    Returns:
+        The text that the model is given, which ends where its response begins, and the assistant prefix at the end of
+        that text: a `<think>` opened by the chat template itself, followed by the prefix of the row. Graders put the
+        prefix before the response.
 
     Raises:
-        ConfigError: The chat template does not leave the prefix as it is.
+        ConfigError: The chat template fails, or alters the prefix.
     """
     messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
     if prompt_format.system_prompt is not None and "prompt" in row:
@@ -130,7 +135,7 @@ def render(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, prompt_forma
     if prefix:
         messages = [*messages, {"role": "assistant", "content": prefix}]
         continued = _apply_template(tokenizer, messages, continue_final_message=True)
-        # A template may strip it, or put something before it, such as an empty thought.
+        # Templates may strip whitespace, or insert text before the prefix, such as an empty <think></think> block.
         if continued != text:
             raise ConfigError(
                 f"the chat template changes the assistant prefix {prefix!r}: the prompt would end {continued[-60:]!r}"
@@ -147,15 +152,15 @@ def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str,
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a response: first the one that the chat template puts after it, then the tokenizer's own.
+    """Stop tokens: first the one that the chat template writes after an assistant turn, then the tokenizer's EOS.
 
-    Often they are the same. Base models have templates that end a turn otherwise than a text.
+    They often coincide. They differ for models such as base models, whose EOS ends a document rather than a turn.
     """
     marker = "openr1"
     turn = [{"role": "user", "content": "-"}, {"role": "assistant", "content": marker}]
     _, found, rest = str(tokenizer.apply_chat_template(turn, tokenize=False)).rpartition(marker)
     after = tokenizer.encode(rest.strip(), add_special_tokens=False)[:1] if found else []
-    # A template may end a turn with plain text, which also stands within responses.
+    # Some templates end a turn with ordinary text. Its tokens also occur inside responses, so they cannot stop one.
     added = tokenizer.added_tokens_decoder
     special = [token for token in after if token in added and added[token].special]
     return list(dict.fromkeys([*special, int(tokenizer.eos_token_id)]))
@@ -168,29 +173,35 @@ def load_prompts(
 
     Raises:
         MissingError: The file cannot be read.
-        ConfigError: A row is malformed, an id stands twice, or a prompt is longer than `prompt_max_len` tokens.
+        ConfigError: A row is malformed, an id occurs twice, or a prompt is longer than `prompt_max_len` tokens.
     """
     prompts: dict[str, Prompt] = {}
-    for place, row in read_rows(path):
+    for location, row in read_rows(path):
         text, prefix = render(row, tokenizer, prompt_format)
         token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
         if len(token_ids) > prompt_max_len:
             raise ConfigError(
-                f"{place}: the prompt has {len(token_ids)} tokens, more than data.prompt_max_len {prompt_max_len}; "
+                f"{location}: the prompt has {len(token_ids)} tokens, more than data.prompt_max_len {prompt_max_len}; "
                 "raise the limit or remove the row (prompts are never cut)"
             )
         if row["id"] in prompts:
-            raise ConfigError(f"{place}: id {row['id']!r} stands twice in the dataset")
+            raise ConfigError(f"{location}: duplicate id {row['id']!r}; ids must be unique in a dataset")
         meta = row.get("meta", {})
         prompts[row["id"]] = Prompt(row["id"], text, token_ids, row["label"], row["task"], prefix, meta)
     return list(prompts.values())
 
 
 class PromptStream:
-    """Prompts without end: each epoch is a shuffle by (seed, epoch); the place in it is two numbers."""
+    """Endless stream of prompts. Each epoch is shuffled by (seed, epoch), so two numbers describe the position."""
 
     def __init__(self, prompts: list[Prompt], seed: int, skip: Callable[[str], bool] = lambda prompt_id: False) -> None:
-        """Start at the beginning of epoch 0. A prompt whose id is to be skipped when its turn comes is passed over."""
+        """Start at the beginning of epoch 0.
+
+        Args:
+            prompts: The dataset.
+            seed: Seed of the shuffles.
+            skip: Called with a prompt's id when its turn comes; the prompt is skipped if it returns True.
+        """
         self._skip = skip
         self._prompts = prompts
         self._seed = seed
@@ -199,10 +210,12 @@ class PromptStream:
         self._order = self._shuffled()
 
     def take(self, count: int) -> list[Prompt]:
-        """The next `count` prompts, all different: a batch that the epoch's rest cannot fill starts the next epoch.
+        """The next `count` prompts, all distinct.
+
+        If the rest of the epoch has fewer than `count`, it is discarded and the batch is taken from the next epoch.
 
         Raises:
-            DatasetExhausted: A whole epoch has fewer that are not passed over.
+            DatasetExhausted: A whole epoch has fewer than `count` prompts that are not skipped.
         """
         taken: list[Prompt] = []
         first_epoch = self._epoch
@@ -224,11 +237,11 @@ class PromptStream:
         return taken
 
     def state(self) -> dict[str, int]:
-        """What `restore` needs to continue after the prompts taken so far."""
+        """Position after the prompts taken so far, for `restore`."""
         return {"epoch": self._epoch, "cursor": self._cursor}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Continue where `state` was taken; the dataset and seed must be the same."""
+        """Continue from a position returned by `state`. The dataset and seed must be the same."""
         if state["epoch"] != self._epoch:
             self._epoch = state["epoch"]
             self._order = self._shuffled()

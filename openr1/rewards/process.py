@@ -1,4 +1,4 @@
-"""A reward server in a process of its own, for runs that name no server, tests and benchmarks."""
+"""Starts a reward server as a child process, for runs with `reward.url: null`, tests and benchmarks."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from openr1.errors import ConfigError, MissingError
 from openr1.runtime.process import python_environment
 
 ANNOUNCEMENT = "reward server: "
-"""What the server prints before its address as soon as it listens."""
+"""Prefix of the line with its address that the server prints once it listens."""
 STOP_SECONDS = 20.0
 USAGE_ERROR = 2
 
@@ -23,19 +23,20 @@ USAGE_ERROR = 2
 def running_reward_server(
     config: Path | None = None, log_folder: Path | None = None, timeout_seconds: float = 60.0
 ) -> Iterator[str]:
-    """Start a reward server on a free loopback port for the block; it does not outlive this process, even if killed.
+    """Run a reward server on a free loopback port for the block. It ends with this process, even if that is killed.
 
     Args:
-        config: The server's YAML file of weights and limits; None: defaults.
-        log_folder: Folder that `reward_server.log` is appended to at the end, if it exists by then.
-        timeout_seconds: Longest wait for the server to listen. Whether it grades correctly is `/ready`'s to say.
+        config: YAML file of the server (weights, limits, tasks); None for the defaults.
+        log_folder: Folder in which the output is appended to `reward_server.log` at the end, if the folder exists by
+            then.
+        timeout_seconds: Longest wait for the server to listen. It may not be ready to grade yet; `/ready` tells.
 
     Yields:
-        Its address.
+        The address of the server.
 
     Raises:
-        ConfigError: The server refused its configuration; the message is the server's.
-        MissingError: It did not start.
+        ConfigError: The server rejected its configuration; the message is the server's.
+        MissingError: The server did not start.
     """
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, "-m", "openr1.rewards.serve_child", "serve", "--port", "0"]
@@ -45,7 +46,7 @@ def running_reward_server(
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            # Ctrl-C is for the run, which stops its server last.
+            # Ctrl-C must reach only the run, which stops the server after everything that uses it.
             start_new_session=True,
             env=python_environment(),
         )
@@ -62,11 +63,11 @@ def running_reward_server(
 
 
 def _first_line(process: "subprocess.Popen[str]", timeout_seconds: float) -> str:
-    """The first line of output; empty if the process ended, or printed none in time."""
+    """The first line of output; empty if the process ended, or printed nothing in time."""
     lines: Queue[str] = Queue()
     output = process.stdout
     assert output is not None
-    # Reading a pipe has no deadline, waiting for a thread that reads has.
+    # A blocking read of a pipe takes no timeout; a queue filled by a reader thread does.
     Thread(target=lambda: lines.put(output.readline()), daemon=True).start()
     try:
         return lines.get(timeout=timeout_seconds)
@@ -88,8 +89,8 @@ def _raise_failure(process: "subprocess.Popen[str]", log: str, timeout_seconds: 
             f"the reward server did not listen within {timeout_seconds:g} s (reward.ready_timeout_seconds): {last}"
         ) from None
     if code == USAGE_ERROR:
-        raise ConfigError(f"the reward server refused to start: {last.removeprefix('serve: ')}")
-    raise MissingError(f"the reward server ended with exit code {code}: {last}")
+        raise ConfigError(f"the reward server rejected its configuration: {last.removeprefix('serve: ')}")
+    raise MissingError(f"the reward server exited with code {code}: {last}")
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:

@@ -1,4 +1,4 @@
-"""`python -m openr1.rewards.serve_child serve ...`: the reward server as a child that ends when its parent does."""
+"""`python -m openr1.rewards.serve_child serve ...`: the reward server as a child process that ends with its parent."""
 
 import ctypes
 import os
@@ -10,11 +10,11 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask Linux for SIGTERM on the parent's death, then run the command line with the same arguments."""
+    """Request SIGTERM on the parent's death (Linux `prctl`), then run the command line with the same arguments."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
-        raise SystemExit(0)  # The parent died before the request: no signal will come.
+        raise SystemExit(0)  # The parent died before the request, so no signal will come.
     sys.argv[0] = "openr1"
     runpy.run_module("cli", run_name="__main__")
 

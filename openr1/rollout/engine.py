@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
-from openr1.rollout.env import build_env
+from openr1.rollout.env import SingleTurn, build_env
 from openr1.runtime.process import log_to
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
@@ -99,31 +99,21 @@ class EngineActor:
         return Group(prompt, tuple(await asyncio.gather(*runs)))
 
     async def _sample_response(self, prompt: Prompt, sampling: SamplingParams, index: int) -> Response:
-        first = len(prompt.token_ids)
+        env = SingleTurn() if sampling.single_turn else self._env
+        response = await env.run(prompt, _Turns(self, prompt, sampling, index))
+        return checked_response(prompt, response, sampling.generate_max_len)
 
-        async def sample(context: Sequence[int]) -> Response:
-            room = sampling.generate_max_len - (len(context) - first)
-            if room <= 0:
-                raise EngineError(
-                    f"prompt {prompt.id}: the environment asked for more than rollout.generate_max_len "
-                    f"{sampling.generate_max_len} tokens; it must end the response first"
-                )
-            return to_response(prompt, await self._sample(context, sampling, prompt, index, room))
-
-        return checked_response(prompt, await self._env.run(prompt, sample), sampling.generate_max_len)
-
-    async def _sample(
-        self, context: Sequence[int], sampling: SamplingParams, prompt: Prompt, index: int, max_tokens: int
-    ) -> "RequestOutput":
-        """Queue a request and wait for its output."""
+    async def sample(self, token_ids: list[int], sampling: "VllmSamplingParams") -> "RequestOutput":
+        """Queue a request for one sequence and wait for its output."""
         finished: asyncio.Future[RequestOutput] = asyncio.get_running_loop().create_future()
-        # A turn's seed depends on where it starts, so that the turns of one response do not repeat their draws.
-        seed = sampling.seed_of(prompt, index, len(context) - len(prompt.token_ids))
-        vllm_sampling = to_vllm(sampling, seed, max_tokens, self._end_token_ids)
-        self._queued.append(_Request(list(context), vllm_sampling, finished))
+        self._queued.append(_Request(token_ids, sampling, finished))
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.create_task(self._step_until_idle())
         return await finished
+
+    def to_vllm(self, sampling: SamplingParams, seed: int, max_tokens: int) -> "VllmSamplingParams":
+        """See the function `to_vllm`; with this model's end tokens."""
+        return to_vllm(sampling, seed, max_tokens, self._end_token_ids)
 
     async def _step_until_idle(self) -> None:
         """Step the engine until it has no request left. A failure is raised in everything that waits for a result."""
@@ -181,6 +171,33 @@ class EngineActor:
     async def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a call into vLLM on its thread, leaving the actor free to answer others."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """`interfaces.Generate` for one response of a prompt."""
+
+    engine: EngineActor
+    prompt: Prompt
+    sampling: SamplingParams
+    index: int
+
+    async def __call__(self, token_ids: Sequence[int]) -> Response:
+        """Sample one turn."""
+        prompt, room = self.prompt, self.room(token_ids)
+        if room <= 0:
+            raise EngineError(
+                f"prompt {prompt.id}: the environment asked for more than rollout.generate_max_len "
+                f"{self.sampling.generate_max_len} tokens; it must end the response when generate.room is 0"
+            )
+        # A turn's seed depends on where it starts, so that the turns of one response do not repeat their draws.
+        seed = self.sampling.seed_of(prompt, self.index, len(token_ids) - len(prompt.token_ids))
+        request = self.engine.to_vllm(self.sampling, seed, room)
+        return to_response(prompt, await self.engine.sample(list(token_ids), request))
+
+    def room(self, token_ids: Sequence[int]) -> int:
+        """Tokens that may still follow."""
+        return self.sampling.generate_max_len - (len(token_ids) - len(self.prompt.token_ids))
 
 
 def build_llm(settings: EngineSettings) -> "LLM":

@@ -1,4 +1,4 @@
-"""What the user sees: short lines, progress bars on a terminal, tables at the end."""
+"""Terminal output: single lines, progress bars (on a terminal only), and tables."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ class Advance(Protocol):
 
 
 def say(text: str) -> None:
-    """Print one line; text of models or files is never read as markup."""
+    """Print one line. Text is printed literally: it may come from models or files, so Rich markup is off."""
     console.print(text, markup=False)
 
 
@@ -29,7 +29,7 @@ def ignore(note: str = "") -> None:
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """A progress bar over `total` things, of which `done` are done; silent where the output is not a terminal."""
+    """Show a progress bar over `total` items, of which `done` are complete; silent if the output is not a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

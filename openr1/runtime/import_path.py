@@ -1,6 +1,6 @@
-"""Objects named by import path in the configuration: the extension points of openr1.
+"""Import paths in the configuration (`package.module:name` or `file.py:name`): the extension points of openr1.
 
-The resolver itself is shared with the reward server.
+The resolver is shared with the reward server.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from reward_server.import_path import ImportPathError, import_object
 
 
 def absolute(path: str) -> str:
-    """An import path that means the same in every process: a file is made absolute, a module stays as it is."""
+    """Make an import path independent of the working directory: file paths become absolute, modules are unchanged."""
     location, colon, name = path.rpartition(":")
     return f"{Path(location).resolve()}{colon}{name}" if location.endswith(".py") else path
 
 
 @cache
 def import_function(path: str) -> Callable[..., Any]:
-    """The function or class at `package.module:name` or `file.py:name`.
+    """Import the function or class at `package.module:name` or `file.py:name`.
 
     Raises:
-        ConfigError: It cannot be imported, or it cannot be called.
+        ConfigError: It cannot be imported, or it is not callable.
     """
     try:
         found = import_object(path, Path.cwd())

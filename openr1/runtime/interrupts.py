@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: raised where it is safe, held back while something must not be cut in half; a second is final."""
+"""Ctrl-C and SIGTERM: raised at safe points, deferred during critical sections; a second signal exits immediately."""
 
 import os
 import signal
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 POLL_SECONDS = 0.2
-"""How long a signal may go unnoticed during a wait."""
+"""Longest delay until a wait notices a signal."""
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to stop. Not an Exception: nothing but the run itself should catch it."""
+    """A signal requested the run to stop. Not an `Exception`, so that only the run itself catches it."""
 
     def __init__(self, signum: int) -> None:
         """`signum` is SIGINT or SIGTERM."""
@@ -21,10 +21,10 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into `Interrupted` in the main thread, while installed."""
+    """Turns SIGINT and SIGTERM into `Interrupted` in the main thread, while `installed`."""
 
     def __init__(self) -> None:
-        """Nothing is installed yet."""
+        """Create without installing; see `installed`."""
         self._held_back = False
         self._in_section = False
         self._polled = False
@@ -32,11 +32,11 @@ class Interrupts:
         self._ended: set[threading.Thread] = set()
 
     def end(self, thread: threading.Thread) -> None:
-        """Have every `check` in the thread raise from now on, so that it ends."""
+        """Make every further `check` in `thread` raise, so that the thread ends."""
         self._ended.add(thread)
 
     def check(self) -> None:
-        """Raise what has come, unless it is held back. Every long wait calls this a few times a second."""
+        """Raise `Interrupted` if a signal is pending and not held back. Every long wait polls this (`POLL_SECONDS`)."""
         if threading.current_thread() in self._ended:
             raise Interrupted(signal.SIGTERM)
         if self._pending is not None and not self._held_back:
@@ -44,9 +44,9 @@ class Interrupts:
 
     @contextmanager
     def polled(self) -> Iterator[None]:
-        """Inside the block a signal is raised by `check` alone.
+        """Inside the block, only `check` raises signals.
 
-        Raised in the middle of Ray's compiled code, an exception would come out as another one, or not at all.
+        An exception raised inside Ray's compiled code would be replaced by another one, or lost.
         """
         self._polled = True
         try:
@@ -67,7 +67,7 @@ class Interrupts:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Let the block finish: a signal that comes inside is raised at its end. Blocks may be nested."""
+        """Critical section: a signal that arrives inside is raised at the end of the block. Blocks may be nested."""
         if self._held_back:
             yield
             return
@@ -80,7 +80,7 @@ class Interrupts:
 
     @contextmanager
     def section(self) -> Iterator[None]:
-        """A block that `defer` reaches to the end of. Of nested blocks the outermost counts."""
+        """Delimit the scope of `defer`. If blocks are nested, the outermost one counts."""
         if self._in_section:
             yield
             return
@@ -92,13 +92,13 @@ class Interrupts:
         self.check()
 
     def defer(self) -> None:
-        """From here to the end of the `section` signals are held back: what has begun must be completed."""
+        """Hold signals back until the end of the `section`: the work that begins here must be completed."""
         assert self._in_section
         self._held_back = True
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._pending is not None:
-            # The second signal: leave now. Children end by themselves when this process is gone.
+            # Second signal: exit immediately. Child processes end by themselves once this one is gone.
             os._exit(128 + signum)
         self._pending = signum
         if not self._polled:
@@ -106,4 +106,4 @@ class Interrupts:
 
 
 INTERRUPTS = Interrupts()
-"""Those of this process: signals are the process's own, and every wait in it asks here."""
+"""The instance of this process. It is global because signal handlers are, and every wait must check the same one."""

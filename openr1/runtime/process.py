@@ -1,21 +1,21 @@
-"""What child processes need: the import path, and their output in a log file."""
+"""Helpers for child processes: the Python import path, and redirection of output to a log file."""
 
 import os
 import sys
 from pathlib import Path
 
 PYTHON_ROOT = str(Path(__file__).resolve().parents[2])
-"""The folder that `openr1` is imported from; child processes need it on their import path."""
+"""The folder that `openr1` is imported from. Child processes need it on their import path."""
 
 
 def python_environment() -> dict[str, str]:
-    """This process's environment, with this package's folder first on the import path of Python."""
+    """Copy of this process's environment with `PYTHON_ROOT` first on PYTHONPATH."""
     others = os.environ.get("PYTHONPATH")
     return os.environ | {"PYTHONPATH": PYTHON_ROOT if not others else os.pathsep.join([PYTHON_ROOT, others])}
 
 
 def log_to(path: Path) -> None:
-    """Send all further output of this process, of its C++ libraries and children too, to the end of a file."""
+    """Append all further output of this process to a file, including that of its C++ libraries and children."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Waiting for Ray calls: always with a deadline, and with errors that say who waits for whom."""
+"""Waiting for Ray calls, always with a deadline, and with errors that say who waits for whom."""
 
 import time
 from typing import Any
@@ -11,17 +11,17 @@ from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
 
 
 def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
-    """Results of Ray calls, in order.
+    """Wait for Ray calls and return their results, in order.
 
     Args:
         calls: Object references.
-        timeout_seconds: For all of them together.
-        waiting: Who waits for whom and why, for the message; "policy rank 0 waits for 2 engine(s) to load weights".
+        timeout_seconds: Deadline for all calls together.
+        waiting: Who waits for whom and why, for messages: "policy rank 0 waits for 2 engine(s) to load weights".
 
     Raises:
-        StageTimeout: Not all were done in time.
-        TrainingError: An actor died.
-        OpenR1Error: What the actor raised on purpose, as it was raised.
+        StageTimeout: Some call did not finish in time.
+        TrainingError: An actor died, or a call raised any other error.
+        OpenR1Error: A call raised one; it is re-raised unchanged.
     """
     deadline = time.monotonic() + timeout_seconds
     pending = list(calls)
@@ -30,7 +30,7 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
             INTERRUPTS.check()
             if time.monotonic() > deadline:
                 raise StageTimeout(f"{waiting}: not done within {timeout_seconds:g} s")
-            # One at a time: where one rank fails, the others may wait for it for ever.
+            # One at a time: if one rank fails, the others may wait for it forever in a collective.
             done, pending = ray.wait(pending, num_returns=1, timeout=POLL_SECONDS)
             ray.get(done)
         return list(ray.get(calls))
@@ -45,5 +45,5 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's text, where Ray and Python put the cause."""
+    """The last line of an error's message, where Ray and Python put the cause."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

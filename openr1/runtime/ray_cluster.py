@@ -1,4 +1,4 @@
-"""A private Ray for one run, and actors with a controlled environment."""
+"""A private Ray instance per run, and actors with a controlled environment."""
 
 import logging
 import os
@@ -17,40 +17,40 @@ from ray.actor import ActorHandle
 
 from openr1.errors import ConfigError
 from openr1.runtime.interrupts import INTERRUPTS
-from openr1.runtime.process import PYTHON_ROOT
+from openr1.runtime.process import python_environment
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
 def check_machine(num_gpus_needed: int) -> bool:
-    """Whether to use GPUs: as many as there are actors, or none at all.
+    """Whether to run on GPUs. It is all or nothing: one GPU per actor, or every actor on the CPU.
 
     Raises:
-        ConfigError: The machine has GPUs, but fewer than needed.
+        ConfigError: The machine has GPUs, but fewer than `num_gpus_needed`.
     """
     found = torch.cuda.device_count()
     if found == 0:
         return False
     if found < num_gpus_needed:
         raise ConfigError(
-            f"this config needs {num_gpus_needed} GPUs (policy.num_ranks, as many for the critic of gae, "
-            f"rollout.num_engines, 1 for the reference), this machine has {found}; lower them, or hide the GPUs with "
-            "CUDA_VISIBLE_DEVICES= to run on the CPU"
+            f"this config needs {num_gpus_needed} GPUs (policy.num_ranks, as many again for the critic of gae, "
+            f"rollout.num_engines, 1 for the reference), but this machine has {found}; lower these settings, or hide "
+            "the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
         )
     return True
 
 
 @contextmanager
 def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder for the block, removed after it. Folders of this prefix that killed processes left are removed, too.
+    """Create a folder for the block and remove it afterwards. Leftovers of killed processes are removed, too.
 
-    A lock tells whether a folder's process is alive: the system releases it when the process dies. A process id would
-    not do where containers share the folder.
+    A file lock shows whether the owner of a folder is alive, since the system releases the lock when the process dies.
+    A process id would not work where several containers share `parent`.
     """
-    for held in parent.glob(f"{prefix}*/.lock"):
-        with suppress(Timeout, OSError), FileLock(held, timeout=0):
-            shutil.rmtree(held.parent, ignore_errors=True)
-    # Short, because Ray keeps sockets in it, whose paths may have at most 107 bytes.
+    for lock_path in parent.glob(f"{prefix}*/.lock"):
+        with suppress(Timeout, OSError), FileLock(lock_path, timeout=0):
+            shutil.rmtree(lock_path.parent, ignore_errors=True)
+    # Short, because Ray creates Unix sockets in it, whose paths are limited to 107 bytes.
     folder = parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:4]}"
     folder.mkdir(mode=0o700)
     with FileLock(folder / ".lock"):
@@ -62,10 +62,10 @@ def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def running_ray() -> Iterator[None]:
-    """A private Ray with its files in a temporary folder; gone, processes and files, after the block."""
+    """Run a private Ray instance for the block. Its processes and its temporary folder are gone afterwards."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # Ray would run actors at niceness 15, but here they are the program.
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
+    # By default Ray runs actors at niceness 15; here they do all the work.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling)
     with own_folder(Path(tempfile.gettempdir()), "openr1-ray-") as files, INTERRUPTS.polled():
         try:
             ray.init(
@@ -74,10 +74,10 @@ def running_ray() -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                # Actors declare only GPUs: on a small machine they share the cores, with threads set explicitly.
+                # Actors request GPUs only (num_cpus=0). They share the cores; their thread counts are set explicitly.
                 num_cpus=1,
             )
-            # ray.init replaces our handler of SIGTERM by one that would abort the process.
+            # ray.init replaces our SIGTERM handler with one that aborts the process.
             with INTERRUPTS.installed():
                 yield
         finally:
@@ -85,18 +85,18 @@ def running_ray() -> Iterator[None]:
 
 
 def shared_memory_folder() -> AbstractContextManager[Path]:
-    """A folder in shared memory for weight pushes, removed after the block."""
+    """A folder in shared memory for weight transfers, removed after the block."""
     return own_folder(SHARED_MEMORY, "openr1-")
 
 
 def start_actor(kind: type, threads: int, on_gpu: bool, variables: dict[str, str], settings: Any) -> ActorHandle:
     """Start an actor in its own process, with `variables` and the thread count set before anything is imported."""
     environment = {
-        # Ray would set OMP_NUM_THREADS from num_cpus.
+        # Otherwise Ray derives OMP_NUM_THREADS from num_cpus.
         "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": PYTHON_ROOT,
+        "PYTHONPATH": python_environment()["PYTHONPATH"],
         "TOKENIZERS_PARALLELISM": "false",
-        # Threads of several actors share few cores: waiting threads must not spin (4 times slower if they do).
+        # The threads of all actors share few cores, so waiting threads must not spin (4 times slower if they do).
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }

@@ -1,8 +1,9 @@
-"""Checkpoints: written aside, published by rename, pruned after; the newest complete one is what resuming reads.
+"""Crash-safe checkpoints: written to a temporary folder, published by an atomic rename, verified by checksums.
 
-checkpoints/step_NNNNNN/ holds `trainer.json` (step, weight version, place in the data), `policy/` (DeepSpeed: weights,
-optimizer, schedule), `model/` (Hugging Face format), what else the run adds, and `checksums.json` of it all. `latest`
-names the newest, `best` the best by accuracy.
+checkpoints/step_NNNNNN/ contains `trainer.json` (step, weight version, position in the data), `policy/` (DeepSpeed:
+weights, optimizer state, schedule), `model/` (Hugging Face format), whatever else the run adds, and `checksums.json` of
+all files. The file `latest` names the newest checkpoint, `best` the one with the best accuracy. Resuming reads the
+newest checkpoint that is complete and undamaged.
 """
 
 import hashlib
@@ -26,63 +27,72 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """`folder` is the run's checkpoints folder; at most `keep` of the newest stay."""
+        """Manage `folder`, keeping the newest `keep` checkpoints, and the best one."""
         self._folder = folder
         self._keep = keep
         self._best = folder / "best"
 
     def save(self, state: TrainerState, write_contents: WriteFolder) -> Path:
-        """Write a checkpoint; it is visible under its name only when complete.
+        """Write a checkpoint. It appears under its final name only once it is complete and on disk.
 
-        `write_contents` gets a folder to write everything but `trainer.json` into.
+        Args:
+            state: Written as `trainer.json`.
+            write_contents: Called with the folder that it must write everything else into.
+
+        Returns:
+            The folder of the checkpoint.
         """
         final = self._folder / f"step_{state.step:06d}"
-        aside = self._folder / f"tmp_step_{state.step:06d}"
+        staging = self._folder / f"tmp_step_{state.step:06d}"
+        # Left behind by a process that was killed while it saved, converted or removed a checkpoint.
         for leftover in self._folder.glob("tmp_*"):
             shutil.rmtree(leftover)
-        aside.mkdir(parents=True)
-        write_contents(aside)
-        (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-        publish(aside, final)
-        # Damaged ones, or the run would have gone on from them; they must not count as the newest.
+        staging.mkdir(parents=True)
+        write_contents(staging)
+        (staging / "trainer.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        publish(staging, final)
+        # Later checkpoints must be damaged ones, which resuming skipped. Set aside, they cannot count as the newest.
         complete = self.complete()
         for later in complete[complete.index(final) + 1 :]:
             damaged = later.with_name(f"damaged_{later.name}")
             _remove(damaged)
             later.rename(damaged)
+        # After the folder itself, so that `latest` never names a checkpoint that is not there.
         write_whole(self._folder / "latest", final.name + "\n")
         _flush_folder(self._folder)
+        # Last: an older checkpoint may go only once the new one is safely on disk.
         self._prune()
         return final
 
     def mark_best(self, step: int) -> None:
-        """Keep this step's checkpoint, whatever comes after, in place of the one that was best before."""
+        """Mark this step's checkpoint as the best, which exempts it from pruning, in place of the previous best."""
         write_whole(self._best, f"step_{step:06d}\n")
         self._prune()
 
     def best(self) -> int | None:
-        """Step of the checkpoint that was marked last; None if there is none, or it is gone."""
+        """Step of the checkpoint marked as best; None if none is marked, or it no longer exists."""
         marked = self._best.read_text(encoding="utf-8").strip() if self._best.exists() else ""
         there = (self._folder / marked / "trainer.json").is_file()
         return int(marked.removeprefix("step_")) if marked and there else None
 
     def _prune(self) -> None:
-        """Remove all but the newest and the best."""
+        """Remove all checkpoints but the newest `keep` and the best."""
         best = self.best()
         for old in self.complete()[: -self._keep]:
             if best is None or old.name != f"step_{best:06d}":
                 _remove(old)
 
     def complete(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
+        """Folders of the complete checkpoints, oldest first."""
+        # Not by checksum: a checkpoint is renamed only once complete, and hashing reads all of it.
         found = [path for path in self._folder.glob("step_*") if (path / "trainer.json").is_file()]
         return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
 
     def newest(self) -> tuple[Path, TrainerState] | None:
-        """The newest checkpoint that is complete and as it was saved; None where none was saved.
+        """The newest complete and undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
-            MissingError: There are some, and all are damaged.
+            MissingError: There are checkpoints, but all are damaged.
         """
         complete = self.complete()
         for folder in reversed(complete):
@@ -90,32 +100,35 @@ class Checkpoints:
             if damaged is None:
                 values = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
                 return folder, TrainerState.from_json(values)
-            say(f"warning: {folder} is passed over: {damaged} is not as it was saved")
+            say(f"warning: {folder} is skipped: {damaged} is damaged (missing or checksum mismatch)")
         if complete:
-            raise MissingError(f"{self._folder}: all {len(complete)} checkpoints are damaged; begin anew")
+            raise MissingError(f"{self._folder}: all {len(complete)} checkpoints are damaged; start a new run")
         return None
 
 
-def publish(aside: Path, final: Path) -> None:
-    """Give a folder that is written its checksums and its name; what had the name before is gone."""
-    (aside / CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=2) + "\n", encoding="utf-8")
-    _flush(aside)
+def publish(staging: Path, final: Path) -> None:
+    """Add checksums to the complete folder `staging` and rename it to `final`, replacing an existing folder."""
+    (staging / CHECKSUMS).write_text(json.dumps(_checksums(staging), indent=2) + "\n", encoding="utf-8")
+    # Before the rename, or a power failure could leave the final name on files whose data never reached the disk.
+    _flush(staging)
+    # A rename cannot replace a folder that is not empty.
     _remove(final)
-    aside.rename(final)
+    staging.rename(final)
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder if it is there; a crash on the way must not leave half of it under its name."""
+    """Remove a folder if it exists."""
     if folder.exists():
+        # Renamed first, so that a crash in between cannot leave a partial folder under its original name.
         doomed = folder.with_name(f"tmp_old_{folder.name}")
         folder.rename(doomed)
         shutil.rmtree(doomed)
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """The first file, but for `model/`, that is missing or not as it was saved; None if there is none.
+    """Path of the first missing or altered file of a checkpoint, from its folder; None if it is undamaged.
 
-    Resuming does not read the exported model, which may have been moved away.
+    `model/` is not checked: resuming does not read the exported model, and users may move it elsewhere.
     """
     path = checkpoint / CHECKSUMS
     if not path.is_file():
@@ -131,7 +144,7 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file below the folder, by its path from there."""
+    """SHA-256 of each file in the folder and its subfolders, by relative path."""
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / CHECKSUMS:
@@ -141,7 +154,7 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _flush(folder: Path) -> None:
-    """Have the system write every file below the folder to disk."""
+    """Flush every file and folder below `folder` to disk (fsync)."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -152,6 +165,7 @@ def _flush(folder: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
+    # The entries of a folder (new names, renames) are flushed separately from the contents of its files.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Results of held-out evaluations: eval/step_NNNNNN.json of a run folder."""
+"""Results of held-out evaluations, stored in eval/step_NNNNNN.json of the run folder."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,11 +9,15 @@ from openr1.runtime.files import write_whole
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Accuracy of one kind of sampling over all held-out prompts.
+    """Accuracy over all held-out prompts under one sampling configuration.
 
-    `accuracy` is pass@1: the mean over prompts of their fraction of correct responses; `ci95` its bootstrap interval
-    over prompts. `pass_at_k` is pass@k with k = `n_samples_per_prompt`. `response_length` is in tokens. `num_failed`
-    responses could not be graded and count as incorrect, so the accuracies are lower bounds if there are any.
+    Attributes:
+        accuracy: pass@1, the mean over prompts of the fraction of correct responses.
+        ci95: 95 % bootstrap interval of `accuracy`, resampling prompts.
+        pass_at_k: pass@k with k = `n_samples_per_prompt`.
+        response_length: Mean, in tokens.
+        num_failed: Responses that could not be graded. They count as incorrect, which makes the accuracies lower
+            bounds.
     """
 
     accuracy: float
@@ -28,18 +32,18 @@ class EvalResult:
 
 
 def eval_path(folder: Path, step: int) -> Path:
-    """The file of a step's evaluation in a run folder."""
+    """Path of the evaluation results of a step in a run folder."""
     return folder / "eval" / f"step_{step:06d}.json"
 
 
 def write_eval_results(path: Path, results: dict[str, EvalResult]) -> None:
-    """Write results by the name of their sampling (sampled, greedy, base), complete or not at all."""
+    """Write results by sampling configuration (sampled, greedy, base), atomically."""
     rows = {name: asdict(result) for name, result in results.items()}
     write_whole(path, json.dumps(rows, indent=2) + "\n")
 
 
 def read_eval_results(path: Path) -> dict[str, EvalResult]:
-    """Read what `write_eval_results` wrote; nothing if there is no such file."""
+    """Read what `write_eval_results` wrote; empty if the file does not exist."""
     if not path.exists():
         return {}
     rows = json.loads(path.read_text(encoding="utf-8"))

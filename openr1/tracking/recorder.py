@@ -1,4 +1,4 @@
-"""What a run writes per step: metrics.jsonl, one object per step, and rollouts/step_NNNNNN.jsonl, one per response."""
+"""The records of a run: metrics.jsonl, with one row per step, and rollouts/step_NNNNNN.jsonl, one row per response."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,16 +12,16 @@ from openr1.types import ScoredGroup
 
 
 class RunRecorder:
-    """Writes into a run folder; every line is flushed, so that a killed run keeps its steps."""
+    """Writes into a run folder. Every row is flushed at once, so that a killed run keeps its steps."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is the run's; nothing is written yet."""
+        """Write into the run folder `folder`. Nothing is created yet."""
         self._rollouts = folder / "rollouts"
         self._evaluations = folder / "eval"
         self._path = folder / "metrics.jsonl"
 
     def forget_after(self, step: int) -> None:
-        """Remove what an earlier process wrote about the steps after `step`: they will be made again."""
+        """Remove the records of steps after `step`, which a resumed run will repeat."""
         kept = [row for row in read_metrics(self._path) if row["step"] <= step]
         write_objects(self._path, kept)
         for path in (*self._rollouts.glob("step_*.jsonl"), *self._evaluations.glob("step_*.json")):
@@ -29,25 +29,29 @@ class RunRecorder:
                 path.unlink()
 
     def record_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a step to metrics.jsonl."""
+        """Append the metrics of a step to metrics.jsonl."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(to_line({"step": step, **metrics}))
 
     def add_to_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add metrics to the row of the last step, replacing the file as a whole."""
-        *others, last = read_metrics(self._path)
-        assert last["step"] == step
-        write_objects(self._path, [*others, last | dict(metrics)])
+        """Add metrics to the row of `step`, the last one; the file is replaced atomically.
+
+        The row is created if it is missing, since a power failure may truncate a file that was appended to.
+        """
+        rows = read_metrics(self._path)
+        last = rows.pop() if rows and rows[-1]["step"] == step else {"step": step}
+        write_objects(self._path, [*rows, last | dict(metrics)])
 
     def record_rollouts(self, step: int, rows: Iterable[Mapping[str, object]]) -> None:
-        """Write a step's responses (`rollout_rows`)."""
+        """Write the responses of a step (`rollout_rows`)."""
         write_objects(self._rollouts / f"step_{step:06d}.jsonl", rows)
 
 
 def recorded_steps(folder: Path, after: int) -> Iterator[tuple[int, dict[str, float], Iterator[dict[str, Any]]]]:
-    """The steps of a run folder after one: metrics, with the accuracy of an evaluation at that step, and responses.
+    """Yield (step, metrics, rows of responses) for each step in a run folder after step `after`.
 
-    Response files are opened when they are read; a missing file has no responses.
+    Metrics include the accuracy of an evaluation at that step, if there was one. Files of responses are read lazily; a
+    missing file yields no rows.
     """
     for row in read_metrics(folder / "metrics.jsonl"):
         step = int(row.pop("step"))
@@ -59,7 +63,11 @@ def recorded_steps(folder: Path, after: int) -> Iterator[tuple[int, dict[str, fl
 
 
 def rollout_rows(experience: Experience) -> Iterator[dict[str, object]]:
-    """One row per response: prompt, response, grade, and how it trained; null where it did not."""
+    """Yield one row per response: prompt, response, grade, shaped reward and advantage.
+
+    The last two are null for responses that were not trained on: ungraded ones and those of dropped groups have no
+    shaped reward, and those of dropped groups have no advantage.
+    """
     assert experience.advantages is not None
     shaped, advantages = experience.penalized_rewards.tolist(), experience.advantages.tolist()
     for scored, group_rewards, group_advantages in zip(experience.scored, shaped, advantages, strict=True):
@@ -96,7 +104,7 @@ def _group_rows(
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.jsonl; none where there is no file. A last line cut short by a crash is left out."""
+    """Read the rows of a metrics.jsonl; empty if the file does not exist. An incomplete last line is ignored."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")

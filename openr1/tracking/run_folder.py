@@ -1,4 +1,4 @@
-"""A run's folder: never overwritten silently, one writer at a time."""
+"""The folder of a run: never overwritten silently, and written by one process at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from openr1.runtime.files import write_whole
 
 
 def check_unused(folder: Path, resume: bool) -> None:
-    """Check, before anything is written, that the folder suits a new run or a resumed one.
+    """Check that the folder is unused if the run is new, and used if it is resumed. Nothing is written.
 
     Raises:
-        ConfigError: A new run would write into a folder that is used.
+        ConfigError: The run is new, but another run has used the folder.
         MissingError: There is no run to resume.
     """
     used = (folder / "config.yaml").exists()
@@ -28,10 +28,11 @@ def check_unused(folder: Path, resume: bool) -> None:
 
 @contextmanager
 def open_run_folder(folder: Path, config: AnyConfig, resume: bool) -> Iterator[None]:
-    """Create or reopen the folder, for this process alone, and keep the resolved config in it.
+    """Create or reopen the folder, lock it for the block, and save the resolved config in it.
 
     Raises:
-        ConfigError: Another process is writing to it, or a resumed run's config differs from the one it started with.
+        ConfigError: Another process holds the lock, or the config of a resumed run differs from the one it started
+            with.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -42,30 +43,32 @@ def open_run_folder(folder: Path, config: AnyConfig, resume: bool) -> Iterator[N
             f"{folder}: another process is writing to this run; wait for it or choose another --run.name"
         ) from error
     try:
-        kept = folder / "config.yaml"
+        config_path = folder / "config.yaml"
         if resume:
-            _check_same(kept, config)
-        write_whole(kept, to_yaml(config))
+            _check_same(config_path, config)
+        write_whole(config_path, to_yaml(config))
         yield
     finally:
         lock.release()
 
 
 MUTABLE_ON_RESUME = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks")
-"""Keys that may change on resuming: where the reward server is, how long to train, which prompts are skipped, over how
-many ranks."""
+"""Keys that may change when a run is resumed: address of the reward server, length of training, skipping of solved
+prompts, number of ranks."""
 MUTABLE_PREFIXES = ("tracking.", "debug.record", "debug.replay")
-"""Sections and keys that only observe the run, and may change, too."""
+"""Sections and keys that only observe the run; these may change, too."""
 
 
-def _check_same(kept: Path, config: AnyConfig) -> None:
-    """Refuse other values than the run began with, except of mutable keys; keys that are new since have defaults."""
-    began = validate(type(config), yaml.safe_load(kept.read_text(encoding="utf-8")), str(kept))
+def _check_same(config_path: Path, config: AnyConfig) -> None:
+    """Refuse changed values, except of mutable keys. Keys that did not exist at the start of the run get defaults."""
+    began = validate(type(config), yaml.safe_load(config_path.read_text(encoding="utf-8")), str(config_path))
     before, now = flatten(began), flatten(config)
     fixed = [key for key in sorted(before.keys() | now.keys()) if not _is_mutable(key)]
     different = [key for key in fixed if before.get(key) != now.get(key)]
     if different:
-        raise ConfigError(f"{kept}: the run began with other values of {', '.join(different)}; resume with the same")
+        raise ConfigError(
+            f"{config_path}: the run started with other values of {', '.join(different)}; resume with the same values"
+        )
 
 
 def _is_mutable(key: str) -> bool:

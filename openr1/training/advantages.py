@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from openr1.algorithms.advantages import find_estimator, group_normalized_advantages, update_running_reward
 from openr1.config.train import AlgorithmConfig
+from openr1.errors import TrainingError
 from openr1.interfaces import Critic
 from openr1.rollout.experience import Experience, timed
 from openr1.training.critic import with_values
@@ -36,6 +37,13 @@ class AdvantageEstimation:
             advantages = group_normalized_advantages(rewards, valid, past, momentum)
         else:
             advantages = self._estimator(rewards, valid)
+            # A custom estimator's result of another shape would broadcast without an error.
+            if advantages.shape != rewards.shape or not advantages.isfinite().all():
+                raise TrainingError(
+                    f"algorithm.advantage_estimator {self._algorithm.advantage_estimator} returned advantages of shape "
+                    f"{list(advantages.shape)} for rewards of shape {list(rewards.shape)}; it must return finite "
+                    "values of the same shape"
+                )
         return replace(
             experience,
             batch=experience.batch.with_advantages(advantages.flatten()),

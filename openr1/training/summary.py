@@ -1,4 +1,4 @@
-"""summary.json and the table that a run ends with."""
+"""summary.json, and the table printed at the end of a run."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ TABLE_HEADER = ("", "before", "after")
 
 
 def table_rows(before: dict[str, EvalResult], after: dict[str, EvalResult]) -> list[list[str]]:
-    """Rows of the table that compares the first and the last evaluation."""
+    """Rows of the table that compares the evaluations before and after training."""
 
     def accuracy(result: EvalResult) -> str:
         low, high = result.ci95
@@ -32,10 +32,10 @@ def table_rows(before: dict[str, EvalResult], after: dict[str, EvalResult]) -> l
 def summarize(
     metrics: list[dict[str, float]], before: dict[str, EvalResult], after: dict[str, EvalResult]
 ) -> dict[str, Any]:
-    """The numbers of summary.json, except the wall time; without held-out prompts there are no accuracies."""
+    """Compute the numbers of summary.json except the wall time. Accuracies are omitted if nothing was evaluated."""
     step_seconds = sum(row["time/step_seconds"] for row in metrics)
     tokens = sum(row["throughput/tokens_per_second"] * row["time/step_seconds"] for row in metrics)
-    # Log-probs sampled under stale weights legitimately differ; the first step is always fresh.
+    # Only on-policy steps: log-probs sampled under stale weights legitimately differ. The first step is on-policy.
     fresh = [row for row in metrics if row["rollout/staleness_max"] == 0]
     summary: dict[str, Any] = {
         "steps": int(metrics[-1]["step"]),

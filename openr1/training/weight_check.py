@@ -1,9 +1,9 @@
-"""Whether every engine has the policy's weights in service, shown by log-probs.
+"""Verifies by log-probs that every engine uses the policy's weights.
 
-A version number tells what an engine was sent. What it computes with may still be older: a fused or tied weight that
-the load did not reach, a packed copy, a cached prefix. `training/sanity_checks.py` sees the difference in the mean
-over a step's responses, if the newest weights sampled them; here every engine is queried separately, after the first
-push and every `rollout.verify_steps` steps.
+A version number only proves what an engine was sent. It may still compute with older weights: a fused or tied weight
+that loading did not update, a packed copy, a cached prefix. `training/sanity_checks.py` compares log-probs on average
+over all responses of a step, if they were sampled under the newest weights. This check queries every engine
+separately, after the first push and every `rollout.verify_steps` steps.
 """
 
 from collections.abc import Sequence
@@ -19,27 +19,39 @@ from openr1.types import Prompt
 
 NUM_PROMPTS = 8
 NUM_TOKENS = 16
-"""Of each response at most: enough to use the weights for prompts and for single tokens."""
+"""Maximum response length: enough to exercise both prefill and decoding."""
 
 
 class WeightCheck:
-    """Samples a few short responses on each engine, and compares their log-probs with the policy's."""
+    """Samples a few short responses on each engine and compares their log-probs with the policy's."""
 
     def __init__(
         self, config: TrainConfig, engines: Sequence[Rollout], policy: Policy, prompts: Sequence[Prompt]
     ) -> None:
-        """Of `engines` each stands for one alone; of `prompts` the first few are used."""
-        # top_p is 1 whatever the run's is: log-probs of a cut distribution are others than the policy's.
+        """Set up the check.
+
+        Args:
+            config: The run's.
+            engines: One single-engine rollout per engine.
+            policy: The policy whose weights are pushed.
+            prompts: Only the first NUM_PROMPTS are used.
+        """
+        # top_p is always 1: the log-probs of a truncated distribution differ from the policy's.
         longest = min(NUM_TOKENS, config.rollout.generate_max_len)
         sampling = training_sampling(config, "verify")
-        self._sampling = replace(sampling, n_samples_per_prompt=1, generate_max_len=longest, top_p=1.0)
+        self._sampling = replace(
+            sampling, n_samples_per_prompt=1, generate_max_len=longest, top_p=1.0, single_turn=True
+        )
         self._dtype = config.model.dtype
         self._engines = engines
         self._policy = policy
         self._prompts = prompts[:NUM_PROMPTS]
 
     def differences(self) -> list[float]:
-        """For each engine the mean of abs(policy's - engine's log-prob) of a sampled token, nats; costs one pass."""
+        """Mean absolute log-prob difference between policy and engine per sampled token (nats), for each engine.
+
+        Costs one forward pass of the policy.
+        """
         asked = [list(engine.generate(self._prompts, self._sampling)) for engine in self._engines]
         if not asked:
             return []
@@ -49,16 +61,17 @@ class WeightCheck:
         return [float(part[mask].mean()) for part, mask in parts]
 
     def check(self, step: int) -> None:
-        """Compare, right after a push and before the next update; `step` is for the message.
+        """Compare after a push and before the next update. `step` is used in the message only.
 
-        The bound is that of the first step's mismatch, `ABORT_FACTOR` x `MISMATCH_WARN`: beyond it, it is no rounding.
+        The bound is the one at which the first step aborts, `ABORT_FACTOR` x `MISMATCH_WARN`: a larger difference
+        cannot be rounding.
 
         Raises:
-            WeightSyncError: An engine is out of bounds.
+            WeightSyncError: An engine exceeds the bound.
         """
         bound = ABORT_FACTOR * MISMATCH_WARN[self._dtype]
         for engine, difference in enumerate(self.differences()):
-            if not difference <= bound:  # Not a number is out of bounds, too.
+            if not difference <= bound:  # Also true for NaN.
                 raise WeightSyncError(
                     f"after the push of step {step}, engine {engine} and the policy differ by {difference:.2g} nats a "
                     f"token, more than {bound:g} ({self._dtype}); likely causes: "

@@ -1,7 +1,7 @@
-"""The weight transfers there are, importable without vLLM: the driver names them, workers and engines load them.
+"""Registry of weight transfers. Importable without vLLM: the driver only names a transfer, workers and engines load it.
 
-Another transfer is a module beside `shm.py` with both ends, and a factory here; nothing outside this package changes
-but the composition root (`training/actors.py`), which chooses the factory.
+To add one, write a module with both ends beside `shm.py` and a factory here. Outside this package only the composition
+root (`training/actors.py`), which chooses the factory, changes.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from openr1.interfaces import WeightProvider, WeightSender
 
 WEIGHT_TRANSFER_BACKEND = "openr1_shm"
-"""Shared memory: engines and policy on one machine, with or without GPUs."""
+"""Transfer through shared memory: policy and engines on one machine, with or without GPUs."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ShmSenderFactory:
 
     Attributes:
         engines: All engines of the run.
-        folder: Exists, in shared memory, and belongs to this run.
+        folder: An existing folder in shared memory that belongs to this run.
         timeout_seconds: Deadline of each call to the engines.
     """
 
@@ -29,8 +29,8 @@ class ShmSenderFactory:
     timeout_seconds: float
 
     def __call__(self, weights: WeightProvider, rank: int) -> WeightSender:
-        """Connect rank `rank` to the engines; every rank calls this."""
-        # vLLM is loaded in worker processes only.
+        """Connect policy rank `rank` to the engines. Every rank calls this."""
+        # Imported late: this runs in a worker, and the driver must not load vLLM.
         from openr1.weight_sync.sender import connect
 
         return connect(weights, rank, self.engines, self.folder, self.timeout_seconds)

@@ -1,4 +1,4 @@
-"""The sending end of a weight push, on every policy rank: vLLM's weight transfer, driven over Ray."""
+"""The sending end of a weight push on every policy rank: vLLM's weight transfer, driven over Ray."""
 
 from collections.abc import Iterator
 
@@ -14,13 +14,13 @@ from openr1.weight_sync.engine_client import EngineClient
 
 
 class ProviderSource(WeightSource):
-    """A model's full weights in the form that vLLM's weight transfer reads."""
+    """Adapts a `WeightProvider` to vLLM's `WeightSource`."""
 
     def __init__(self, weights: WeightProvider) -> None:
         self._weights = weights
 
     def metadata(self) -> list[ParamMeta]:
-        """Names, types and full shapes, without gathering."""
+        """Names, dtypes and full shapes, without gathering sharded parameters."""
         return [ParamMeta(name, dtype, shape) for name, dtype, shape in self._weights.weight_shapes()]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -31,18 +31,18 @@ class Sender:
     """See `interfaces.WeightSender`."""
 
     def __init__(self, transfer: TrainerWeightTransferEngine, client: EngineClient) -> None:
-        """`client` is the one that `transfer` was built with."""
+        """`client` must be the one that `transfer` was built with: `push` sets its version."""
         self._transfer = transfer
         self._client = client
 
     def push(self, version: WeightVersion) -> None:
-        """Push, and check that every engine reports `version`."""
+        """Push the current weights and check that every engine reports `version`."""
         self._client.version = version
         self._transfer.send_weights()
 
 
 def connect(weights: WeightProvider, rank: int, engines: list[ActorHandle], folder: str, seconds: float) -> Sender:
-    """Build a rank's sender over shared memory; every rank calls this. See `backends.ShmSenderFactory`."""
+    """Build the shared-memory sender of a rank. Every rank calls this; see `backends.ShmSenderFactory`."""
     shm.register()
     client = EngineClient(engines, seconds)
     init_info = shm.ShmTrainerInitInfo(rank=rank, folder=folder)

@@ -1,8 +1,8 @@
-"""Weights through shared memory: a backend of vLLM's weight transfer for engines on the trainer's machine.
+"""Weight transfer through shared memory: a backend of vLLM's weight transfer for engines on the trainer's machine.
 
-The sender writes one safetensors file into shared memory and sends its path; every engine maps the file and loads
-it through vLLM's layerwise reload. There is no rendezvous that could hang, and a file is complete before its path
-is known to anyone. Both ends live here because both must agree on the file.
+The sender writes one safetensors file into shared memory and sends its path. Every engine maps the file and loads it
+through vLLM's layerwise reload. There is no rendezvous that could hang, and the file is complete before its path is
+sent. Both ends are in this module because they must agree on the file format.
 """
 
 from collections.abc import Iterator
@@ -33,12 +33,12 @@ BACKEND = WEIGHT_TRANSFER_BACKEND
 
 @dataclass
 class ShmInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on beforehand."""
+    """Empty: the two ends need no handshake."""
 
 
 @dataclass
 class ShmUpdateInfo(WeightTransferUpdateInfo):
-    """Where the weights of this push are."""
+    """Path of the file with the weights of this push."""
 
     path: str
 
@@ -53,12 +53,17 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         """Nothing to set up."""
 
     def start_weight_update(self) -> None:
-        """Make the model's layers ready to be loaded again."""
+        """Prepare the model's layers for reloading."""
+        # Loading alone would not do: after the first load vLLM has packed or fused the weights of many layers.
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, str]) -> None:
-        """Load the file; complete on return (the base class would synchronize a device that may not exist)."""
+        """Load the file; complete on return.
+
+        Overrides the base class, which synchronizes an accelerator even where there is none.
+        """
         self.receive_weights(self.parse_update_info(update_info))
+        # The sender deletes the file after this returns, so no copy from it may still be in progress.
         if self.device.type == "cuda":
             torch.accelerator.synchronize()
 
@@ -69,8 +74,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
     def finish_weight_update(self) -> None:
         """Put the loaded layers into service.
 
-        On CPU vLLM packs a copy of each weight for its matrix products. The reload packs every layer that has its own
-        weights; a head tied to the embedding has none, and would go on with the copy of the old embedding.
+        On the CPU, vLLM computes matrix products with a packed copy of each weight. The reload repacks only layers that
+        own weights. A head tied to the embedding owns none, and would keep using a packed copy of the old embedding.
         """
         finalize_layerwise_reload(self.model, self.model_config)
         for module in self.model.modules():
@@ -78,19 +83,19 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
                 module.quant_method.process_weights_after_loading(module)
 
     def shutdown(self) -> None:
-        """Nothing is held between pushes."""
+        """Nothing to release: no resources are held between pushes."""
 
 
 def _read_tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor, one at a time, from a mapped safetensors file."""
+    """Yield name and tensor, one at a time, from a memory-mapped safetensors file."""
     with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+        for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
             yield name, file.get_tensor(name)
 
 
 @dataclass
 class ShmTrainerInitInfo(TrainerInitInfo):
-    """What the sending end needs: a folder in shared memory that exists and belongs to this run."""
+    """What the sending end needs: an existing folder in shared memory that belongs to this run."""
 
     backend: ClassVar[str] = BACKEND
 
@@ -98,7 +103,7 @@ class ShmTrainerInitInfo(TrainerInitInfo):
 
 
 class ShmTrainerEngine(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
-    """The sending end, on every policy rank; rank 0 writes."""
+    """The sending end on every policy rank. Only rank 0 writes the file and talks to the engines."""
 
     init_info_cls = ShmTrainerInitInfo
 
@@ -113,7 +118,7 @@ class ShmTrainerEngine(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
     def trainer_init(
         cls, init_info: ShmTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None
     ) -> Self:
-        """Build the sending end and tell the engines."""
+        """Build the sending end; rank 0 also sets up the receiving ends."""
         if source is None:
             raise ValueError("the shared-memory backend needs a WeightSource")
         engine = cls(client=client, source=source, is_sender=init_info.is_sender, folder=init_info.folder)
@@ -122,25 +127,29 @@ class ShmTrainerEngine(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
         return engine
 
     def send_weights(self) -> None:
-        """Push the source's weights to all engines; every rank calls this, since gathering is a collective."""
+        """Push the source's weights to all engines. Every rank calls this, since gathering is a collective."""
         if not self.is_sender:
+            # Iterating gathers each parameter; a rank that did not take part would block rank 0.
             for _ in self.source:
                 pass
             return
         self._pushes += 1
-        # A new name for every push: an engine must never map a file that is being written.
+        # A new name for every push, so that no engine can map a file that is being written.
         path = self._folder / f"push-{self._pushes:06d}.safetensors"
         try:
+            # On the CPU: safetensors writes from host memory, and one gathered tensor at a time stays on the GPU.
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.source}, path)
+            # The engines are paused only from here on, not while the weights are gathered and written.
             self.client.start_weight_update()
             self.client.update_weights(asdict(ShmUpdateInfo(path=str(path))))
             self.client.finish_weight_update()
         finally:
+            # Also after an error: the file takes as much memory as the model.
             path.unlink(missing_ok=True)
 
 
 def register() -> None:
-    """Make both ends known to vLLM in this process; safe to call twice."""
+    """Register both ends with vLLM's factories in this process. Idempotent."""
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, ShmWeightTransferEngine)
     if BACKEND not in WeightTransferTrainerFactory._registry:

@@ -1,4 +1,4 @@
-"""What a vLLM worker process imports before it loads a model (`worker_extension_cls`)."""
+"""Imported by every vLLM worker process before it loads a model (`worker_extension_cls`)."""
 
 from openr1.weight_sync import shm
 
@@ -6,4 +6,4 @@ shm.register()
 
 
 class WeightSyncWorker:
-    """Adds nothing to the worker: importing this module registers the backend, in whichever process the worker runs."""
+    """Empty extension of the vLLM worker. Importing this module registers the backend in the worker's process."""

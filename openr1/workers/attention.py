@@ -1,4 +1,4 @@
-"""Attention for rows that lie end to end: each for itself, so that the cost grows with the rows, not with their sum."""
+"""Attention for sequence packing: quadratic in the length of each packed row, not in their total length."""
 
 from itertools import accumulate, groupby
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 PACKED_ROWS = "openr1_packed_rows"
-"""Name of `attend_within_rows` as an implementation of attention in transformers."""
+"""Name under which `attend_within_rows` is registered as an attention implementation of transformers."""
 
 
 def attend_within_rows(
@@ -25,23 +25,25 @@ def attend_within_rows(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of packed rows, none of which sees another; what transformers' mask over all pairs gives, too.
+    """Causal attention within each packed row. Rows do not attend to each other.
 
-    On a GPU one call does all of it, where its kernel has the type and the sizes; else rows of equal length share one.
+    Equivalent to attention over all N tokens with a block-diagonal causal mask, as transformers builds it. On a GPU a
+    variable-length kernel computes all rows in one call if it supports the dtype and head size. Otherwise consecutive
+    rows of equal length are batched into one SDPA call.
 
     Args:
         module: The attention layer.
-        query: [1, heads, N, D], the rows end to end; key and value [1, key heads, N, D].
-        key: See `query`.
-        value: See `query`.
-        attention_mask: None; transformers makes none for implementations of others.
-        row_lengths: Tokens of each row, at least 1; they add up to N.
-        scaling: Factor of the scores; None: 1 / sqrt(D).
-        dropout: Share of the weights that is dropped.
-        kwargs: Whatever else transformers' own attention gets.
+        query: [1, heads, N, D], the rows concatenated.
+        key: [1, key/value heads, N, D].
+        value: [1, key/value heads, N, D].
+        attention_mask: Always None: transformers builds no mask for custom attention implementations.
+        row_lengths: Number of tokens of each row, at least 1; they sum to N.
+        scaling: Factor of the attention scores; None for 1 / sqrt(D).
+        dropout: Dropout probability of the attention weights.
+        kwargs: Passed on to the SDPA attention of transformers.
 
     Returns:
-        [1, N, heads, D], and no attention weights.
+        Output [1, N, heads, D], and None in place of attention weights.
     """
     assert attention_mask is None
     if query.is_cuda and dropout == 0 and _kernel_takes(query, value):
@@ -58,12 +60,12 @@ def attend_within_rows(
 
 
 def _kernel_takes(query: Tensor, value: Tensor) -> bool:
-    """Whether the kernel of GPUs has the tensors' type, of 16 bits, and sizes."""
+    """Whether the variable-length kernel supports the dtype (16 bits) and the head sizes."""
     return query.dtype.itemsize == 2 and value.shape[-1] == query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
 
 
 def _attend_on_gpu(query: Tensor, key: Tensor, value: Tensor, row_lengths: list[int], scaling: float | None) -> Tensor:
-    """`attend_within_rows` by the kernel for rows of any lengths in PyTorch (FlashAttention-2)."""
+    """`attend_within_rows` with PyTorch's variable-length kernel (FlashAttention-2)."""
     ends = torch.tensor([0, *accumulate(row_lengths)], dtype=torch.int32, device=query.device)
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
     both = (ends, ends, max(row_lengths), max(row_lengths))
@@ -72,10 +74,11 @@ def _attend_on_gpu(query: Tensor, key: Tensor, value: Tensor, row_lengths: list[
     return attended.unsqueeze(0)
 
 
-def attention_of(config: PreTrainedConfig, packing: bool) -> str:
-    """Which implementation a model gets.
+def attention_implementation(config: PreTrainedConfig, packing: bool) -> str:
+    """Choose the attention implementation of a model.
 
-    Layers that see a window or a chunk need transformers' masks: packed, these cost the square of all rows' tokens.
+    Sliding-window and chunked layers need the masks of transformers, so such models use SDPA. With packing its cost is
+    quadratic in the total number of tokens.
     """
     values = config.get_text_config().to_dict()
     sees_all = values.get("sliding_window") is None and set(values.get("layer_types") or ()) <= {"full_attention"}

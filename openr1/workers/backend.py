@@ -1,7 +1,7 @@
-"""The interface between a learner and the library that shards, differentiates and updates its model.
+"""Interface of the training backend: the library that shards a model, runs backward passes and updates the weights.
 
-`workers/deepspeed/` is the only implementation. Another one (FSDP2, say) is a new package with a `build` and an
-`init_process_group` of the same signatures, chosen in `learner.py` and `worker.py`.
+`workers/deepspeed/` is the only implementation. To add one (such as FSDP2), write a package that has `build` and
+`init_process_group` with the same signatures, and select it in `learner.py` and `worker.py`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 
 class Backend(Protocol):
-    """A model with its optimizer and schedule, sharded over ranks. Methods are collectives: call them on all ranks."""
+    """A model with its optimizer and learning-rate schedule, sharded over ranks.
+
+    Methods are collectives: call them on all ranks at the same time.
+    """
 
     device: torch.device
 
@@ -25,31 +28,31 @@ class Backend(Protocol):
         """Accumulate the gradient of `loss`, averaged over ranks."""
 
     def step(self) -> None:
-        """Clip the accumulated gradient, apply it, advance the schedule, clear the gradient."""
+        """Clip the accumulated gradient, update the weights, advance the schedule and clear the gradient."""
 
     @property
     def learning_rate(self) -> float:
-        """The rate that the next step uses."""
+        """Learning rate of the next step."""
 
     @property
     def grad_norm(self) -> float:
-        """Norm of the newest step's gradient before clipping; not finite if that step was not applied."""
+        """Gradient norm of the most recent step, before clipping; not finite if that step was skipped."""
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer state and schedule."""
 
     def load(self, folder: Path) -> int | None:
-        """Read what `save` wrote, by any number of ranks.
+        """Load what `save` wrote, with any number of ranks.
 
         Returns:
-            How many ranks wrote it if it had to be converted; None if it was written by as many ranks as there are.
+            The number of ranks that saved it if the state had to be converted; None if it could be loaded directly.
         """
 
     def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
-        """Inside the block the parameters are whole on every rank."""
+        """Inside the block, the full parameters are available on every rank."""
 
     def full_shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
-        """Shape of the whole parameter, without gathering it."""
+        """Shape of the full parameter, without gathering it."""
 
     @property
     def shards_parameters(self) -> bool:

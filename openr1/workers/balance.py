@@ -1,46 +1,51 @@
-"""Sharing rows out over ranks so that each has as much to compute: all ranks wait for the one with most."""
+"""Load balancing: distribute rows over ranks at equal compute, since every rank waits for the slowest one."""
 
 import heapq
 from collections.abc import Sequence
 
 
 def row_cost(length: int, hidden_size: int) -> int:
-    """What a pass over a row of `length` tokens costs, but for a factor: 6 x hidden_size x length + length^2.
+    """Estimated cost of a pass over a row of `length` tokens, up to a factor: 6 x hidden_size x length + length^2.
 
-    A layer multiplies each of the s tokens with about 12 h^2 weights, and each pair of tokens twice, over h values:
-    24 h^2 s + 4 h s^2 operations, which is 4 h times this. The ratio varies with the model (its feed-forward part,
-    grouped queries) and the kernel (one that skips what is masked halves the second term); the head is left out.
-    Kaplan et al., Scaling Laws for Neural Language Models, arXiv:2001.08361, section 2.1.
+    With hidden size h and s tokens, a layer has about 12 h^2 weights, each used in one multiply-add per token, and two
+    products over h values per pair of tokens: 24 h^2 s + 4 h s^2 operations, which is 4 h times the returned value. The
+    true ratio of the two terms varies with the model (feed-forward size, grouped queries) and the kernel (one that
+    skips masked pairs halves the second term). The output head is not counted.
+
+    Reference:
+        Kaplan et al., Scaling Laws for Neural Language Models, arXiv:2001.08361, section 2.1.
     """
     return 6 * hidden_size * length + length**2
 
 
 def partition_by_cost(costs: Sequence[int], num_shares: int) -> list[list[int]]:
-    """Share out items so that the shares cost about the same; they need not have as many items.
+    """Partition items into shares of about equal cost. The shares may have different numbers of items.
 
-    By the largest differencing method, or longest first where that happens to be better, which is rare. Either way the
-    costs of two shares differ by no more than the costliest item.
+    Uses the Karmarkar-Karp largest differencing method, or the greedy LPT partition in the rare case that it is better.
+    With either, the costs of any two shares differ by at most the cost of the most expensive item.
 
     Args:
-        costs: Of each item; not negative.
-        num_shares: How many, at least 1.
+        costs: Cost of each item, not negative.
+        num_shares: Number of shares, at least 1.
 
     Returns:
-        [share] -> indices of its items; empty shares where there are too few items.
+        [share] -> indices of its items. Some shares are empty if there are fewer items than shares.
     """
     ways = karmarkar_karp(costs, num_shares), greedy_lpt(costs, num_shares)
     return min(ways, key=lambda shares: max(sum(costs[item] for item in share) for share in shares))
 
 
 def karmarkar_karp(costs: Sequence[int], num_shares: int) -> list[list[int]]:
-    """The largest differencing method for k shares (Karmarkar and Karp, The differencing method of set partitioning,
-    1982).
+    """The largest differencing method for k shares.
 
-    Every item begins as a partition of its own, with all shares but one empty. The two partitions whose shares differ
-    most are joined, the largest share of one with the smallest of the other and so on, until one is left. Costs 8, 7,
-    6, 5, 4 over two shares: 16 and 14.
+    Every item starts as a separate partition, with all shares but one empty. The two partitions with the largest
+    difference between their shares are merged, the largest share of one with the smallest of the other and so on, until
+    one partition is left. Example: costs 8, 7, 6, 5, 4 over two shares give 16 and 14.
+
+    Reference:
+        Karmarkar and Karp, The differencing method of set partitioning, 1982.
     """
-    # Of each partition: minus what its shares differ by, a number that settles ties, and (cost, items) of each share.
+    # Heap entries: minus the difference of the shares (a min-heap), a unique tie-breaker, and (cost, items) per share.
     empty: list[tuple[int, list[int]]] = [(0, [])] * (num_shares - 1)
     heap = [(-cost, item, [(cost, [item]), *empty]) for item, cost in enumerate(costs)]
     heapq.heapify(heap)
@@ -53,7 +58,7 @@ def karmarkar_karp(costs: Sequence[int], num_shares: int) -> list[list[int]]:
 
 
 def greedy_lpt(costs: Sequence[int], num_shares: int) -> list[list[int]]:
-    """Each item, costliest first, to the share that costs least so far (Graham, 1969)."""
+    """Longest processing time first: assign items by decreasing cost to the cheapest share so far (Graham, 1969)."""
     shares: list[list[int]] = [[] for _ in range(num_shares)]
     totals = [0] * num_shares
     for item in sorted(range(len(costs)), key=lambda item: -costs[item]):

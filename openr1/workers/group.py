@@ -1,4 +1,4 @@
-"""Policy, critic and reference as the trainer sees them: typed calls, fanned out over ranks, each with a deadline."""
+"""Policy, critic and reference as seen by the trainer: typed calls to Ray workers on all ranks, with deadlines."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ Sums = TypeVar("Sums", bound=tuple[float, ...])
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """How a group shares out its work.
+    """How a group distributes its work.
 
     Attributes:
         role: "policy" or "critic", for messages.
         micro_batch_tokens: Token budget of one forward and backward pass on one rank.
         timeout_seconds: Deadline of every call.
-        hidden_size: Of the model; rows are balanced over ranks by their estimated cost.
-        packing: Micro-batches have no padding, so the budget counts real tokens.
+        hidden_size: Hidden size of the model, from which the cost of a row is estimated to balance the ranks.
+        packing: Whether micro-batches are packed. They then have no padding, and the budget counts real tokens.
     """
 
     role: str
@@ -39,10 +39,10 @@ class GroupSettings:
 
 
 class WorkerGroup:
-    """All ranks of one trained model. A batch given here is shared out over them."""
+    """All ranks of one trained model. Batches are distributed over them."""
 
     def __init__(self, workers: list[ActorHandle], settings: GroupSettings) -> None:
-        """Take workers that have loaded their model."""
+        """Wrap workers that have loaded their model, in the order of their ranks."""
         self._workers = workers
         self._settings = settings
 
@@ -52,8 +52,10 @@ class WorkerGroup:
         shares = cut_into_micro_batches(batch, plan)
         calls = [worker.predict.remote(share) for worker, share in zip(self._workers, shares, strict=True)]
         outputs = torch.zeros(batch.input_ids.shape)
+        # Micro-batches are sorted by length and padded to their own longest row, hence the scatter to [B, T].
         for rank_plan, parts in zip(plan, self._wait(calls, "a forward pass"), strict=True):
             for rows, part in zip(rank_plan, parts, strict=True):
+                # Empty `rows` belong to a placeholder, which only keeps the collectives of all ranks in step.
                 if rows:
                     outputs[torch.tensor(rows), : part.shape[1]] = part
         return outputs
@@ -61,32 +63,34 @@ class WorkerGroup:
     def begin_step(
         self, batch: TrainBatch, objective: Objective[Any, Sums], apply: bool = True
     ) -> Callable[[], StepStats[Sums]]:
-        """Start an optimizer step on the whole batch and return at once, so that two groups can train side by side.
+        """Start an optimizer step on the whole batch without waiting, so that two groups can train concurrently.
 
         Returns:
-            A function that waits for the step and returns its statistics over all ranks.
+            A function that waits for the step and returns its statistics, combined over all ranks.
         """
+        # Planned for each call, since the balance over ranks depends on the lengths of this batch.
         plan = self._plan(batch, objective.rows_together)
         shares = cut_into_micro_batches(batch, plan, objective.rows_together)
         workers = zip(self._workers, shares, strict=True)
         calls = [worker.step.remote(share, objective, apply) for worker, share in workers]
+        # The calls already run on the workers; only waiting is deferred to the returned function.
         return lambda: combine_ranks(self._wait(calls, f"a step of {type(objective).__name__}"))
 
     def step(self, batch: TrainBatch, objective: Objective[Any, Sums], apply: bool = True) -> StepStats[Sums]:
-        """One optimizer step on the whole batch; with `apply=False` only its statistics."""
+        """Run one optimizer step on the whole batch; with `apply=False`, only compute its statistics."""
         return self.begin_step(batch, objective, apply)()
 
     def save(self, folder: Path) -> None:
-        """Write what resuming needs."""
+        """Write weights, optimizer state and schedule for resuming."""
         self._wait([worker.save.remote(folder) for worker in self._workers], "saving")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, with any number of ranks."""
+        """Load what `save` wrote, with any number of ranks."""
         calls = [worker.load.remote(folder) for worker in self._workers]
         saved = self._wait(calls, "loading a checkpoint")[0]
         if saved is not None:
             role = self._settings.role
-            say(f"{folder}: was saved by {saved} {role} rank(s); converted for {len(self._workers)}")
+            say(f"{folder}: saved by {saved} {role} rank(s), converted for {len(self._workers)}")
 
     def _plan(self, batch: TrainBatch, rows_together: int = 1) -> list[list[list[int]]]:
         settings, ranks = self._settings, len(self._workers)
@@ -94,15 +98,16 @@ class WorkerGroup:
         return plan_batch(batch, ranks, tokens, size, settings.packing, rows_together)
 
     def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
+        # Every call has a deadline: a rank that dies inside a collective leaves the others waiting forever.
         waiting = f"the trainer waits for {len(calls)} {self._settings.role} rank(s): {purpose}"
         return gather(calls, self._settings.timeout_seconds, f"{waiting} (policy.timeout_seconds)")
 
 
 class PolicyGroup(WorkerGroup):
-    """The policy."""
+    """The policy on all its ranks."""
 
     def log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        """Log-probs [B, T] of response tokens under the current weights, nats."""
+        """Log-probs [B, T] (nats) of response tokens under the current weights."""
         return self.predict(batch)
 
     def connect_engines(self, make_sender: WeightSenderFactory) -> None:
@@ -119,7 +124,7 @@ class PolicyGroup(WorkerGroup):
 
 
 class CriticGroup(WorkerGroup):
-    """The critic."""
+    """The critic on all its ranks."""
 
     def values(self, batch: TrainBatch) -> torch.Tensor:
         """Values [B, T] of the states before response tokens under the current weights; see `ValueModel`."""
@@ -127,14 +132,26 @@ class CriticGroup(WorkerGroup):
 
 
 REFERENCE_BUFFER_PASSES = 4
-"""How many forward passes' worth of groups are buffered before they are sent; sorting them by length saves padding."""
+"""How many forward passes' worth of groups are buffered before they are sent.
+
+The worker sorts what it receives by length, so larger buffers need less padding.
+"""
 
 
 class ReferenceClient:
-    """The reference worker: groups go in as they finish, log-probs are collected later."""
+    """Client of the reference worker: groups are submitted as they finish, their log-probs are collected later.
+
+    The reference thereby computes while the rest of the batch is still being generated.
+    """
 
     def __init__(self, worker: ActorHandle, micro_batch_tokens: int, timeout_seconds: float) -> None:
-        """`micro_batch_tokens` is the budget of one pass; `timeout_seconds` bounds the wait for a whole step."""
+        """Wrap a worker that has loaded its model.
+
+        Args:
+            worker: A `ReferenceWorker`.
+            micro_batch_tokens: Token budget of one forward pass.
+            timeout_seconds: Deadline of `collect`, which waits for a whole training step.
+        """
         self._worker = worker
         self._micro_batch_tokens = micro_batch_tokens
         self._timeout_seconds = timeout_seconds
@@ -142,7 +159,7 @@ class ReferenceClient:
         self._sent: list[tuple[list[Group], Any]] = []
 
     def submit(self, group: Group) -> None:
-        """Queue a group, and send the queue once it fills a few forward passes; returns at once."""
+        """Buffer a group, and send the buffer once it fills `REFERENCE_BUFFER_PASSES` passes; returns at once."""
         self._unsent.append(group)
         if sum(group.num_tokens for group in self._unsent) >= REFERENCE_BUFFER_PASSES * self._micro_batch_tokens:
             self._send()
@@ -150,9 +167,11 @@ class ReferenceClient:
     def collect(self, groups: Sequence[Group]) -> torch.Tensor:
         """Log-probs of all sampled tokens of the groups, concatenated in the order given."""
         self._send()
+        # Reset before waiting, so that a failure does not leave calls of this step to the next one.
         sent, self._sent = self._sent, []
         waiting = f"the trainer waits for the reference: log-probs of {len(groups)} groups (policy.timeout_seconds)"
         answers = gather([call for _, call in sent], self._timeout_seconds, waiting)
+        # Groups were sent in the order in which they finished, which differs from the order of the batch.
         by_prompt = {
             group.prompt.id: group_log_probs
             for (sent_groups, _), answer in zip(sent, answers, strict=True)

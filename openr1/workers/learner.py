@@ -1,6 +1,6 @@
-"""One rank's model: forward passes, optimizer steps, checkpoints, full weights. Needs a process group.
+"""The learner of one rank: forward passes, optimizer steps, checkpoints and full weights. Needs a process group.
 
-`build_learner` makes the policy's (`PolicyLearner`) or the critic's (`Learner`).
+`build_learner` returns a `PolicyLearner` for the policy and a `Learner` for the critic.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ Sums = TypeVar("Sums", bound=tuple[float, ...])
 
 
 class Learner:
-    """A model on a training backend. Every rank calls each method at the same time."""
+    """A model on a training backend. Methods are collectives: call them on all ranks at the same time."""
 
     def __init__(self, module: nn.Module, settings: LearnerSettings) -> None:
-        """Shard the model."""
+        """Shard `module` over the process group."""
         self.settings = settings
         self.module = module
         self.backend: Backend = deepspeed_backend.build(module, settings)
@@ -43,11 +43,12 @@ class Learner:
     def step(
         self, micro_batches: Sequence[TrainBatch], objective: Objective[Any, Sums], apply: bool = True
     ) -> StepStats[Sums]:
-        """One optimizer step, or with `apply=False` its statistics only; see `optimizer_step`.
+        """Run one optimizer step; with `apply=False`, only compute its statistics. See `optimizer_step`.
 
         Raises:
-            PolicyError: The gradient norm is not finite. The step was then not applied.
+            PolicyError: The gradient norm is not finite, in which case the step was skipped.
         """
+        # Read before the step, which advances the schedule.
         learning_rate = self.backend.learning_rate
         batches = (micro.to(self.backend.device) for micro in micro_batches)
         stats = optimizer_step(self.backend, batches, objective, dist.get_world_size(), apply)
@@ -70,10 +71,10 @@ class Learner:
 
 
 class PolicyLearner(Learner):
-    """The policy: also exports its model and yields full weights for the engines."""
+    """Trains the policy. It also exports the model and yields full weights for the engines."""
 
     def __init__(self, settings: LearnerSettings) -> None:
-        """Load the model, add adapters if configured, shard it."""
+        """Load the model, add LoRA adapters if configured, and shard it."""
         self.lm = load_causal_lm(settings.model)
         self._adapters = None if settings.model.lora is None else add_adapters(self.lm, settings.model.lora)
         super().__init__(LogProbModel(self.lm, settings.temperature, settings.model.packing), settings)
@@ -81,8 +82,9 @@ class PolicyLearner(Learner):
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format; rank 0 writes.
 
-        Adapters are merged into the model, and also saved separately in `folder/adapter`, in PEFT's format.
+        LoRA adapters are merged into the model, and also saved separately in `folder/adapter` in PEFT format.
         """
+        # On every rank, since gathering is a collective; only rank 0 uses the result.
         state = {name: tensor.cpu() for name, tensor in self.weights()}
         adapters = {name: tensor.cpu() for name, tensor in self._adapter_weights()}
         if dist.get_rank() == 0:
@@ -92,19 +94,19 @@ class PolicyLearner(Learner):
                 self._adapters.save_pretrained(folder / "adapter", state_dict=adapters)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Full tensors by their names in the Hugging Face model, gathered one at a time.
+        """Yield the full tensors with their names in the Hugging Face model, gathered one at a time.
 
-        Tied weights come once, under their first name; adapters are merged.
+        Tied weights are yielded once, under their first name. LoRA adapters are merged.
         """
         for weight in full_weights(self.lm):
             with self.backend.gathered(weight.parameters):
                 merged = weight.merged()
-                # A gathered parameter is freed after the block; a merged one is a tensor of its own already.
+                # A gathered parameter is freed when the block ends, so it must be copied; a merged one is a copy.
                 copied = self.backend.shards_parameters and weight.adapter is None
                 yield weight.name, merged.clone() if copied else merged
 
     def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """Name, type and full shape of what `weights` yields, in the same order, without gathering."""
+        """Name, dtype and full shape of each tensor of `weights`, in the same order, without gathering."""
         return [
             (weight.name, weight.base.dtype, self.backend.full_shape(weight.base)) for weight in full_weights(self.lm)
         ]
@@ -114,7 +116,7 @@ class PolicyLearner(Learner):
         return log_probs
 
     def _adapter_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Adapter tensors by PEFT's names."""
+        """Yield the full adapter tensors with their names in PEFT."""
         if self._adapters is not None:
             for name, parameter in self._adapters.named_parameters():
                 if parameter.requires_grad:
@@ -123,7 +125,7 @@ class PolicyLearner(Learner):
 
 
 def build_learner(settings: LearnerSettings) -> Learner:
-    """The learner of the role in `settings`; every rank calls this at the same time."""
+    """Build the learner for `settings.role`. Every rank calls this at the same time."""
     if settings.role == "policy":
         return PolicyLearner(settings)
     lm = load_causal_lm(settings.model)

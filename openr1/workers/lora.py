@@ -1,4 +1,4 @@
-"""Low-rank adapters: put into a model, and merged into full weights for whoever knows nothing of them."""
+"""LoRA: adding low-rank adapters to a model, and merging them into full weights for engines and exports."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +17,13 @@ ADAPTER = "default"
 
 @dataclass(frozen=True)
 class Weight:
-    """One full weight of a model, by its name in the model without adapters.
+    """One full weight of a model.
 
-    `adapter` is (A [rank, in], B [out, rank], scaling), whose product B @ A x scaling belongs on top.
+    Attributes:
+        name: Name in the model without adapters.
+        base: The (frozen or trained) parameter.
+        adapter: (A [rank, in], B [out, rank], scaling), whose product scaling x B @ A is added to `base`; None if the
+            weight has no adapter.
     """
 
     name: str
@@ -28,11 +32,11 @@ class Weight:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that the full weight is computed from."""
+        """All parameters that the full weight is computed from."""
         return [self.base, *(self.adapter[:2] if self.adapter else ())]
 
     def merged(self) -> Tensor:
-        """The full weight in the model's type; the sum is made in float32."""
+        """The full weight in the model's dtype. The sum is computed in float32."""
         base: Tensor = self.base.data
         if self.adapter is None:
             return base
@@ -41,10 +45,10 @@ class Weight:
 
 
 def add_adapters(lm: PreTrainedModel, config: LoraConfig) -> peft.PeftModel:
-    """Freeze the model and give its linear layers adapters, in place; B starts at 0, so nothing changes yet.
+    """Freeze the model and add adapters to its linear layers, in place. B starts at 0, so the outputs are unchanged.
 
     Raises:
-        ConfigError: No layer has such a name, or one is not linear or is the head.
+        ConfigError: `target_modules` matches no layer, or a layer that is not linear, or the output head.
     """
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=config.target_modules, task_type="CAUSAL_LM"
@@ -56,12 +60,14 @@ def add_adapters(lm: PreTrainedModel, config: LoraConfig) -> peft.PeftModel:
         raise ConfigError(f"model.lora.target_modules {config.target_modules}: {str(error).splitlines()[0]}") from error
     for name, layer in _layers(lm):
         if type(layer.base_layer) is not nn.Linear or layer.base_layer is head:
-            raise ConfigError(f"model.lora.target_modules {config.target_modules}: {name} is not a linear layer inside")
+            raise ConfigError(
+                f"model.lora.target_modules {config.target_modules}: {name} is not a linear layer of the backbone"
+            )
     return adapted
 
 
 def full_weights(lm: PreTrainedModel) -> Iterator[Weight]:
-    """Every weight of the model as it is without adapters, tied ones once, under their first name."""
+    """Yield every weight under its name in the model without adapters. Tied weights come once, under the first name."""
     adapters = {
         f"{name}.base_layer.weight": (
             layer.lora_A[ADAPTER].weight,

@@ -1,4 +1,4 @@
-"""How a batch is shared out over ranks and cut into micro-batches."""
+"""Splitting a batch into micro-batches: balanced over ranks, within a token budget."""
 
 from collections.abc import Sequence
 
@@ -13,21 +13,21 @@ def plan_micro_batches(
     packing: bool = False,
     costs: Sequence[int] | None = None,
 ) -> list[list[list[int]]]:
-    """Share rows over ranks and cut each share into micro-batches within a token budget.
+    """Distribute rows over ranks and split each share into micro-batches within a token budget.
 
-    Shares cost about the same (`partition_by_cost`). A micro-batch of n rows, cut longest first, counts n times its
-    longest row, since it is padded to that. Every rank gets the same number of micro-batches (empty ones where it
-    has fewer): the ranks meet in a collective for each.
+    Shares have about equal cost (`partition_by_cost`). Rows are sorted longest first, and n rows in a micro-batch count
+    as n times its longest row, since the others are padded to it. Every rank gets the same number of micro-batches, if
+    necessary with empty ones, because each micro-batch involves a collective of all ranks.
 
     Args:
-        lengths: Tokens of each row.
-        num_ranks: Policy ranks.
-        micro_batch_tokens: Budget; a single row above it gets a micro-batch of its own.
-        packing: A micro-batch counts its real tokens, since it is not padded.
-        costs: What a pass over each row costs; None: its tokens.
+        lengths: Number of tokens of each row.
+        num_ranks: Number of data-parallel ranks.
+        micro_batch_tokens: Token budget of a micro-batch. A row that exceeds it gets a micro-batch to itself.
+        packing: Whether rows are packed. Micro-batches are then not padded and count their real tokens.
+        costs: Estimated cost of a pass over each row; None uses `lengths`.
 
     Returns:
-        [rank][micro_batch] -> row indices. Each row stands exactly once.
+        [rank][micro_batch] -> row indices. Each row occurs exactly once.
     """
     shares = partition_by_cost(lengths if costs is None else costs, num_ranks)
     by_length = [sorted(share, key=lambda row: (-lengths[row], row)) for share in shares]
@@ -37,7 +37,7 @@ def plan_micro_batches(
 
 
 def _cut_by_budget(rows: list[int], lengths: Sequence[int], budget: int, packing: bool) -> list[list[int]]:
-    """Cut rows, given longest first, so that each part's tokens, padding included, stay within the budget."""
+    """Split rows, sorted longest first, so that the tokens of each part, including padding, are within the budget."""
     micro_batches: list[list[int]] = []
     left = 0
     for row in rows:
@@ -59,9 +59,9 @@ def plan_batch(
     packing: bool = False,
     rows_together: int = 1,
 ) -> list[list[list[int]]]:
-    """`plan_micro_batches` for the rows of a batch, keeping every `rows_together` consecutive rows in one micro-batch.
+    """`plan_micro_batches` for a batch in units of `rows_together` consecutive rows, which are never split.
 
-    Rows that stay together count as the longest of them: the shorter ones are padded to it.
+    All rows of a unit count as long as its longest one, since the others are padded to it.
     """
     lengths = batch.lengths
     longest = [max(lengths[start : start + rows_together]) for start in range(0, len(lengths), rows_together)]
@@ -77,5 +77,5 @@ def plan_batch(
 def cut_into_micro_batches(
     batch: TrainBatch, plan: list[list[list[int]]], rows_together: int = 1
 ) -> list[list[TrainBatch]]:
-    """Each rank's micro-batches; a placeholder of `rows_together` masked rows if it has fewer than the others."""
+    """The micro-batches of each rank. Empty ones become placeholders of `rows_together` fully masked rows."""
     return [[batch.select(rows) if rows else batch.placeholder(rows_together) for rows in rank] for rank in plan]

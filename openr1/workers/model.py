@@ -1,4 +1,4 @@
-"""The language model as the trainer sees it: tokens in, log-probs of response tokens out."""
+"""Models of the training workers: a language model that returns log-probs, and a value model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,22 +10,22 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from openr1.algorithms.token_ops import Entropy, TokenOutputs, max_logits_tokens, token_log_probs
 from openr1.config.sections import ModelConfig
-from openr1.workers.attention import attention_of
+from openr1.workers.attention import attention_implementation
 from openr1.workers.rope import rope_scaling_overrides
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class LogProbModel(nn.Module):
-    """A causal language model whose forward pass gives log-probs, so that DeepSpeed wraps the whole computation."""
+    """A causal language model whose forward pass returns log-probs, so that DeepSpeed wraps the whole computation."""
 
     def __init__(self, lm: PreTrainedModel, temperature: float, packing: bool = False) -> None:
         """Wrap `lm` (from `load_causal_lm`).
 
         Args:
             lm: The model.
-            temperature: Sampling temperature; logits are divided by it.
-            packing: Compute no padding; the result is the same.
+            temperature: Sampling temperature, by which logits are divided.
+            packing: Compute without padding; the result is the same.
         """
         super().__init__()
         self.lm = lm
@@ -44,44 +44,46 @@ class LogProbModel(nn.Module):
 
 
 class ValueHead(nn.Linear):
-    """Hidden states [N, H] -> values [N, 1], 0 before training; computed in float32, whatever the weights' type."""
+    """Maps hidden states [N, H] to values [N, 1], 0 before training. Computed in float32 for any dtype of weights."""
 
     def __init__(self, hidden_size: int) -> None:
-        """`hidden_size` is the H of above."""
+        """Initialize to zero for hidden states of size `hidden_size` (H)."""
         super().__init__(hidden_size, 1, bias=False)
         nn.init.zeros_(self.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Values."""
+        """Values [N, 1]."""
         return functional.linear(hidden.float(), self.weight.float())
 
 
 class ValueModel(nn.Module):
-    """What lies below a language model's head, and a head for values."""
+    """The backbone of a language model (without its output head) with a value head, for the critic."""
 
     def __init__(self, lm: PreTrainedModel, packing: bool = False) -> None:
-        """Wrap the inside of `lm`, whose own head is left out; `packing` as with `LogProbModel`."""
+        """Wrap the backbone of `lm`; its output head is not used. `packing`: see `LogProbModel`."""
         super().__init__()
         self.backbone = lm.base_model
         self.head = ValueHead(lm.config.hidden_size)
         self.packing = packing
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
-        """Values [B, T] float32 of the states before response tokens, read at the token before; 0 elsewhere.
+        """Values [B, T] (float32) of the states before response tokens, 0 elsewhere.
 
-        An all-False mask gives zeros that still depend on the weights.
+        The value of the state before token t is computed from the hidden state of token t - 1. If the mask is all
+        False, the zeros still depend on the weights.
         """
         hidden = hidden_states(self.backbone, input_ids, attention_mask, self.packing)
         values: Tensor = self.head(hidden[:, :-1][response_mask[:, 1:]])
-        # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
+        # Keeps the graph connected if the mask is empty, since every data-parallel rank must run a backward pass.
         zero = hidden[..., 0].float() * 0.0 + values.sum() * 0.0
         return zero.masked_scatter(response_mask, values.squeeze(-1))
 
 
 def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, packing: bool) -> Tensor:
-    """Last hidden states [B, T, H]; with packing computed in one row without padding, and 0 at padding.
+    """Last hidden states [B, T, H]. With packing, they are computed in one row without padding, and 0 at padding.
 
-    None sees another: attention gets their lengths, or tells them apart by positions, which begin at 0 with each.
+    Packed rows do not attend to each other: the packed kernel is given the row lengths; other implementations infer
+    boundaries from position ids, which restart at 0 in every row.
     """
     if not packing:
         output: Tensor = backbone(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
@@ -99,18 +101,18 @@ def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor
 
 
 def hidden_size(settings: ModelConfig) -> int:
-    """Size of the model's hidden states, by its config.json."""
+    """Hidden size of a model, from its config.json."""
     return int(AutoConfig.from_pretrained(settings.path, trust_remote_code=False).hidden_size)
 
 
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
-    """Load a Hugging Face causal model with PyTorch's SDPA; code that ships with a model is never run."""
+    """Load a Hugging Face causal language model. Code that ships with a model is never run."""
     config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **rope_scaling_overrides(settings))
     lm = AutoModelForCausalLM.from_pretrained(
         settings.path,
         config=config,
         dtype=DTYPES[settings.dtype],
-        attn_implementation=attention_of(config, settings.packing),
+        attn_implementation=attention_implementation(config, settings.packing),
         trust_remote_code=False,
     )
     compute_head_in_float32(lm)
@@ -120,10 +122,11 @@ def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
 
 
 def compute_head_in_float32(lm: PreTrainedModel) -> None:
-    """Have the head give float32 logits, as the engine's does: rounded to bfloat16, the two would differ by more.
+    """Make the output head compute float32 logits, as the engine does. bfloat16 rounding would increase the mismatch.
 
-    What is made of logits can be computed inside (`token_ops.Head`). Under ZeRO 3 the ranks gather the weights together
-    at each call of a layer, and make as many calls: one, into however many chunks each cuts its tokens.
+    The head's `forward` also accepts the computation to apply (`token_ops.Head`), which can process the tokens in
+    chunks within one call. Under ZeRO 3 each call of a layer gathers its weights on all ranks, so every rank must make
+    the same number of calls, however many chunks it has.
     """
     head = lm.get_output_embeddings()
 

@@ -1,4 +1,4 @@
-"""The frozen reference model in a Ray actor: log-probs of groups, while others are still being generated."""
+"""The frozen reference model in a Ray actor: computes log-probs of groups while others are still being generated."""
 
 import torch
 
@@ -11,7 +11,7 @@ from openr1.workers.settings import ReferenceSettings
 
 
 class ReferenceWorker:
-    """Holds the weights that the policy started from."""
+    """The model with the weights that the policy started from."""
 
     def __init__(self, settings: ReferenceSettings) -> None:
         """Load the model."""
@@ -24,12 +24,12 @@ class ReferenceWorker:
         self._model = LogProbModel(lm, settings.temperature, self._packing).to(self._device).eval()
 
     def ready(self) -> bool:
-        """Answers once the model is loaded."""
+        """Returns once the model is loaded: Ray runs it after `__init__`."""
         return True
 
     @torch.no_grad()
     def log_probs(self, groups: list[Group]) -> torch.Tensor:
-        """Log-probs (nats, float32) of all response tokens in one row: by group, by response, by token."""
+        """Log-probs (nats, float32) of all response tokens, flattened in the order group, response, token."""
         batch = TrainBatch.from_groups(groups)
         log_probs = torch.zeros_like(batch.rollout_log_probs)
         for rows in plan_micro_batches(batch.lengths, 1, self._micro_batch_tokens, self._packing)[0]:

@@ -1,4 +1,4 @@
-"""How long a model's texts may get."""
+"""Context length: RoPE scaling, and the check against the model's positions."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from openr1.errors import ConfigError
 
 
 def rope_scaling_overrides(model: ModelConfig) -> dict[str, Any]:
-    """What `model.rope_scaling` changes in the model's config.json, for trainer and engines alike."""
+    """Overrides of the model's config.json for `model.rope_scaling`, used by both the trainer and the engines."""
     if model.rope_scaling is None:
         return {}
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
@@ -22,15 +22,15 @@ def rope_scaling_overrides(model: ModelConfig) -> dict[str, Any]:
 
 
 def check_context_length(model: ModelConfig, longest: int) -> None:
-    """Refuse texts that are longer than the model has positions for: it would answer nonsense, or crash.
+    """Check that the model supports sequences of `longest` tokens. Beyond its positions it outputs nonsense or crashes.
 
     Raises:
-        ConfigError: `longest`, in tokens, is too much.
+        ConfigError: `longest` exceeds the number of positions.
     """
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
     positions = rope_scaling_overrides(model).get("max_position_embeddings", config.max_position_embeddings)
     if longest > positions:
         raise ConfigError(
-            f"texts of {longest} tokens, and {model.path} has {positions} positions; shorten them, or set "
-            f"--model.rope_scaling.factor {-(-longest // config.max_position_embeddings)}"
+            f"sequences may have {longest} tokens, but {model.path} has {positions} positions; lower the limits, or "
+            f"set --model.rope_scaling.factor {-(-longest // config.max_position_embeddings)}"
         )

@@ -1,4 +1,4 @@
-"""What worker processes need to start. Imports nothing heavy: the driver builds these."""
+"""Settings of worker processes. Built by the driver, so nothing heavy is imported here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from openr1.config.sections import ModelConfig, OptimizerConfig
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Which rank of how many a process is, and the resources it may use."""
+    """Rank and resources of a training worker's process."""
 
     rank: int
     num_ranks: int
@@ -21,7 +21,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """What a rank trains, and how; the same on every rank."""
+    """What a learner trains and how; the same on every rank."""
 
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -33,7 +33,7 @@ class LearnerSettings:
 
 @dataclass(frozen=True)
 class ReferenceSettings:
-    """What the reference worker holds."""
+    """Model and resources of the reference worker."""
 
     model: ModelConfig
     temperature: float

@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from openr1.workers.learner import Learner, PolicyLearner
 
 LOOPBACK = "127.0.0.1"
-"""All ranks run on one machine."""
+"""Address of the rendezvous store: all ranks run on one machine."""
 
 
 class TrainWorker:
-    """Rank `settings.rank`. All methods but `open_store` are collectives: call them on all ranks at the same time."""
+    """Training worker of one rank. All methods but `open_store` are collectives: call them on all ranks together."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Prepare the process; `load_model` follows."""
+        """Prepare the process. Call `load_model` next."""
         log_to(settings.log_path)
         torch.set_num_threads(settings.threads)
         os.environ |= {
             "RANK": str(settings.rank),
             "WORLD_SIZE": str(settings.num_ranks),
-            # Ray shows each rank only its own GPU. LOCAL_SIZE stays unset: with it DeepSpeed would add up gradients in
-            # shared memory under one name for all runs on the machine.
+            # Each rank sees only its GPU, as device 0, because Ray sets CUDA_VISIBLE_DEVICES. LOCAL_SIZE stays unset:
+            # with it, DeepSpeed reduces gradients through shared memory whose name all runs on the machine share.
             "LOCAL_RANK": "0" if settings.on_gpu else str(settings.rank),
         }
         self._settings = settings
@@ -43,18 +43,18 @@ class TrainWorker:
         self._sender: WeightSender | None = None
 
     def open_store(self) -> int:
-        """On rank 0 only: open the rendezvous store on a port that the system chooses; returns the port."""
+        """On rank 0 only: open the rendezvous store on a free port chosen by the system; returns the port."""
         self._store = dist.TCPStore(LOOPBACK, 0, self._settings.num_ranks, is_master=True, wait_for_workers=False)
         return self._store.port
 
     def load_model(self, port: int, learner: LearnerSettings) -> None:
-        """Join the other ranks in a process group and build the learner."""
+        """Join the process group of all ranks (rendezvous at `port`) and build the learner."""
         settings = self._settings
         store = self._store or dist.TCPStore(LOOPBACK, port, settings.num_ranks, is_master=False)
         communication = "nccl" if settings.on_gpu else "gloo"
         limit = timedelta(seconds=settings.timeout_seconds)
         dist.init_process_group(communication, None, limit, settings.num_ranks, settings.rank, store)
-        # Imported here: heavy, and the process group and environment must exist first.
+        # Imported late: heavy, and DeepSpeed needs the environment and the process group to exist first.
         from openr1.workers.deepspeed.engine import init_process_group
         from openr1.workers.learner import build_learner
 
@@ -92,13 +92,13 @@ class TrainWorker:
 
     @property
     def learner(self) -> "Learner":
-        """The learner; `load_model` must have been called."""
+        """The learner. Requires `load_model`."""
         assert self._learner is not None
         return self._learner
 
     @property
     def policy(self) -> "PolicyLearner":
-        """The learner of a worker whose role is policy."""
+        """The learner of a policy worker."""
         from openr1.workers.learner import PolicyLearner
 
         assert isinstance(self._learner, PolicyLearner)

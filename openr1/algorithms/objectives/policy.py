@@ -13,6 +13,7 @@ from openr1.algorithms.losses import ClipBounds, find_policy_loss
 from openr1.algorithms.objectives.base import LossOutput, stack_sums
 from openr1.algorithms.off_policy import NO_CORRECTION, OffPolicyCorrection
 from openr1.algorithms.token_ops import Entropy, TokenOutputs, masked_sum
+from openr1.errors import TrainingError
 
 
 class PolicySums(NamedTuple):
@@ -75,6 +76,12 @@ class PolicyObjective:
         old_log_probs = log_probs.detach() if batch.old_log_probs is None else batch.old_log_probs
         policy_loss = find_policy_loss(self.policy_loss)
         loss, clipped = policy_loss(log_probs, old_log_probs, batch.advantages, mask, self.bounds)
+        # A custom loss of another shape would broadcast without an error.
+        if loss.shape != mask.shape or clipped.shape != mask.shape:
+            raise TrainingError(
+                f"algorithm.policy_loss {self.policy_loss} returned {list(loss.shape)} and {list(clipped.shape)}; loss "
+                f"and clipped must be per token, {list(mask.shape)}"
+            )
         weights, kept = self.off_policy(old_log_probs, batch.rollout_log_probs, mask)
         loss = loss * weights * kept
         kl = torch.zeros_like(loss)

@@ -1,4 +1,4 @@
-"""One small class for each tracker, with the same three calls. All of them run in a process of their own."""
+"""The experiment loggers (wandb, SwanLab, TensorBoard) behind one interface. Each runs in a separate process."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from openr1.config.sections import TrackingConfig
 
 TEXT_CHARS = 4000
-"""Longest text in a table; rollouts/*.jsonl have all of it."""
+"""Longest text in a table, in characters. rollouts/*.jsonl contain the full texts."""
 COLUMNS: dict[str, type] = {
     "step": int,
     "id": str,
@@ -26,13 +26,13 @@ COLUMNS: dict[str, type] = {
     "num_tokens": int,
     "finish_reason": str,
 }
-"""Columns of a table of rollouts and their types, which hold for every table; only a float may be None."""
+"""Columns of a table of rollouts and their types, the same for every table. Only floats may be None."""
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a backend is told of the run."""
+    """What a backend needs to know about the run."""
 
     backend: str
     tracking: TrackingConfig
@@ -41,24 +41,24 @@ class Setup:
     settings: Mapping[str, object]
     run_id: str
     step: int
-    """The last step done before: 0 for a new run, more for a resumed one."""
+    """The last completed step: 0 for a new run, more for a resumed one."""
 
 
 class Backend(Protocol):
-    """A tracker. Any call may take long or raise: it has a process of its own."""
+    """An experiment logger. Calls may block or raise, since they run outside the trainer's process."""
 
     def start(self, setup: Setup) -> str:
-        """Begin or continue the run with id `setup.run_id`; returns where to look."""
+        """Create or continue the run with id `setup.run_id`; returns its URL or folder, for the user."""
 
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Send a step; steps only rise. `table` has rows of `COLUMNS`, or is empty."""
+        """Log a step. Steps are strictly increasing. `table` has rows of `COLUMNS`, or is empty."""
 
     def finish(self, succeeded: bool) -> None:
-        """Send what is left, and close."""
+        """Flush what is buffered, and close."""
 
 
 def table_rows(step: int, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Rows of rollouts/*.jsonl as rows of `COLUMNS`: long texts cut, the types always the same."""
+    """Convert rows of rollouts/*.jsonl to rows of `COLUMNS`, with fixed types and long texts truncated."""
 
     def cell(name: str, value: Any) -> Any:
         kind = COLUMNS[name]
@@ -72,10 +72,10 @@ def table_rows(step: int, rows: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 class Wandb:
-    """Weights & Biases. Offline it keeps the run in `wandb/` of the run folder, for `wandb sync`."""
+    """Weights & Biases. In offline mode the run is stored in `wandb/` of the run folder, for `wandb sync`."""
 
     def start(self, setup: Setup) -> str:
-        """Begin or continue the run."""
+        """Create or continue the run."""
         import wandb
 
         self._table = wandb.Table
@@ -93,10 +93,10 @@ class Wandb:
         return str(self._run.url if setup.tracking.mode == "online" else self._run.settings.sync_dir)
 
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Send a step, its table last: for that alone wandb asks its service, and may fail."""
+        """Log a step, the table last: it is the only call that waits for wandb's service, and it may fail."""
         self._run.log(dict(metrics), step=step, commit=not table)
         if table:
-            # With types told, not guessed: a None in the first row would refuse the numbers of the others.
+            # Types are declared: inferred from a first row with a None, they would reject numbers in the other rows.
             rollouts = self._table(
                 columns=list(COLUMNS),
                 data=[list(row.values()) for row in table],
@@ -111,10 +111,10 @@ class Wandb:
 
 
 class SwanLab:
-    """SwanLab. It keeps the run in `swanlab/` of the run folder too, offline for `swanlab sync`."""
+    """SwanLab. The run is also stored in `swanlab/` of the run folder; in offline mode for `swanlab sync`."""
 
     def start(self, setup: Setup) -> str:
-        """Begin or continue the run."""
+        """Create or continue the run."""
         import swanlab
 
         self._table = swanlab.echarts.Table
@@ -127,13 +127,13 @@ class SwanLab:
             mode=setup.tracking.mode,
             log_dir=str(setup.folder / "swanlab"),
             config=dict(setup.settings),
-            # It would send the address of the git remote as it is, with a token if there is one.
+            # The git probe uploads the URL of the remote unredacted, including any token in it.
             settings=swanlab.Settings(interactive=False, terminal={"proxy_type": "none"}, probe={"git": False}),
         )
         return str(self._run.url if setup.tracking.mode == "online" else self._run.dir)
 
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Send a step."""
+        """Log a step."""
         values: dict[str, Any] = dict(metrics)
         if table:
             values["rollouts"] = self._table().add(list(COLUMNS), [list(row.values()) for row in table])
@@ -148,10 +148,10 @@ class SwanLab:
 
 
 class TensorBoard:
-    """Event files in `tensorboard/` of the run folder, written without TensorFlow or torch."""
+    """TensorBoard event files in `tensorboard/` of the run folder, written without TensorFlow or torch."""
 
     def start(self, setup: Setup) -> str:
-        """Open a new file; it hides what earlier ones have of steps after `setup.step`."""
+        """Open a new event file. Its START event makes TensorBoard discard earlier data of steps after `setup.step`."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -171,7 +171,7 @@ class TensorBoard:
         return f"tensorboard --logdir {folder}"
 
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Write a step, and flush it."""
+        """Write a step and flush it."""
         values = [self._summary.Value(tag=name, simple_value=value) for name, value in metrics.items()]
         if table:
             values.append(self._text("rollouts", "\n\n".join(map(markdown, table))))
@@ -187,7 +187,7 @@ class TensorBoard:
 
 
 def markdown(row: Row) -> str:
-    """A row for TensorBoard: numbers in a line, texts as indented code, which shows them as they are."""
+    """Format a row for TensorBoard: numbers on one line, texts as indented code blocks, which are shown verbatim."""
     numbers = ", ".join(f"{name} {row[name]}" for name, kind in COLUMNS.items() if kind is not str)
     texts = [f"{name}:\n{row[name]}" for name, kind in COLUMNS.items() if kind is str and name != "id"]
     code = "\n".join(f"    {line}" for line in "\n".join(texts).splitlines())

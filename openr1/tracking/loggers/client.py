@@ -1,7 +1,8 @@
-"""Loggers beside the run folder's own records: wandb, SwanLab, TensorBoard. A step never waits for one.
+"""Asynchronous logging to wandb, SwanLab and TensorBoard, in addition to the records in the run folder.
 
-Each has a process of its own, fed by a thread from a bounded queue. One that is slow loses steps, one that fails is
-turned off, one that does not end is killed; each of these is said in one line, and the run goes on.
+Training never waits for a logger. Each logger runs in a separate process, fed by a thread from a bounded queue. A slow
+logger loses steps, a failing one is disabled, and one that does not finish is killed; each case prints one line, and
+the run goes on.
 """
 
 import importlib.util
@@ -41,39 +42,40 @@ BACKENDS = {
 }
 KEYS = {"wandb": "WANDB_API_KEY", "swanlab": "SWANLAB_API_KEY"}
 QUEUE_SIZE = 256
-"""Steps that may wait for a tracker; further ones are dropped."""
+"""Maximum number of steps queued for a logger; further ones are dropped."""
 MAX_FAILURES = 5
-"""Failures one after another that turn a tracker off."""
+"""Number of consecutive failures that disables a logger."""
 START_SECONDS = 60.0
-"""Time that a tracker has to start; no step waits for it."""
+"""Time limit for a logger to start; training does not wait for it."""
 FINISH_SECONDS = 30.0
-"""Longest wait at the end, for all trackers together."""
+"""Longest wait at the end of a run, for all loggers together."""
 
 
 class Loggers:
-    """The trackers of a run. Leaving its context finishes them, as failed after an error."""
+    """The loggers of a run. Leaving the context finishes them, and marks the run as failed after an exception."""
 
     def __init__(self, tracking: TrackingConfig, run: RunConfig, settings: Mapping[str, object]) -> None:
-        """Nothing is started yet. `settings` (`public_settings`) is shown as the run's configuration."""
+        """Create without starting. `settings` (from `public_settings`) is displayed as the run's configuration."""
         self._tracking = tracking
         self._run = run
         self._settings = settings
         self._processes: list[_LoggerProcess] = []
 
     def start(self, step: int) -> None:
-        """Start them, for the steps after `step`; returns at once."""
-        notes = _Notes(self._run.folder / "tracking.json")
+        """Start the loggers for the steps after `step`; returns at once."""
+        state = _LoggerState(self._run.folder / "tracking.json")
         name = self._tracking.experiment_name or self._run.name
         for backend in enabled_backends(self._tracking):
-            run_id, logged = notes.read(backend)
+            run_id, logged = state.read(backend)
             setup = Setup(backend, self._tracking, name, self._run.folder, self._settings, run_id, step)
-            # TensorBoard forgets a step that is made again; in the others the first one stays.
-            self._processes.append(_LoggerProcess(setup, notes, step if backend == "tensorboard" else logged))
+            # A resumed run may repeat steps. TensorBoard replaces them; wandb and SwanLab keep the first version of a
+            # step, so they are not sent the steps that they already have.
+            self._processes.append(_LoggerProcess(setup, state, step if backend == "tensorboard" else logged))
 
     def log(self, step: int, metrics: Mapping[str, float], rows: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Hand a step over to those that do not have it; returns at once.
+        """Queue a step for every logger that does not have it yet; returns at once.
 
-        `rows` (`tracking.rollout_rows`) are read where a table is due.
+        `rows` (from `recorder.rollout_rows`) is consumed only if a table is due at this step.
         """
         processes = [process for process in self._processes if process.wants(step)]
         every = self._tracking.rollout_table_steps
@@ -83,8 +85,9 @@ class Loggers:
             process.log(step, metrics, table)
 
     def catch_up(self) -> None:
-        """Hand over the newest steps of the run folder that not every tracker has; room is left for those to come."""
+        """Queue the most recent steps in the run folder that some logger lacks, for instance after a crash."""
         after = min((process.logged for process in self._processes), default=sys.maxsize)
+        # At most half of the queue: with a full one, the first new steps would be dropped.
         for step, metrics, rows in deque(recorded_steps(self._run.folder, after), QUEUE_SIZE // 2):
             self.log(step, metrics, rows)
 
@@ -92,8 +95,9 @@ class Loggers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Let them send what is left, for FINISH_SECONDS at most."""
+        """Finish all loggers, waiting at most FINISH_SECONDS."""
         deadline = time.monotonic() + FINISH_SECONDS
+        # All are asked to finish before any is waited for, so that they upload concurrently.
         for process in self._processes:
             process.close(succeeded=kind is None)
         for process in self._processes:
@@ -101,17 +105,20 @@ class Loggers:
 
 
 class _LoggerProcess:
-    """One tracker: its process, its queue, and the thread between them, which alone ever waits."""
+    """One logger: its process, its queue, and a thread that moves steps from one to the other.
 
-    def __init__(self, setup: Setup, notes: "_Notes", logged: int) -> None:
-        """Start; the tracker has the steps up to `logged`."""
+    Only that thread ever blocks on the process. It is a daemon, so a stuck logger cannot keep the run alive.
+    """
+
+    def __init__(self, setup: Setup, state: "_LoggerState", logged: int) -> None:
+        """Start the process. The logger already has the steps up to `logged`."""
         self._setup = setup
-        self._notes = notes
+        self._state = state
         self.logged = logged
         self._queue: SimpleQueue[tuple[int, Mapping[str, float], list[Row]] | None] = SimpleQueue()
         self._dropped = 0
         self._succeeded = True
-        self._off = False
+        self._disabled = False
         self._output = setup.folder / "logs" / f"{setup.backend}.log"
         self._output.parent.mkdir(parents=True, exist_ok=True)
         self._calls, theirs = Pipe()
@@ -122,97 +129,103 @@ class _LoggerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                # Ctrl-C is for the run, which then finishes its trackers.
+                # Ctrl-C must reach only the run, which then finishes its loggers.
                 start_new_session=True,
                 env=python_environment(),
             )
+        # With our copy closed, the end of the process is an EOFError in `recv` instead of an endless wait.
         theirs.close()
-        self._thread = Thread(target=self._work, name=f"tracker-{setup.backend}", daemon=True)
+        self._thread = Thread(target=self._work, name=f"logger-{setup.backend}", daemon=True)
         self._thread.start()
 
     def wants(self, step: int) -> bool:
-        """Whether the tracker is there, and does not have the step from before."""
-        return not self._off and step > self.logged
+        """Whether the logger is enabled and does not have the step yet."""
+        return not self._disabled and step > self.logged
 
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
-        """Queue a step, or drop it."""
+        """Queue a step, or drop it if the queue is full."""
+        # Not `Queue(maxsize)`: `close` must be able to add its None without blocking even if the queue is full.
         if self._queue.qsize() < QUEUE_SIZE:
             self._queue.put((step, metrics, table))
             return
         self._dropped += 1
         if self._dropped == 1:
-            self._say(f"{QUEUE_SIZE} steps wait for it; from step {step} on it misses some, until it catches up")
+            self._say(f"too slow: {QUEUE_SIZE} steps are queued; steps from {step} on are dropped until it catches up")
 
     def close(self, succeeded: bool) -> None:
-        """Nothing more will come."""
+        """Signal that no more steps follow; returns at once."""
         self._succeeded = succeeded
         self._queue.put(None)
 
     def wait(self, deadline: float) -> None:
-        """Wait for the end until `deadline`, of the monotonic clock."""
+        """Wait until the logger has finished, or kill it at `deadline` (`time.monotonic`)."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            self._off = True
-            self._say(f"not finished after {FINISH_SECONDS:g} s, and ended; see {self._output}")
+            # Set before the kill, so that the thread does not report the end of the process as a crash.
+            self._disabled = True
+            self._say(f"not finished after {FINISH_SECONDS:g} s, killed; see {self._output}")
+        # Harmless if it has ended; otherwise it would outlive the run. `wait` reaps it.
         self._process.kill()
         self._process.wait()
         if self._dropped:
-            self._say(f"it missed {self._dropped} step(s) because it was slow; metrics.jsonl has them")
+            self._say(f"dropped {self._dropped} step(s) because it was too slow; metrics.jsonl has all steps")
 
     def _say(self, text: str) -> None:
         say(f"{self._setup.backend}: {text}")
 
     def _work(self) -> None:
+        """Body of the thread: start the backend, send steps until `close`, finish."""
         try:
             self._calls.send(BACKENDS[self._setup.backend])
-            self._say(self._ask("start", self._setup, seconds=START_SECONDS))
-            self._feed()
-            self._ask("finish", self._succeeded)
+            self._say(self._call("start", self._setup, seconds=START_SECONDS))
+            self._send_steps()
+            self._call("finish", self._succeeded)
             self._process.wait()
-        except _Failed as error:
-            self._say(f"{error}; the run goes on without it")
+        except _LoggerError as error:
+            self._say(f"{error}; the run goes on without this logger")
         except (EOFError, OSError):
-            if not self._off:
-                self._say(f"its process ended, see {self._output}; the run goes on without it")
+            if not self._disabled:
+                self._say(f"its process ended, see {self._output}; the run goes on without this logger")
         finally:
-            self._off = True
+            self._disabled = True
             self._process.kill()
 
-    def _feed(self) -> None:
-        """Hand over step after step."""
+    def _send_steps(self) -> None:
+        """Send steps from the queue until `close`, tolerating scattered failures."""
         failures, warned = 0, False
         while (record := self._queue.get()) is not None:
             step = record[0]
             try:
-                self._ask("log", *record)
-            except _Failed as error:
+                self._call("log", *record)
+            except _LoggerError as error:
                 failures += 1
                 if failures == MAX_FAILURES:
-                    raise _Failed(f"{failures} steps failed one after another, the last with {error}") from error
+                    raise _LoggerError(f"{failures} consecutive steps failed, the last with {error}") from error
                 if not warned:
                     self._say(f"step {step} failed: {error}")
                 warned = True
             else:
                 failures = 0
-                self._notes.write(self._setup.backend, step)
+                # Only after the answer: a step noted too early would never be sent again after a crash.
+                self._state.write(self._setup.backend, step)
 
-    def _ask(self, method: str, *arguments: object, seconds: float | None = None) -> Any:
-        """What the tracker answers, after any time where no limit is given."""
+    def _call(self, method: str, *arguments: object, seconds: float | None = None) -> Any:
+        """Call a method of the backend in its process and return the result; None waits without limit."""
         self._calls.send((method, arguments))
         if not self._calls.poll(seconds):
-            raise _Failed(f"no answer in {seconds:g} s, see {self._output}")
+            raise _LoggerError(f"no answer in {seconds:g} s, see {self._output}")
         error, result = self._calls.recv()
         if error is not None:
-            raise _Failed(error)
+            raise _LoggerError(error)
         return result
 
 
-class _Failed(Exception):
-    """A tracker did not do what it was asked; the message is one line."""
+class _LoggerError(Exception):
+    """A call to a logger failed or timed out; the message is one line."""
 
 
-class _Notes:
-    """tracking.json: of each tracker the id of its run and the last step that it has, for a resumed run."""
+class _LoggerState:
+    """tracking.json: the run id and last step of each logger, with which a resumed run continues."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -220,32 +233,33 @@ class _Notes:
         self._runs: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def read(self, backend: str) -> tuple[str, int]:
-        """Id and last step; a new id where there is none."""
+        """Run id and last step of a logger; creates an id if there is none."""
         run = self._runs.setdefault(backend, {"id": uuid.uuid4().hex[:21], "step": 0})
         self.write(backend, run["step"])
         return run["id"], run["step"]
 
     def write(self, backend: str, step: int) -> None:
-        """Keep the last step; called by all threads."""
+        """Save the last step. Called by the threads of all loggers, which share the file."""
+        # The file is rewritten as a whole, so two threads at once could lose each other's step.
         with self._lock:
             self._runs[backend]["step"] = step
             write_whole(self._path, json.dumps(self._runs, indent=2) + "\n")
 
 
 def enabled_backends(tracking: TrackingConfig) -> list[str]:
-    """The trackers that a run starts."""
+    """The loggers that a run starts. `tracking.mode: disabled` affects all but TensorBoard, which is local."""
     return [name for name in tracking.backends if name == "tensorboard" or tracking.mode != "disabled"]
 
 
 def check_tracking(tracking: TrackingConfig) -> None:
-    """Check, before anything starts, that the trackers are installed, and that those online have a key.
+    """Check that the configured loggers are installed, and have an API key if they log online.
 
     Raises:
-        ConfigError: With what to do.
+        ConfigError: One is not; the message says what to do.
     """
     for name in enabled_backends(tracking):
         if importlib.util.find_spec(name) is None:
-            raise ConfigError(f"tracking.backends: {name} is not installed; run `make setup`, or leave it out")
+            raise ConfigError(f"tracking.backends: {name} is not installed; run `make setup`, or remove it")
         if name in KEYS and tracking.mode == "online" and not has_key(name):
             raise ConfigError(
                 f"tracking.backends: no API key for {name}; set {KEYS[name]}, or run `{name} login`, or give "
@@ -254,13 +268,13 @@ def check_tracking(tracking: TrackingConfig) -> None:
 
 
 def has_key(name: str) -> bool:
-    """Whether the environment or a netrc file has an API key for wandb or swanlab."""
+    """Whether the environment or a netrc file contains an API key for wandb or swanlab."""
     home = Path.home()
     if name == "wandb":
         host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
         files = [Path(os.environ.get("NETRC", home / ".netrc")), home / "_netrc"]
     else:
-        # SwanLab's own files name one host, whatever it is called.
+        # SwanLab's netrc files contain a single host, so any host counts.
         host = ""
         root = os.environ.get("SWANLAB_ROOT") or os.environ.get("SWANLAB_SAVE_DIR") or home / ".swanlab"
         files = [Path(".swanlab/.netrc"), Path(root) / ".netrc"]
@@ -277,6 +291,6 @@ def has_key(name: str) -> bool:
 
 
 def public_settings(config: BaseModel) -> dict[str, object]:
-    """Dotted keys of a configuration, without the passwords that addresses may contain."""
+    """Flatten a configuration to dotted keys, and remove credentials from URLs so that they are not uploaded."""
     without: dict[str, object] = json.loads(re.sub(r"://[^/@\s\"]+@", "://", json.dumps(flatten(config))))
     return without

@@ -1,4 +1,4 @@
-"""The DeepSpeed backend: ZeRO 0 to 3, checkpoints that any number of ranks can load."""
+"""The DeepSpeed backend: ZeRO stages 0 to 3, and checkpoints that any number of ranks can load."""
 
 import shutil
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from openr1.workers.settings import LearnerSettings
 
 
 def init_process_group(backend: str) -> None:
-    """Let DeepSpeed use the process group that exists (`torch.distributed`) instead of making its own."""
+    """Make DeepSpeed use the existing process group of `torch.distributed` instead of creating one."""
     deepspeed.init_distributed(dist_backend=backend)
 
 
 def build(module: nn.Module, settings: LearnerSettings) -> "DeepSpeedBackend":
-    """Shard a model over the process group; every rank calls this at the same time."""
+    """Shard a model over the process group. Every rank calls this at the same time."""
     return DeepSpeedBackend(module, settings)
 
 
@@ -33,7 +33,7 @@ class DeepSpeedBackend:
     """See `workers.backend.Backend`."""
 
     def __init__(self, module: nn.Module, settings: LearnerSettings) -> None:
-        """Shard `module`; frozen parameters get no optimizer state."""
+        """Shard `module`. Frozen parameters get no optimizer state."""
         self._settings = settings
         optimizer = settings.optimizer
         adamw = torch.optim.AdamW(
@@ -45,7 +45,7 @@ class DeepSpeedBackend:
         )
         self._unsharded_norm = float("nan")
         if settings.zero_stage == 0:
-            # Without ZeRO, DeepSpeed clips but does not report the norm.
+            # Without ZeRO, DeepSpeed clips but does not report the gradient norm, so clipping is done here.
             adamw.register_step_pre_hook(lambda *_: self._clip_unsharded(module))
         self._engine, _, _, _ = deepspeed.initialize(
             model=module,
@@ -61,21 +61,21 @@ class DeepSpeedBackend:
         return self._engine(input_ids, attention_mask, response_mask, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate."""
+        """Accumulate the gradient of `loss`."""
         self._engine.backward(loss)
 
     def step(self) -> None:
-        """Clip, apply, clear."""
+        """Clip, update, advance the schedule and clear the gradient."""
         self._engine.step()
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         return float(self._engine.get_lr()[0])
 
     @property
     def grad_norm(self) -> float:
-        """Of the newest step. A step whose norm is not finite was skipped by DeepSpeed."""
+        """Gradient norm of the most recent step. DeepSpeed skips a step whose norm is not finite."""
         return self._unsharded_norm if self._settings.zero_stage == 0 else float(self._engine.get_global_grad_norm())
 
     def save(self, folder: Path) -> None:
@@ -83,47 +83,47 @@ class DeepSpeedBackend:
         self._engine.save_checkpoint(str(folder), tag=self._settings.role, save_latest=False)
 
     def load(self, folder: Path) -> int | None:
-        """Read what `save` wrote at the same ZeRO stage; converted first if another number of ranks wrote it."""
+        """Load what `save` wrote at the same ZeRO stage, converting it first if the number of ranks has changed."""
         role = self._settings.role
         saved = count_saved_ranks(folder / role)
         if saved in (0, dist.get_world_size()):
             self._load(folder)
             return None
-        # In the checkpoints folder, where saving removes tmp_* that a killed process left behind.
+        # In the checkpoints folder, where the next save removes any tmp_* that a killed process left behind.
         universal = folder.parent.with_name(f"tmp_universal_{role}")
         if dist.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
             write_universal(folder / role, universal / role)
         # The other ranks must not look for the converted files before rank 0 has written them.
         dist.barrier()
-        # DeepSpeed takes no argument for it, and reads this setting again at every load.
+        # `load_checkpoint` has no argument for this; it reads the setting from the config at every load.
         self._engine._config.load_universal_checkpoint = True
         self._load(universal)
         self._engine._config.load_universal_checkpoint = False
-        # Nor may rank 0 remove them while others still read.
+        # Rank 0 must not remove the files while other ranks still read them.
         dist.barrier()
         if dist.get_rank() == 0:
             shutil.rmtree(universal)
         return saved
 
     def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
-        """Inside the block the parameters are whole on every rank."""
+        """Inside the block, the full parameters are available on every rank."""
         return deepspeed.zero.GatheredParameters(list(parameters)) if self.shards_parameters else nullcontext()
 
     def full_shape(self, parameter: nn.Parameter) -> tuple[int, ...]:
-        """Under ZeRO 3 a parameter outside `gathered` is empty; DeepSpeed keeps its shape beside it."""
+        """Shape of the full parameter. Under ZeRO 3 the parameter is empty outside `gathered`, hence `ds_shape`."""
         whole: Any = parameter
         return tuple(whole.ds_shape if self.shards_parameters else whole.shape)
 
     @property
     def shards_parameters(self) -> bool:
-        """Only ZeRO 3 does."""
+        """True for ZeRO 3 only."""
         return self._settings.zero_stage == 3
 
     def _load(self, folder: Path) -> None:
         path, _ = self._engine.load_checkpoint(str(folder), tag=self._settings.role)
         if path is None:
-            raise PolicyError(f"{folder}: DeepSpeed found no training state to load")
+            raise PolicyError(f"{folder}: DeepSpeed found no training state; resume from another checkpoint")
         apply_schedule(self._engine.lr_scheduler)
 
     def _clip_unsharded(self, module: nn.Module) -> None:
@@ -132,7 +132,7 @@ class DeepSpeedBackend:
 
 
 def build_scheduler(optimizer: Any, settings: OptimizerConfig, total_updates: int) -> Any:
-    """The Hugging Face learning-rate schedule of the configured name over `total_updates` optimizer steps."""
+    """Build the configured Hugging Face learning-rate schedule over `total_updates` optimizer steps."""
     specific = {"min_lr_rate": settings.min_lr_ratio} if settings.lr_scheduler == "cosine_with_min_lr" else None
     name = "constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler
     return get_scheduler(
@@ -145,9 +145,9 @@ def build_scheduler(optimizer: Any, settings: OptimizerConfig, total_updates: in
 
 
 def apply_schedule(scheduler: Any) -> None:
-    """Set the optimizer's learning rates to what the schedule says at its present step.
+    """Set the optimizer's learning rates to those of the schedule at its current step.
 
-    A checkpoint restores the rates that were saved, and the next update would use them: wrong if the total number of
+    A checkpoint restores the saved rates, which the next update would use. They are wrong if the total number of
     updates, and with it the schedule, has changed since.
     """
     groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)

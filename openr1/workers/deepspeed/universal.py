@@ -1,18 +1,18 @@
-"""Training state that was saved by another number of ranks, by way of DeepSpeed's universal checkpoints."""
+"""Converts training state to DeepSpeed's universal checkpoints, which any number of ranks can load."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
 
 def count_saved_ranks(state: Path) -> int:
-    """How many ranks wrote the shards of a saved state; 0 without ZeRO: there are none, and any number may load it."""
+    """Number of ranks that wrote shards of a saved state; 0 without ZeRO, whose state any number of ranks can load."""
     return len(list(state.glob("*_optim_states.pt")))
 
 
 def write_universal(state: Path, output: Path) -> None:
-    """Write a saved state once more, with a file for each parameter and moment, which any number of ranks can load.
+    """Write a saved state as a universal checkpoint, with one file per parameter and optimizer moment.
 
-    It takes as much room as the state, and is made by one process, a tensor at a time.
+    It needs as much disk space as the state itself. One process converts it, one tensor at a time.
     """
     from deepspeed.checkpoint.ds_to_universal import main
 
@@ -24,7 +24,7 @@ def write_universal(state: Path, output: Path) -> None:
             num_merge_workers=1,
             keep_temp_folder=False,
             strict=True,
-            # Only DeepSpeed's tensor parallelism writes that part by itself; here it is empty.
+            # Metadata that only DeepSpeed's tensor parallelism writes; without it, it must be created, and is empty.
             inject_missing_state=True,
         )
     )
