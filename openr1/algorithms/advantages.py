@@ -10,6 +10,7 @@ is NaN or infinite.
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from openr1.errors import TrainingError
@@ -19,7 +20,9 @@ from openr1.types import RunningReward
 STD_EPS = 1e-6
 
 
-def update_running_reward(past: RunningReward | None, momentum: float, rewards: Tensor) -> RunningReward | None:
+def update_running_reward(
+    past: RunningReward | None, momentum: float, rewards: Float[Tensor, " N"]
+) -> RunningReward | None:
     """Add a step's valid rewards [N]: momentum x past + (1 - momentum) x theirs; only theirs at the first step.
 
     Fewer than two rewards have no standard deviation and change nothing.
@@ -33,12 +36,12 @@ def update_running_reward(past: RunningReward | None, momentum: float, rewards: 
 
 
 def group_normalized_advantages(
-    rewards: Tensor,
-    valid_mask: Tensor,
+    rewards: Float[Tensor, "P G"],
+    valid_mask: Bool[Tensor, "P G"],
     running: RunningReward | None = None,
     momentum: float = 0.0,
     eps: float = STD_EPS,
-) -> Tensor:
+) -> Float[Tensor, "P G"]:
     """Center and scale each prompt's rewards within its own group (GRPO).
 
     A[p, g] = (r[p, g] - mean_p) / (std_p + eps), mean and std over the valid rollouts of prompt p; std divides
@@ -72,7 +75,7 @@ def group_normalized_advantages(
     return torch.where(valid_mask, (values - baseline) / (scale + eps), 0.0).float()
 
 
-def group_centered_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+def group_centered_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """A = r - mean_p, without a scale (Dr. GRPO); 0 for groups of one and of equal rewards.
 
     Reference:
@@ -82,7 +85,7 @@ def group_centered_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
     return _centered(rewards, valid_mask).float()
 
 
-def leave_one_out_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+def leave_one_out_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """A = r - mean of the other valid rollouts of the group (RLOO); 0 for groups of one and of equal rewards.
 
     Computed as n / (n - 1) (r - mean_p), which is the same.
@@ -94,12 +97,14 @@ def leave_one_out_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
     return (_centered(rewards, valid_mask) * count / (count - 1).clamp(min=1)).float()
 
 
-def plain_advantages(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+def plain_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """A = r, without a baseline (REINFORCE; Williams, 1992). Equal rewards teach, too, and groups of one."""
     return _checked(rewards, valid_mask).float()
 
 
-def batch_normalized_advantages(rewards: Tensor, valid_mask: Tensor, eps: float = STD_EPS) -> Tensor:
+def batch_normalized_advantages(
+    rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"], eps: float = STD_EPS
+) -> Float[Tensor, "P G"]:
     """A = (r - mean) / (std + eps), both over all valid rollouts of the batch, std by n - 1 (REINFORCE++).
 
     Every response counts once, whatever its length. 0 where all rewards of the batch are equal.
@@ -112,7 +117,9 @@ def batch_normalized_advantages(rewards: Tensor, valid_mask: Tensor, eps: float 
     return group_normalized_advantages(flat, valid, eps=eps).reshape(rewards.shape)
 
 
-def batch_scaled_advantages(rewards: Tensor, valid_mask: Tensor, eps: float = STD_EPS) -> Tensor:
+def batch_scaled_advantages(
+    rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"], eps: float = STD_EPS
+) -> Float[Tensor, "P G"]:
     """A = (r - mean_p) / (std + eps), std over the batch's values of r - mean_p (REINFORCE++ with baseline).
 
     Groups of one and of equal rewards are 0, and count as such in the deviation, which divides by n - 1.
@@ -127,28 +134,30 @@ def batch_scaled_advantages(rewards: Tensor, valid_mask: Tensor, eps: float = ST
     return (centered / (std + eps)).float()
 
 
-def has_reward_variance(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+def has_reward_variance(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Bool[Tensor, " P"]:
     """True [P] for groups with at least two valid rewards that are not all equal (not a zero-variance group)."""
     highest = rewards.masked_fill(~valid_mask, -torch.inf).amax(-1)
     lowest = rewards.masked_fill(~valid_mask, torch.inf).amin(-1)
     return highest > lowest
 
 
-def _checked(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+def _checked(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """The rewards in float64, 0 where they are not valid."""
     if not torch.isfinite(rewards[valid_mask]).all():
         raise TrainingError("a graded reward is NaN or infinite; rewards must be finite")
     return torch.where(valid_mask, rewards.double(), 0.0)
 
 
-def _group_means(rewards: Tensor, valid_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _group_means(
+    rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]
+) -> tuple[Float[Tensor, "P G"], Float[Tensor, "P 1"], Int[Tensor, "P 1"]]:
     """Checked rewards [P, G], their mean in each group [P, 1], and how many are valid [P, 1]."""
     values = _checked(rewards, valid_mask)
     count = valid_mask.sum(-1, keepdim=True)
     return values, values.sum(-1, keepdim=True) / count.clamp(min=1), count
 
 
-def _centered(rewards: Tensor, valid_mask: Tensor) -> Tensor:
+def _centered(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """r - mean_p in float64, 0 for groups without a signal."""
     values, mean, _ = _group_means(rewards, valid_mask)
     return torch.where(has_reward_variance(rewards, valid_mask)[:, None] & valid_mask, values - mean, 0.0)

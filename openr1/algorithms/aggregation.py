@@ -5,12 +5,13 @@ batch differently changes nothing. Responses without a token that trains count n
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 AGGREGATIONS = ("token", "sequence", "constant")
 
 
-def loss_weights(response_mask: Tensor, aggregation: str, generate_max_len: int) -> Tensor:
+def loss_weights(response_mask: Bool[Tensor, "B T"], aggregation: str, generate_max_len: int) -> Float[Tensor, "B T"]:
     """Weight of each token's loss [B, T], the same within a response; 0 outside the mask.
 
     Args:

@@ -6,10 +6,13 @@ skipped. Nothing outside the mask is read, and results are 0 there.
 """
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def token_level_rewards(rewards: Tensor, kl_penalty: Tensor, mask: Tensor) -> Tensor:
+def token_level_rewards(
+    rewards: Float[Tensor, " B"], kl_penalty: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
     """Rewards [B, T] of tokens: -kl_penalty [B, T], plus the response's reward [B] at its last token in the mask.
 
     0 everywhere for a row that is fully masked.
@@ -18,7 +21,9 @@ def token_level_rewards(rewards: Tensor, kl_penalty: Tensor, mask: Tensor) -> Te
     return torch.where(last, rewards[:, None] - kl_penalty, -kl_penalty) * mask
 
 
-def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lambd: float) -> tuple[Tensor, Tensor]:
+def gae(
+    rewards: Float[Tensor, "B T"], values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float, lambd: float
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Generalized advantage estimates, and the returns that values are to become.
 
     delta[t] = r[t] + gamma V[t + 1] - V[t], A[t] = delta[t] + gamma lambd A[t + 1], return = A + V.
@@ -54,7 +59,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lambd: floa
     return advantages.float(), (advantages + values).float()
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+def explained_variance(values: Float[Tensor, "B T"], returns: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> float:
     """1 - variance of (return - value) / variance of the return, over tokens: 1 is perfect, 0 as good as a constant.
 
     0 where all returns are equal, up to rounding, or there is none.

@@ -7,20 +7,21 @@ Reference: Schulman, Approximating KL Divergence (2020), http://joschu.net/blog/
 
 from collections.abc import Callable
 
+from jaxtyping import Float
 from torch import Tensor
 
 
-def k1(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
+def k1(log_probs: Float[Tensor, "*shape"], other_log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """-d: unbiased, of either sign. As a term of the loss its gradient is 0 on average."""
     return log_probs - other_log_probs
 
 
-def k2(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
+def k2(log_probs: Float[Tensor, "*shape"], other_log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """d^2 / 2: biased, never negative. As a term of the loss its gradient is that of the KL divergence, on average."""
     return (other_log_probs - log_probs).square() / 2
 
 
-def k3(log_probs: Tensor, other_log_probs: Tensor) -> Tensor:
+def k3(log_probs: Float[Tensor, "*shape"], other_log_probs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """exp(d) - d - 1: unbiased where the policy sampled, and never negative.
 
     Reference:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,14 +31,18 @@ class ClipBounds:
     high: float
     dual: float | None = None
 
-    def clamp(self, ratio: Tensor) -> Tensor:
+    def clamp(self, ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The ratio within the bounds."""
         return ratio.clamp(1 - self.low, 1 + self.high)
 
 
 def clipped_surrogate(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, bounds: ClipBounds
-) -> tuple[Tensor, Tensor]:
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    bounds: ClipBounds,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """-min(ratio A, clip(ratio) A), and with `bounds.dual` no more than dual |A| where A < 0.
 
     A clipped token has no gradient.
@@ -50,8 +55,12 @@ def clipped_surrogate(
 
 
 def sequence_surrogate(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, bounds: ClipBounds
-) -> tuple[Tensor, Tensor]:
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    bounds: ClipBounds,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """The same with one ratio a response, the geometric mean of its tokens' ratios (GSPO); the same on all its tokens.
 
     Bounds are far closer to 1 than a token's: 3e-4 and 4e-4 in the paper. With `sequence` aggregation it is the
@@ -66,8 +75,12 @@ def sequence_surrogate(
 
 
 def clipped_weight_loss(
-    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, bounds: ClipBounds
-) -> tuple[Tensor, Tensor]:
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    bounds: ClipBounds,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """-clip(ratio) A log_probs, without gradient through the ratio (CISPO): a clipped token keeps its gradient.
 
     Reference:
@@ -78,7 +91,9 @@ def clipped_weight_loss(
     return -bounded * advantages * log_probs, bounded != ratio
 
 
-def _surrogate(ratio: Tensor, advantages: Tensor, bounds: ClipBounds) -> tuple[Tensor, Tensor]:
+def _surrogate(
+    ratio: Float[Tensor, "B T"], advantages: Float[Tensor, "B T"], bounds: ClipBounds
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     unclipped = ratio * advantages
     bounded = bounds.clamp(ratio) * advantages
     objective, clipped = torch.minimum(unclipped, bounded), bounded < unclipped
@@ -101,7 +116,9 @@ def find_policy_loss(name: str) -> PolicyLoss:
     return LOSSES[name] if name in LOSSES else import_function(name)
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def preference_loss(
+    chosen: Float[Tensor, " N"], rejected: Float[Tensor, " N"], beta: float
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """-log sigmoid(beta * (chosen - rejected)), the sigmoid loss of DPO.
 
     Args:
@@ -119,7 +136,9 @@ def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> tuple[Tens
     return -functional.logsigmoid(margin), margin
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+def value_loss(
+    values: Float[Tensor, "B T"], old_values: Float[Tensor, "B T"], returns: Float[Tensor, "B T"], clip: float | None
+) -> Float[Tensor, "B T"]:
     """0.5 x squared error of each value; with `clip`, that of the clipped value where it is the larger one.
 
     The clipped value lies within `clip` of the old one. A value that has gone further towards its return has no

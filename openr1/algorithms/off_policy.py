@@ -9,6 +9,7 @@ batch's updates. Counts that normalize the loss stay as they are.
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 LOG_LIMIT = 20.0
@@ -25,7 +26,9 @@ class OffPolicyCorrection:
     rejection_low: float = 0.5
     rejection_high: float = 5.0
 
-    def __call__(self, log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, log_probs: Float[Tensor, "B T"], rollout_log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
         """Importance weights [B, T], and True [B, T] where a token stays in the loss; both without gradient."""
         tensors = log_probs, rollout_log_probs, mask
         return (
@@ -38,8 +41,12 @@ NO_CORRECTION = OffPolicyCorrection()
 
 
 def importance_weights(
-    log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, level: str, max_weight: float
-) -> Tensor:
+    log_probs: Float[Tensor, "B T"],
+    rollout_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    level: str,
+    max_weight: float,
+) -> Float[Tensor, "B T"]:
     """Truncated importance weights [B, T] (TIS): min(w, max_weight).
 
     Args:
@@ -62,8 +69,13 @@ def importance_weights(
 
 
 def acceptance_mask(
-    log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, level: str, low: float, high: float
-) -> Tensor:
+    log_probs: Float[Tensor, "B T"],
+    rollout_log_probs: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    level: str,
+    low: float,
+    high: float,
+) -> Bool[Tensor, "B T"]:
     """True [B, T] where low <= w <= high, and outside the mask.
 
     Args:
@@ -88,6 +100,8 @@ def acceptance_mask(
     return ((weights >= low) & (weights <= high)) | ~mask
 
 
-def _difference(log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Tensor:
+def _difference(
+    log_probs: Float[Tensor, "B T"], rollout_log_probs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
     """Log of the weight of each token, without gradient; 0 outside the mask."""
     return torch.where(mask, (log_probs - rollout_log_probs).detach(), 0.0)

@@ -1,14 +1,15 @@
 """What becomes of scores' rewards before advantages are made of them. All read and return rewards [P, G]."""
 
+from jaxtyping import Float, Num
 from torch import Tensor
 
 
-def clip_rewards(rewards: Tensor, low: float, high: float) -> Tensor:
+def clip_rewards(rewards: Float[Tensor, "P G"], low: float, high: float) -> Float[Tensor, "P G"]:
     """Rewards within [low, high]. Comes first: an outlier must not enter any mean or deviation."""
     return rewards.clamp(low, high)
 
 
-def overlong_penalties(lengths: Tensor, generate_max_len: int, buffer_len: int) -> Tensor:
+def overlong_penalties(lengths: Num[Tensor, "P G"], generate_max_len: int, buffer_len: int) -> Float[Tensor, "P G"]:
     """Soft penalty for lengths [P, G] in tokens that come near the limit: 0 up to the buffer, then down to -1.
 
     0 for length <= generate_max_len - buffer_len, else (generate_max_len - buffer_len - length) / buffer_len.

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -21,11 +22,11 @@ Entropy = Literal["none", "value", "gradient"]
 class TokenOutputs(NamedTuple):
     """Per-token quantities [B, T] float32, in nats; 0 outside the response mask."""
 
-    log_probs: Tensor
+    log_probs: Float[Tensor, "*shape"]
     """Log-prob of each response token, with gradient."""
-    entropy: Tensor
+    entropy: Float[Tensor, "*shape"]
     """Entropy of the distribution that the token was drawn from; 0 or without gradient, unless asked for."""
-    logsumexp: Tensor
+    logsumexp: Float[Tensor, "*shape"]
     """Log of the softmax's normalizer, with gradient."""
 
 
@@ -33,6 +34,7 @@ Compute = Callable[[Tensor, Tensor, Tensor | None], TokenOutputs]
 """Of hidden states [N, H], a weight [V, H], and a bias [V] if there is one."""
 
 
+@runtime_checkable
 class Head(Protocol):
     """The last layer of a language model, whose weights are there while it is called and not otherwise (ZeRO 3)."""
 
@@ -41,7 +43,12 @@ class Head(Protocol):
 
 
 def _chunk_outputs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, entropy_mode: Entropy
+    hidden: Float[Tensor, "N H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    targets: Int[Tensor, " N"],
+    temperature: float,
+    entropy_mode: Entropy,
 ) -> TokenOutputs:
     """Outputs [N] of N positions: hidden [N, H], targets [N]."""
     logits = functional.linear(hidden, weight, bias).float()
@@ -64,9 +71,9 @@ def max_logits_tokens(vocab_size: int) -> int:
 
 def token_log_probs(
     head: Head,
-    hidden: Tensor,
-    input_ids: Tensor,
-    response_mask: Tensor,
+    hidden: Float[Tensor, "B T H"],
+    input_ids: Int[Tensor, "B T"],
+    response_mask: Bool[Tensor, "B T"],
     temperature: float,
     entropy: Entropy = "value",
     max_tokens_held: int = CHUNK_TOKENS,
@@ -109,6 +116,6 @@ def token_log_probs(
     )
 
 
-def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+def masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Sum of `values` where `mask` is True; 0 for an empty mask, and NaN outside the mask does not count."""
     return torch.where(mask, values, torch.zeros_like(values)).sum()

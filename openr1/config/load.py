@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from openr1.config.shipped import find_config, resolve_paths
 from openr1.errors import ConfigError, MissingError
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
@@ -17,17 +18,18 @@ def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyC
 
     Args:
         kind: TrainConfig, SftConfig or DpoConfig.
-        path: The YAML file.
+        path: The YAML file, or the name of a shipped config such as `grpo_countdown_tiny`.
         overrides: Command-line words, `--rollout.temperature 0.9` or `--rollout.temperature=0.9`; values are YAML.
 
     Raises:
         MissingError: The file does not exist.
         ConfigError: It is not YAML, or a key or value cannot be used; the message says which, and what is near.
     """
+    path = find_config(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise MissingError(f"config {path}: {error.strerror}; the shipped ones are in scripts/configs") from error
+        raise MissingError(f"config {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"config {path}: not UTF-8 at byte {error.start}") from error
     try:
@@ -36,6 +38,7 @@ def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyC
         raise ConfigError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"config {path}: expected sections such as `model:`, found {type(values).__name__}")
+    values = resolve_paths(values, path)
     for key, value in parse_overrides(overrides):
         _set_dotted(values, key, value)
     return validate(kind, values, where=str(path))

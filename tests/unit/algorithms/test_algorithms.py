@@ -21,7 +21,7 @@ from openr1.types import RunningReward
 LN2 = math.log(2)
 HIDDEN, VOCABULARY = 3, 7
 BOUNDS = ClipBounds(low=0.2, high=0.3)
-ONE = torch.tensor([True])
+ONE = torch.tensor([[True]])
 
 
 def make_inputs(rows: int, width: int, seed: int = 0) -> tuple[nn.Linear, Tensor, Tensor, Tensor]:
@@ -53,7 +53,7 @@ def plain_log_probs(head: nn.Module, hidden: Tensor, input_ids: Tensor, mask: Te
     return result
 
 
-def leaf(values: list[float]) -> Tensor:
+def leaf(values: list[float] | list[list[float]]) -> Tensor:
     """A tensor whose gradient is kept."""
     return torch.tensor(values).requires_grad_()
 
@@ -444,8 +444,9 @@ def test_k3_of_small_differences(difference: float) -> None:
 )
 def test_surrogate_by_hand(advantage: float, ratio: float, loss: float, clipped: bool, gradient: float) -> None:
     """Catches a maximum for a minimum, swapped bounds, one bound used for both, and a gradient where it is clipped."""
-    log_probs = leaf([-1.0 + math.log(ratio)])
-    values, is_clipped = clipped_surrogate(log_probs, torch.tensor([-1.0]), torch.tensor([advantage]), ONE, BOUNDS)
+    log_probs = leaf([[-1.0 + math.log(ratio)]])
+    old, advantages = torch.tensor([[-1.0]]), torch.tensor([[advantage]])
+    values, is_clipped = clipped_surrogate(log_probs, old, advantages, ONE, BOUNDS)
     values.sum().backward()
     assert float(values.detach()) == pytest.approx(loss, rel=1e-5)
     assert bool(is_clipped) is clipped
@@ -456,8 +457,9 @@ def test_surrogate_by_hand(advantage: float, ratio: float, loss: float, clipped:
 @given(st.floats(-2, 2, width=32), st.floats(-5, 5, width=32))
 def test_clipped_tokens_are_those_without_gradient(log_ratio: float, advantage: float) -> None:
     """Catches a `clipped` that counts tokens outside the bounds although their gradient is alive."""
-    log_probs = leaf([log_ratio])
-    values, clipped = clipped_surrogate(log_probs, torch.tensor([0.0]), torch.tensor([advantage]), ONE, BOUNDS)
+    log_probs = leaf([[log_ratio]])
+    old, advantages = torch.tensor([[0.0]]), torch.tensor([[advantage]])
+    values, clipped = clipped_surrogate(log_probs, old, advantages, ONE, BOUNDS)
     values.sum().backward()
     if abs(advantage) > 1e-30:
         assert bool(clipped) == (float(gradient_of(log_probs)) == 0)
