@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.shapes import check_shapes
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before any test module imports openr1.algorithms.
+check_shapes()
 
 
 @pytest.fixture(scope="session")
