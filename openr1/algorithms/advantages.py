@@ -1,10 +1,9 @@
-"""Advantages from rewards. One estimator is one function of rewards [P, G]; `ESTIMATORS` names them.
+"""Advantage estimators: functions from rewards [P, G] to advantages [P, G]; `ESTIMATORS` names them.
 
-All read rewards [P, G] of any finite range, and `valid_mask` [P, G] bool, True where the response was graded; what
-stands at other places is not read. All return advantages [P, G] float32, computed in float64: 0 for invalid rollouts.
-Statistics are over valid rollouts alone. 0 is set, not computed, where the rewards that are compared are all equal: a
-rounded mean of equal rewards such as 0.1 leaves a deviation that is not 0. All raise TrainingError where a valid reward
-is NaN or infinite.
+Every estimator takes rewards [P, G] of any finite range and `valid_mask` [P, G] bool, True for graded responses; other
+rewards are not read. It returns advantages [P, G] float32, computed in float64, and exactly 0 for invalid responses.
+Statistics cover valid responses only. Zero-variance groups are set to 0, not computed: the rounded mean of equal
+rewards such as 0.1 leaves a deviation that is not 0. TrainingError is raised if a valid reward is NaN or infinite.
 """
 
 from collections.abc import Callable
@@ -44,14 +43,14 @@ def group_normalized_advantages(
 ) -> Float[Tensor, "P G"]:
     """Center and scale each prompt's rewards within its own group (GRPO).
 
-    A[p, g] = (r[p, g] - mean_p) / (std_p + eps), mean and std over the valid rollouts of prompt p; std divides
-    by n - 1. A group with fewer than two valid rollouts, or whose valid rewards are all equal, is exactly 0.
+    A[p, g] = (r[p, g] - mean_p) / (std_p + eps), mean and std over the valid responses to prompt p; std divides
+    by n - 1. A group with fewer than two valid responses, or whose valid rewards are all equal, is exactly 0.
 
     Args:
-        rewards: See above, as the next.
-        valid_mask: See above.
-        running: Of past steps. Then mean_p and std_p are (1 - momentum) x the group's own + momentum x these, and
-            groups whose rewards are all equal have advantages, too.
+        rewards: See the module's docstring.
+        valid_mask: See the module's docstring.
+        running: Running statistics of past steps. If given, mean_p and std_p are blended: (1 - momentum) x the group's
+            + momentum x these, and zero-variance groups have advantages, too.
         momentum: In [0, 1).
         eps: Added to the standard deviation, in reward units.
 
@@ -67,7 +66,7 @@ def group_normalized_advantages(
     values, mean, count = _group_means(rewards, valid_mask)
     centered = torch.where(valid_mask, values - mean, 0.0)
     std = (centered.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    # Past rewards that were all equal say nothing of their scale: divided by it, one group would be the whole gradient.
+    # A running std of 0 carries no scale; dividing by it would let a single group dominate the gradient.
     if running is None or momentum == 0 or running.std == 0:
         return torch.where(has_reward_variance(rewards, valid_mask)[:, None], centered / (std + eps), 0.0).float()
     baseline = (1 - momentum) * mean + momentum * running.mean
@@ -86,7 +85,7 @@ def group_centered_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Te
 
 
 def leave_one_out_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """A = r - mean of the other valid rollouts of the group (RLOO); 0 for groups of one and of equal rewards.
+    """A = r - mean of the other valid responses of the group (RLOO); 0 for groups of one and of equal rewards.
 
     Computed as n / (n - 1) (r - mean_p), which is the same.
 
@@ -98,20 +97,20 @@ def leave_one_out_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Ten
 
 
 def plain_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """A = r, without a baseline (REINFORCE; Williams, 1992). Equal rewards teach, too, and groups of one."""
+    """A = r, without a baseline (REINFORCE; Williams, 1992). Zero-variance groups and groups of one have advantages, too."""
     return _checked(rewards, valid_mask).float()
 
 
 def batch_normalized_advantages(
     rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"], eps: float = STD_EPS
 ) -> Float[Tensor, "P G"]:
-    """A = (r - mean) / (std + eps), both over all valid rollouts of the batch, std by n - 1 (REINFORCE++).
+    """A = (r - mean) / (std + eps), both over all valid responses of the batch, std by n - 1 (REINFORCE++).
 
-    Every response counts once, whatever its length. 0 where all rewards of the batch are equal.
+    Every response counts once, whatever its length. 0 if all rewards of the batch are equal.
 
     Reference:
-        Hu et al., REINFORCE++, arXiv:2501.03262, section 3. There the normalization is over tokens, so that long
-        responses weigh more in mean and deviation.
+        Hu et al., REINFORCE++, arXiv:2501.03262, section 3. The paper normalizes over tokens, so that long
+        responses weigh more in mean and std.
     """
     flat, valid = rewards.reshape(1, -1), valid_mask.reshape(1, -1)
     return group_normalized_advantages(flat, valid, eps=eps).reshape(rewards.shape)

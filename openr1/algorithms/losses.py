@@ -1,8 +1,9 @@
-"""Policy losses per token, or per pair. Reduction is the caller's: sums weighed by `aggregation.loss_weights`.
+"""Policy losses per token, the preference loss per pair, the value loss per token. Callers reduce them with
+`aggregation.loss_weights`.
 
-A policy loss reads tensors [B, T]: log-probs under the current weights, with gradient; log-probs under the weights
+A policy loss takes tensors [B, T]: log-probs under the current weights, with gradient; log-probs under the weights
 before this batch's updates (the same values, detached, at the first update); advantages; the response mask. It returns
-the loss per token [B, T], and `clipped` [B, T] bool: True where a bound, not the ratio, gave the loss. The ratio is
+the loss per token [B, T], and `clipped` [B, T] bool: True where a bound determined the loss. The ratio is
 exp(log_probs - old_log_probs).
 """
 
@@ -19,7 +20,7 @@ from openr1.runtime.import_path import import_function
 
 @dataclass(frozen=True)
 class ClipBounds:
-    """Where ratios are clipped.
+    """Clip range of the probability ratio.
 
     Attributes:
         low: In (0, 1): the bound below is 1 - low.
@@ -63,7 +64,7 @@ def sequence_surrogate(
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """The same with one ratio a response, the geometric mean of its tokens' ratios (GSPO); the same on all its tokens.
 
-    Bounds are far closer to 1 than a token's: 3e-4 and 4e-4 in the paper. With `sequence` aggregation it is the
+    The clip range is much smaller than for token ratios: 3e-4 and 4e-4 in the paper. With `sequence` aggregation it is the
     paper's objective.
 
     Reference:
@@ -124,7 +125,7 @@ def preference_loss(
     Args:
         chosen: [N], log-prob of each whole better response under the policy minus that under the reference, nats.
         rejected: [N], the same of the worse response.
-        beta: > 0; how much the policy is held to the reference.
+        beta: > 0; strength of the pull towards the reference.
 
     Returns:
         The loss and the margin beta * (chosen - rejected), both [N].
@@ -147,7 +148,7 @@ def value_loss(
     Args:
         values: [B, T], in units of the reward, with gradient.
         old_values: [B, T], before this batch's updates.
-        returns: [B, T], what values are to become.
+        returns: [B, T], the regression targets.
         clip: > 0, in units of the reward; None: no bound.
 
     Reference:

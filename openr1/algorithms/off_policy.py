@@ -1,9 +1,9 @@
-"""Correction for responses that another distribution sampled than the one that is trained.
+"""Off-policy correction: responses were sampled from a slightly different distribution than the one that is trained.
 
-The engine's log-probs differ from the trainer's, by rounding and, where generation runs ahead, by older weights. Two
-settings, independent of each other: importance weights scale the loss of a token; rejection takes tokens out of it.
-Both are made of w = exp(log_probs - rollout_log_probs) without gradient, log_probs being the trainer's before the
-batch's updates. Counts that normalize the loss stay as they are.
+The engine's log-probs differ from the trainer's by rounding and, with policy lag, by older weights. There are two
+independent corrections: importance weights scale the loss of a token, rejection masks tokens. Both are computed from
+w = exp(log_probs - rollout_log_probs) without gradient, where log_probs are the trainer's before the step's updates.
+The counts that normalize the loss do not change.
 """
 
 from dataclasses import dataclass

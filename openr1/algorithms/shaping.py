@@ -1,16 +1,16 @@
-"""What becomes of scores' rewards before advantages are made of them. All read and return rewards [P, G]."""
+"""Reward shaping, before advantages are computed. Rewards are [P, G]."""
 
 from jaxtyping import Float, Num
 from torch import Tensor
 
 
 def clip_rewards(rewards: Float[Tensor, "P G"], low: float, high: float) -> Float[Tensor, "P G"]:
-    """Rewards within [low, high]. Comes first: an outlier must not enter any mean or deviation."""
+    """Rewards clipped to [low, high]. Applied first, so that outliers enter no mean or std."""
     return rewards.clamp(low, high)
 
 
 def overlong_penalties(lengths: Num[Tensor, "P G"], generate_max_len: int, buffer_len: int) -> Float[Tensor, "P G"]:
-    """Soft penalty for lengths [P, G] in tokens that come near the limit: 0 up to the buffer, then down to -1.
+    """Soft penalty for lengths [P, G] in tokens close to the limit: 0 up to the buffer zone, then down to -1.
 
     0 for length <= generate_max_len - buffer_len, else (generate_max_len - buffer_len - length) / buffer_len.
 
@@ -21,16 +21,16 @@ def overlong_penalties(lengths: Num[Tensor, "P G"], generate_max_len: int, buffe
 
 
 def adapt_kl_coef(coef: float, kl: float, target: float, num_responses: int, horizon: int) -> float:
-    """The weight of the KL term for the next step: raised where `kl` is above `target`, lowered where it is below.
+    """KL coefficient of the next step: raised if `kl` is above `target`, lowered if below.
 
     coef (1 + clip(kl / target - 1, -0.2, 0.2) x num_responses / horizon).
 
     Args:
-        coef: Of this step.
+        coef: Coefficient of this step.
         kl: Mean over response tokens, nats.
         target: > 0, nats.
-        num_responses: Of the step.
-        horizon: Responses over which the weight changes by 20 % at most.
+        num_responses: Responses of the step.
+        horizon: The coefficient changes by at most 20 % per this many responses.
 
     Reference:
         Ziegler et al., arXiv:1909.08593, section 2.2.
