@@ -97,7 +97,7 @@ def leave_one_out_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Ten
 
 
 def plain_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """A = r, without a baseline (REINFORCE; Williams, 1992). Zero-variance groups and groups of one have advantages, too."""
+    """A = r, without a baseline (REINFORCE; Williams, 1992). Zero-variance groups and groups of one train, too."""
     return _checked(rewards, valid_mask).float()
 
 

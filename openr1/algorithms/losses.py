@@ -62,10 +62,10 @@ def sequence_surrogate(
     mask: Bool[Tensor, "B T"],
     bounds: ClipBounds,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """The same with one ratio a response, the geometric mean of its tokens' ratios (GSPO); the same on all its tokens.
+    """The same with one ratio per response, the geometric mean of its tokens' ratios (GSPO); the same on all its tokens.
 
-    The clip range is much smaller than for token ratios: 3e-4 and 4e-4 in the paper. With `sequence` aggregation it is the
-    paper's objective.
+    The clip range is much smaller than for token ratios: 3e-4 and 4e-4 in the paper. With `sequence` aggregation this
+    is the paper's objective.
 
     Reference:
         Zheng et al., Group Sequence Policy Optimization, arXiv:2507.18071, equations 5 to 7.
