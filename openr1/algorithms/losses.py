@@ -62,7 +62,7 @@ def sequence_surrogate(
     mask: Bool[Tensor, "B T"],
     bounds: ClipBounds,
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
-    """The same with one ratio per response, the geometric mean of its tokens' ratios (GSPO); the same on all its tokens.
+    """The same with one ratio per response, the geometric mean of its tokens' ratios, for all its tokens (GSPO).
 
     The clip range is much smaller than for token ratios: 3e-4 and 4e-4 in the paper. With `sequence` aggregation this
     is the paper's objective.
