@@ -8,26 +8,27 @@ from statistics import fmean
 
 from tests.running import ROOT
 
-NUM_STEPS, COMPARED_STEPS = 10, 3
-MARGIN = 0.08
+NUM_STEPS, COMPARED_STEPS, MARGIN = 10, 3, 0.1
 
 
 def test_the_example_is_one_page() -> None:
-    """Catches an example that has outgrown a slide."""
+    """Catches an example that has outgrown one page."""
     assert len((ROOT / "examples/grpo_loop.py").read_text(encoding="utf-8").splitlines()) < 120
 
 
 def test_the_example_learns() -> None:
-    """Catches an example that no longer runs, and a change of openr1's pieces after which its policy does not learn.
+    """Catches an example that no longer runs, and a loss, mask or advantage with which its policy does not learn.
 
-    Measured over ten steps.
+    Accuracy of the last three of ten steps minus that of the first three, for seeds 0 to 4: 0.26, 0.20, 0.24, 0.20 and
+    0.15; mean 0.21, standard deviation 0.04. The margin is half of the mean. Without learning the difference has mean 0
+    and a standard deviation of about 0.04.
     """
     command = [sys.executable, "-m", "examples.grpo_loop", "--num_steps", str(NUM_STEPS), "--seed", "0"]
     # Waiting threads must not spin: other processes may need the cores.
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split(":")[0] for line in lines] == [f"step {step}" for step in range(1, NUM_STEPS + 1)]
-    accuracies = [float(number) for number in re.findall(r"accuracy ([01]\.\d+)", done.stdout)]
+    steps = re.findall(r"^step (\d+): accuracy ([01]\.\d+), ", done.stdout, re.MULTILINE)
+    assert [int(step) for step, _ in steps] == list(range(1, NUM_STEPS + 1)), done.stdout
+    accuracies = [float(accuracy) for _, accuracy in steps]
     assert fmean(accuracies[-COMPARED_STEPS:]) > fmean(accuracies[:COMPARED_STEPS]) + MARGIN, done.stdout
