@@ -196,7 +196,7 @@ def test_the_client_reads_what_the_server_writes(port: int) -> None:
     """Catches client and server that understand the contract differently; the label belongs to the group."""
     text = "so</think>\n<answer>{}</answer>"
     answers = [(text.format("3*5+7"), "stop"), (text.format("22"), "stop"), ("so", "length")]
-    responses = tuple(Response(answer, (1,), (0.0,), reason, 0, 0) for answer, reason in answers)  # type: ignore[arg-type]
+    responses = tuple(Response(answer, (1,), (0.0,), (True,), reason, 0, 0) for answer, reason in answers)  # type: ignore[arg-type]
     with RewardClient(f"http://127.0.0.1:{port}") as client:
         client.wait_until_ready()
         graded = client.submit(Group(Prompt("p", "Use 3, 5, 7.", (1,), LABEL, "countdown", "<think>"), responses))
@@ -207,7 +207,7 @@ def test_the_client_reads_what_the_server_writes(port: int) -> None:
             Grade(0.0, 0.0, {"format": 0.0, "equation": 0.0, "thought": 0.0}, "truncated"),
         ]
         (score,) = failed.result(BOUND_SECONDS)
-    assert (score.valid, score.reward, score.accuracy, score.verdict) == (False, None, None, "gold_unparseable")
+    assert (score.valid, score.reward, score.score, score.verdict) == (False, None, None, "gold_unparseable")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
