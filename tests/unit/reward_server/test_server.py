@@ -21,7 +21,7 @@ import pytest
 from fastapi import FastAPI
 
 from openr1.rewards.client import RewardClient
-from openr1.types import Group, Prompt, Response, Score
+from openr1.types import Grade, Group, Prompt, Response
 from reward_server.app import create_app
 from reward_server.auth_and_concurrency import AuthAndConcurrencyMiddleware
 from reward_server.config import ServerConfig
@@ -196,18 +196,18 @@ def test_the_client_reads_what_the_server_writes(port: int) -> None:
     """Catches client and server that understand the contract differently; the label belongs to the group."""
     text = "so</think>\n<answer>{}</answer>"
     answers = [(text.format("3*5+7"), "stop"), (text.format("22"), "stop"), ("so", "length")]
-    responses = tuple(Response(answer, (1,), (0.0,), reason, 0, 0) for answer, reason in answers)  # type: ignore[arg-type]
+    responses = tuple(Response(answer, (1,), (0.0,), (True,), reason, 0, 0) for answer, reason in answers)  # type: ignore[arg-type]
     with RewardClient(f"http://127.0.0.1:{port}") as client:
         client.wait_until_ready()
         graded = client.submit(Group(Prompt("p", "Use 3, 5, 7.", (1,), LABEL, "countdown", "<think>"), responses))
         failed = client.submit(Group(Prompt("q", "Use 3, 5, 7.", (1,), "22", "countdown"), responses[:1]))
         assert graded.result(BOUND_SECONDS) == [
-            Score(1.1, 1.0, {"format": 1.0, "equation": 1.0, "thought": 0.0}, "correct"),
-            Score(0.1, 0.0, {"format": 1.0, "equation": 0.0, "thought": 0.0}, "wrong"),
-            Score(0.0, 0.0, {"format": 0.0, "equation": 0.0, "thought": 0.0}, "truncated"),
+            Grade(1.1, 1.0, {"format": 1.0, "equation": 1.0, "thought": 0.0}, "correct"),
+            Grade(0.1, 0.0, {"format": 1.0, "equation": 0.0, "thought": 0.0}, "wrong"),
+            Grade(0.0, 0.0, {"format": 0.0, "equation": 0.0, "thought": 0.0}, "truncated"),
         ]
         (score,) = failed.result(BOUND_SECONDS)
-    assert (score.valid, score.reward, score.accuracy, score.verdict) == (False, None, None, "gold_unparseable")
+    assert (score.valid, score.reward, score.score, score.verdict) == (False, None, None, "gold_unparseable")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
