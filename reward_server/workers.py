@@ -72,6 +72,7 @@ class WorkerPool:
         self._seconds_between_results = expected_seconds
         self._lock = threading.Lock()
         self._pool: ProcessPool | None = None
+        self._stopper: _Stopper | None = None
         self._closed = False
 
     @property
@@ -145,8 +146,10 @@ class WorkerPool:
         for _ in range(2):
             if self._pool is None or not self._pool.active:
                 # All workers died or could not start, for example for lack of memory; a new pool may succeed.
-                _stop_in_background(self._pool)
+                if self._stopper is not None:
+                    self._stopper.stop()
                 self._pool = self._start()
+                self._stopper = _Stopper(self._pool)
             try:
                 future: Future[bool] = self._pool.schedule(
                     _compare, args=[comparison, self._seconds], timeout=wall_clock_seconds
@@ -172,13 +175,15 @@ class WorkerPool:
         """Kill all processes and cancel all pending comparisons."""
         with self._lock:
             self._closed = True
-            pool, self._pool = self._pool, None
+            self._pool = None
+            stopper, self._stopper = self._stopper, None
         with self._count_lock:
             pending = list(self._pending)
         # Outside both locks: cancelling a future runs `_record_result`, which takes `_count_lock`.
         for future in pending:
             future.cancel()
-        _stop_in_background(pool).join(_STOP_SECONDS)
+        if stopper is not None:
+            stopper.stop().join(_STOP_SECONDS)
 
     def _start(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")
@@ -189,15 +194,25 @@ class WorkerPool:
         return ProcessPool(self._count, COMPARISONS_PER_WORKER, _init_worker, self._limits, context)
 
 
-def _stop_in_background(pool: ProcessPool | None) -> threading.Thread:
-    """Stop a pool in a thread, and return that thread: the pool's own threads may wait for processes that hang."""
-    thread = threading.Thread(target=_stop, args=[pool], daemon=True)
-    thread.start()
-    return thread
+class _Stopper:
+    """A thread that waits to stop a pool: the pool's own threads may wait for processes that hang.
 
+    It is started with the pool. Pools are often closed while the interpreter exits, when Python 3.12 and later start no
+    thread any more.
+    """
 
-def _stop(pool: ProcessPool | None) -> None:
-    if pool is not None:
+    def __init__(self, pool: ProcessPool) -> None:
+        self._requested = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=[pool], daemon=True)
+        self._thread.start()
+
+    def stop(self) -> threading.Thread:
+        """Let the thread stop the pool, and return the thread."""
+        self._requested.set()
+        return self._thread
+
+    def _run(self, pool: ProcessPool) -> None:
+        self._requested.wait()
         pool.stop()
         pool.join()
 

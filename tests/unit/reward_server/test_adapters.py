@@ -181,10 +181,12 @@ class Engine:
 
 def run_client(file: Path, prompt: str, label: Any, responses: list[str]) -> list[dict[str, Any]]:
     """Have OpenRLHF's client load the file, and grade all responses with its reward_func at once."""
+    if sys.version_info >= (3, 13):
+        pytest.skip("OpenRLHF has no wheel for Python 3.13")
     try:
         from openrlhf.utils.agent import SingleTurnAgentExecutor
     except ImportError as error:
-        pytest.fail(f"OpenRLHF's client is missing ({error}); `pip install --no-deps openrlhf==0.11.2` installs it")
+        pytest.fail(f"OpenRLHF's client is missing ({error}); `make setup` installs it")
     client = SingleTurnAgentExecutor(str(file))
     params = SimpleNamespace(max_tokens=1024, logprobs=None)
 
@@ -284,7 +286,7 @@ def run_script(tmp_path: Path, text: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_script_starts_processes_only_when_it_grades_and_leaves_none(tmp_path: Path) -> None:
-    """Catches workers at import, a script that hangs at its end, and torch in a process that has no use for it."""
+    """Catches workers at import, a script that hangs or fails at its end, and torch in a process without use for it."""
     run = run_script(
         tmp_path,
         f"""
@@ -297,6 +299,8 @@ if __name__ == "__main__":
 """,
     )
     assert (run.returncode, run.stdout.splitlines()) == (0, ["None False", "[1.0]"]), run.stderr
+    # A thread that is started while the interpreter exits: a traceback with Python 3.12, and workers that stay.
+    assert run.stderr == ""
 
 
 def test_a_large_script_leaves_workers_their_memory(tmp_path: Path) -> None:

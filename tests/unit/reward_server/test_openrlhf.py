@@ -408,10 +408,12 @@ class Engine:
 
 def run_client(address: str | list[str], tokenizer: Any, samples: list[Sample]) -> list[dict[str, Any]]:
     """Have OpenRLHF's client generate and grade all samples at once."""
+    if sys.version_info >= (3, 13):
+        pytest.skip("OpenRLHF has no wheel for Python 3.13")
     try:
         from openrlhf.utils.agent import SingleTurnAgentExecutor
     except ImportError as error:
-        pytest.fail(f"OpenRLHF's client is missing ({error}); `pip install --no-deps openrlhf==0.11.2` installs it")
+        pytest.fail(f"OpenRLHF's client is missing ({error}); `make setup` installs it")
     client = SingleTurnAgentExecutor(address)
 
     async def run_all() -> list[dict[str, Any]]:
@@ -474,6 +476,8 @@ def test_the_real_client_takes_turns_with_several_addresses(url: str, tokenizer:
 
 def test_no_extra_log_hides_a_number_of_openrlhf() -> None:
     """Catches a component that is named like a field of OpenRLHF's samples: its trainer then logs ours instead."""
+    if sys.version_info >= (3, 13):
+        pytest.skip("OpenRLHF has no wheel for Python 3.13")
     from openrlhf.trainer.ppo_utils.experience import Experience
 
     theirs = {field.name for field in fields(Experience)}
