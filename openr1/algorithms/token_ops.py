@@ -80,7 +80,7 @@ def token_log_probs(
 ) -> TokenOutputs:
     """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
-    The logits of token t come from the hidden state at t - 1. They are computed for response tokens alone, in
+    The logits of token t come from the hidden state at t - 1. They are computed for response tokens only, in
     chunks. Where there are more than may exist at one time, the backward pass computes each chunk's again.
 
     Args:

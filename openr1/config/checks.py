@@ -177,7 +177,7 @@ def _check_updates(
 ) -> list[str]:
     if policy.zero_stage == 0 and model.dtype != "float32":
         raise ConfigError(
-            "policy.zero_stage 0 works with model.dtype float32 alone: DeepSpeed adds up bfloat16 gradients in float32 "
+            "policy.zero_stage 0 needs model.dtype float32: DeepSpeed adds up bfloat16 gradients in float32 "
             "from stage 1 on; take zero_stage 1"
         )
     if policy.train_batch_size < policy.num_ranks:

@@ -158,7 +158,8 @@ class Run:
         results = job.evaluate()
         if not results:
             return
-        self._metrics |= results
+        # A new dict: the step's own result shares the old one.
+        self._metrics = self._metrics | results
         with self._interrupts.held_back():
             self._recorder.add_to_step(step, results)
             best = self._checkpoints.best()
@@ -169,7 +170,8 @@ class Run:
 
     def _evaluate_if_missed(self) -> None:
         """A signal during an evaluation leaves its step without one: make it now."""
-        row = next((row for row in reversed(read_metrics(self._folder / "metrics.jsonl"))), {})
+        rows = read_metrics(self._folder / "metrics.jsonl")
+        row = rows[-1] if rows else {}
         self._metrics = {name: value for name, value in row.items() if name != "step"}
         if not any(name.startswith("eval/") for name in row):
             self._evaluate()
