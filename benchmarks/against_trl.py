@@ -40,7 +40,7 @@ from openr1.rollout.engine import EngineActor
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder
 from openr1.training.actors import Actors, start_engines, train_engine_settings, wait_for_engines
-from openr1.training.advantages import AdvantageEstimation
+from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import load_datasets
 from openr1.training.stages import Stages
 from openr1.types import Group

@@ -38,7 +38,7 @@ from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder, start_actor
 from openr1.training.actors import ENGINE_CPU_VARIABLES, ENGINE_VARIABLES, Actors, train_engine_settings
-from openr1.training.advantages import AdvantageEstimation
+from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import load_datasets
 from openr1.training.frozen import DetachedPolicy
 from openr1.training.stages import Stages

@@ -33,8 +33,8 @@ NUM_PROMPTS, GROUP_SIZE, TRAIN_BATCH_SIZE = 16, 8, 64  # P, G, and the rows of a
 GENERATE_MAX_LEN, TEMPERATURE, LEARNING_RATE, MICRO_BATCH_TOKENS = 160, 1.0, 1e-4, 4096
 
 
-class PlainEngine:
-    """The model with PyTorch's AdamW, in place of DeepSpeed: a `TrainEngine` of `optimizer_step`."""
+class PlainBackend:
+    """The model with PyTorch's AdamW, in place of DeepSpeed: a `TrainBackend` of `optimizer_step`."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -92,7 +92,7 @@ def train(num_steps: int, seed: int) -> None:
     tokenizer = load_tokenizer(MODEL)
     stream = PromptStream(load_prompts(PROMPTS, tokenizer, prompt_max_len=64, prompt_format=PromptFormat()), seed)
     lm = load_causal_lm(ModelConfig(path=MODEL, dtype="float32"))
-    policy = PlainEngine(LogProbModel(lm, TEMPERATURE))
+    policy = PlainBackend(LogProbModel(lm, TEMPERATURE))
     objective = PolicyObjective("ppo", ClipBounds(low=0.2, high=0.2), kl_coef=0.0)
     for step in range(1, num_steps + 1):
         prompts = stream.take(NUM_PROMPTS)

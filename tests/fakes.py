@@ -19,7 +19,7 @@ from openr1.config.train import TrainConfig
 from openr1.errors import OpenR1Error
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.tracking.loggers.client import Loggers
-from openr1.training.advantages import AdvantageEstimation
+from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.stages import Stages
 from openr1.types import Grade, Group, Prompt, Response, SamplingParams, WeightVersion
 

@@ -102,11 +102,12 @@ def plain_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P 
 
 
 def batch_normalized_advantages(
-    rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"], eps: float = STD_EPS
-) -> Float[Tensor, "P G"]:
+    rewards: Float[Tensor, "*shape"], valid_mask: Bool[Tensor, "*shape"], eps: float = STD_EPS
+) -> Float[Tensor, "*shape"]:
     """A = (r - mean) / (std + eps), both over all valid responses of the batch, std by n - 1 (REINFORCE++).
 
-    Every response counts once, whatever its length. 0 if all rewards of the batch are equal.
+    Every response counts once, whatever its length. 0 if all rewards of the batch are equal. The axes do not matter:
+    gae normalizes its advantages of tokens [B, T] with it.
 
     Reference:
         Hu et al., REINFORCE++, arXiv:2501.03262, section 3. The paper normalizes over tokens, so that long

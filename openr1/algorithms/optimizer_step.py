@@ -1,4 +1,4 @@
-"""One optimizer step over micro-batches, the same loop for every objective. DeepSpeed comes in as `TrainEngine`."""
+"""One optimizer step over micro-batches, the same loop for every objective. `TrainBackend` is DeepSpeed."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol, TypeVar
@@ -12,8 +12,8 @@ from openr1.algorithms.objectives.base import Objective, StepStats
 Sums = TypeVar("Sums", bound=tuple[float, ...])
 
 
-class TrainEngine(Protocol):
-    """What a step needs: DeepSpeed's engine, or plain PyTorch (examples/grpo_loop.py, tests)."""
+class TrainBackend(Protocol):
+    """What a step needs of a training backend (`workers.backend`); examples and tests bring plain PyTorch."""
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **kwargs: Any) -> Any:
         """The model's outputs for response tokens."""
@@ -26,7 +26,7 @@ class TrainEngine(Protocol):
 
 
 def optimizer_step(
-    engine: TrainEngine,
+    backend: TrainBackend,
     micro_batches: Iterable[TrainBatch],
     objective: Objective[Any, Sums],
     num_ranks: int = 1,
@@ -38,7 +38,7 @@ def optimizer_step(
     2 ranks x 4 micro-batches give the same gradient.
 
     Args:
-        engine: Averages gradients over ranks, which the factor `num_ranks` undoes.
+        backend: Averages gradients over ranks, which the factor `num_ranks` undoes.
         micro_batches: This rank's, in order, at least one. Every rank must bring the same number: forward and backward
             passes are collectives.
         objective: The loss.
@@ -51,13 +51,13 @@ def optimizer_step(
     totals: Tensor | None = None
     for batch in micro_batches:
         with torch.set_grad_enabled(apply):
-            result = objective(engine(*batch.inputs, **objective.forward_kwargs), batch)
+            result = objective(backend(*batch.inputs, **objective.forward_kwargs), batch)
         if apply:
-            engine.backward(result.loss * num_ranks)
+            backend.backward(result.loss * num_ranks)
         values = torch.cat([result.loss.detach().double()[None], result.sums])
         totals = values if totals is None else totals + values
     if apply:
-        engine.step()
+        backend.step()
     assert totals is not None
     # One transfer to the host per step, not one per statistic and micro-batch.
     loss, *sums = totals.tolist()

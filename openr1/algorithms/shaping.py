@@ -18,22 +18,3 @@ def overlong_penalties(lengths: Num[Tensor, "P G"], generate_max_len: int, buffe
         DAPO, arXiv:2503.14476, equation 13.
     """
     return ((generate_max_len - buffer_len - lengths) / buffer_len).clamp(-1.0, 0.0)
-
-
-def adapt_kl_coef(coef: float, kl: float, target: float, num_responses: int, horizon: int) -> float:
-    """KL coefficient of the next step: raised if `kl` is above `target`, lowered if below.
-
-    coef (1 + clip(kl / target - 1, -0.2, 0.2) x num_responses / horizon).
-
-    Args:
-        coef: Coefficient of this step.
-        kl: Mean over response tokens, nats.
-        target: > 0, nats.
-        num_responses: Responses of the step.
-        horizon: The coefficient changes by at most 20 % per this many responses.
-
-    Reference:
-        Ziegler et al., arXiv:1909.08593, section 2.2.
-    """
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return coef * (1 + error * num_responses / horizon)

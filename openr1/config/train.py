@@ -19,6 +19,8 @@ from openr1.config.sections import (
 )
 from openr1.runtime.import_path import absolute
 
+# Names of what `algorithms/advantages.py`, `algorithms/losses.py` and `rollout/env.py` register. Written twice, since
+# reading a config must not import torch; a test compares them.
 GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
 """Estimators that compare the responses to one prompt, and so need several."""
 ADVANTAGE_ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce", "reinforce++", "gae")

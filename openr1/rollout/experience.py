@@ -16,9 +16,9 @@ from openr1.types import Group, RunningReward, ScoredGroup
 class Experience:
     """What one step trains on: P prompts, G responses each, B = P x G rows in the batch.
 
-    Stages return a copy with more filled in: sampling everything above `kl_penalty`, reward shaping `rewards`,
-    `kl_penalty` and the batch's response mask, advantage estimation `advantages`, `running_reward` and the batch's
-    advantages (and values and returns with a critic).
+    Stages return a copy with more filled in: sampling everything above `kl_penalty`; reward shaping `rewards`,
+    `kl_penalty` (which together make the `shaped_rewards`) and the batch's response mask; advantage estimation
+    `advantages`, `running_reward` and the batch's advantages (and values and returns with a critic).
 
     Attributes:
         step: Number of the step, from 1.
@@ -26,7 +26,7 @@ class Experience:
         dropped: Groups that dynamic sampling discarded.
         batch: The tokens of `scored`, with log-probs of engine and reference.
         prompts: Position in the data after this step.
-        rewards: [P, G] float32; the server's, then shaped (before any KL penalty). 0 for ungraded responses.
+        rewards: [P, G] float32; the server's, then clipped and less the length penalty. 0 for ungraded responses.
         valid: [P, G] bool, True for graded responses.
         seconds: Wall time of each phase; stages add theirs.
         kl_penalty: [B, T] float32, subtracted from each token's reward; None if KL is not in the reward.
@@ -57,7 +57,7 @@ class Experience:
         return self.scored + self.dropped
 
     @property
-    def penalized_rewards(self) -> Tensor:
+    def shaped_rewards(self) -> Tensor:
         """[P, G] rewards less the KL penalty of all their tokens: what estimators of whole responses read."""
         return self.rewards if self.kl_penalty is None else self.rewards - self.kl_penalty.sum(-1).view_as(self.rewards)
 

@@ -69,7 +69,7 @@ def rollout_rows(experience: Experience) -> Iterator[dict[str, object]]:
     shaped reward, and those of dropped groups have no advantage.
     """
     assert experience.advantages is not None
-    shaped, advantages = experience.penalized_rewards.tolist(), experience.advantages.tolist()
+    shaped, advantages = experience.shaped_rewards.tolist(), experience.advantages.tolist()
     for scored, group_rewards, group_advantages in zip(experience.scored, shaped, advantages, strict=True):
         yield from _group_rows(scored, group_rewards, group_advantages)
     for scored in experience.dropped:

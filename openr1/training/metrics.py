@@ -63,7 +63,7 @@ def _reward_metrics(experience: Experience) -> dict[str, float]:
     grades = [grade for scored in experience.sampled for grade in scored.grades]
     valid = [grade for grade in grades if grade.valid]
     names = sorted({name for grade in valid for name in grade.components})
-    shaped, trained = experience.penalized_rewards, experience.valid
+    shaped, trained = experience.shaped_rewards, experience.valid
     return {
         **{
             f"reward/{name}": _mean([grade.components[name] for grade in valid if name in grade.components])

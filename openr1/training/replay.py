@@ -77,7 +77,7 @@ def write_step(folder: Path, experience: Experience) -> None:
     aside.mkdir(parents=True, exist_ok=True)
     write_objects(aside / "groups.jsonl", [_to_row(scored) for scored in experience.sampled])
     batch = {f"batch.{name}": tensor for name, tensor in vars(experience.batch).items() if tensor is not None}
-    tensors = {**batch, "shaped": experience.penalized_rewards, "advantages": experience.advantages}
+    tensors = {**batch, "shaped": experience.shaped_rewards, "advantages": experience.advantages}
     # Copies: the format refuses tensors that share memory.
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, aside / "batch.safetensors")
     running = experience.running_reward

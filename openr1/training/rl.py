@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from openr1.algorithms.losses import find_policy_loss
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
 from openr1.data.pass_rates import PASS_RATE_FILE, PassRates
@@ -25,7 +24,7 @@ from openr1.tracking.loggers.client import check_tracking
 from openr1.tracking.recorder import read_metrics, rollout_rows
 from openr1.tracking.run_folder import check_unused
 from openr1.training.actors import Actors
-from openr1.training.advantages import AdvantageEstimation
+from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import Datasets, load_datasets
 from openr1.training.evaluation import Evaluator
 from openr1.training.replay import Recording, Replay, replay_stages
@@ -47,7 +46,6 @@ def run_training(config: TrainConfig, resume: bool) -> None:
     """
     with INTERRUPTS.installed():
         check_train(config)
-        find_policy_loss(config.algorithm.policy_loss)
         check_tracking(config.tracking)
         datasets = load_datasets(config)
         on_gpu = check_machine(gpus_needed(config))

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from openr1.algorithms.batch import TrainBatch
-from openr1.algorithms.losses import ClipBounds
+from openr1.algorithms.kl import adapt_kl_coef
+from openr1.algorithms.losses import LOSSES, ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.algorithms.off_policy import OffPolicyCorrection
-from openr1.algorithms.shaping import adapt_kl_coef
 from openr1.config.train import TrainConfig
 from openr1.errors import TrainingError
 from openr1.interfaces import Critic, Policy
@@ -22,11 +22,11 @@ from openr1.rollout.experience import Experience, StepResult, timed
 from openr1.runtime.interrupts import Interrupts
 from openr1.training.critic import begin_critic_updates
 from openr1.training.metrics import StepUpdates, failed_fraction, step_metrics, time_metrics
-from openr1.training.rewards import shape_rewards
+from openr1.training.reward_shaping import shape_rewards
 from openr1.types import RunningReward, TrainerState, WeightVersion
 
 AdvantageStage = Callable[[Experience, RunningReward | None], Experience]
-"""Fills in advantages (`training.advantages.AdvantageEstimation`); gets the running reward of the steps before."""
+"""Fills in advantages (`training.advantage_stage.AdvantageEstimation`); gets the running reward of the steps before."""
 
 
 class ExperienceSource(Protocol):
@@ -133,7 +133,8 @@ class Trainer:
         size, longest = config.policy.train_batch_size, config.rollout.generate_max_len
         mini_batches = batch.mini_batches(size, algorithm.loss_aggregation, longest)
         objective = self._objective()
-        if batch.ref_log_probs is None and objective.entropy_coef == 0:
+        if batch.ref_log_probs is None and objective.entropy_coef == 0 and algorithm.policy_loss in LOSSES:
+            # The gradient of every built-in loss is proportional to the advantage; of others nothing is known.
             mini_batches = [mini_batch.drop_zero_advantage() for mini_batch in mini_batches]
         apply = self._state.step >= config.critic.warmup_steps
         epochs = algorithm.max_epochs if apply else 1

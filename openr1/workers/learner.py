@@ -17,7 +17,7 @@ from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.errors import PolicyError
 from openr1.workers.backend import Backend
-from openr1.workers.deepspeed import engine as deepspeed_backend
+from openr1.workers.deepspeed import backend as deepspeed_backend
 from openr1.workers.lora import add_adapters, full_weights
 from openr1.workers.model import LogProbModel, ValueModel, load_causal_lm
 from openr1.workers.settings import LearnerSettings

@@ -55,7 +55,7 @@ class TrainWorker:
         limit = timedelta(seconds=settings.timeout_seconds)
         dist.init_process_group(communication, None, limit, settings.num_ranks, settings.rank, store)
         # Imported late: heavy, and DeepSpeed needs the environment and the process group to exist first.
-        from openr1.workers.deepspeed.engine import init_process_group
+        from openr1.workers.deepspeed.backend import init_process_group
         from openr1.workers.learner import build_learner
 
         init_process_group(communication)

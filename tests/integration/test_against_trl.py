@@ -137,7 +137,7 @@ CASES = {
 }
 
 
-class PlainEngine:
+class PlainBackend:
     """The model as DeepSpeed wraps it, without DeepSpeed."""
 
     def __init__(self, lm: Any) -> None:
@@ -193,9 +193,9 @@ def test_loss_and_gradient_are_those_of_trl(name: str, make_trl: Maker) -> None:
     advantages = torch.randn(len(rows), generator=generator)
     batch = TrainBatch.from_tokens(rows)
     inputs = to_trl(rows)
-    engine = PlainEngine(trainer.model)
+    backend = PlainBackend(trainer.model)
     with torch.no_grad():
-        current = engine(*batch.inputs).log_probs[batch.response_mask]
+        current = backend(*batch.inputs).log_probs[batch.response_mask]
     old, reference, sampled = (current + 0.3 * torch.randn(len(current), generator=generator) for _ in range(3))
     places = inputs["completion_mask"].bool()
 
@@ -224,7 +224,7 @@ def test_loss_and_gradient_are_those_of_trl(name: str, make_trl: Maker) -> None:
         rollout_log_probs=spread(sampled, batch.response_mask),
     )
     micro_batches = [batch.select(part) for part in ([3, 1, 4], [0, 7, 8, 9, 10, 11], [6, 5, 2])]
-    stats = optimizer_step(engine, micro_batches, case.objective)
+    stats = optimizer_step(backend, micro_batches, case.objective)
     assert stats.loss == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
     for parameter_name, parameter in trainer.model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[parameter_name], atol=1e-5, rtol=1e-4)

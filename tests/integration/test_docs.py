@@ -25,6 +25,8 @@ from tests.fakes import FakeCritic, FakePolicy, make_config, make_prompt, make_s
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+NAMED_FILE = re.compile(r"`([A-Za-z0-9_.-]+/[A-Za-z0-9_./-]*\.(?:py|sh|md|yaml))`")
+"""A path in backticks; one that contains NAME is a pattern."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -80,6 +82,23 @@ def test_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("[a](b.md#c) [d](https://e.org) [f](#g)\n```\n[h](i.md)\n```\n[`j`](../k/l.yaml)\n")
     assert relative_links(page) == ["b.md", "../k/l.yaml"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_exist(page: Path) -> None:
+    """Catches the path of a file that was moved, which no link check sees: from the root, the page or `openr1/`."""
+    names = NAMED_FILE.findall(page.read_text(encoding="utf-8"))
+    missing = [
+        name
+        for name in names
+        if "NAME" not in name and not any((base / name).exists() for base in (ROOT, page.parent, ROOT / "openr1"))
+    ]
+    assert missing == []
+
+
+def test_named_files_are_found() -> None:
+    """Catches a pattern that finds nothing, with which the test above would pass on any page."""
+    assert NAMED_FILE.findall("in `a/b.py`, `c.py`, `d/e:f` and `g/NAME.yaml`") == ["a/b.py", "g/NAME.yaml"]
 
 
 def rl_metrics(folder: Path) -> list[str]:

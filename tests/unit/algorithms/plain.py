@@ -14,7 +14,7 @@ LONGEST = 16
 """Of a response, for weights that are constant."""
 
 
-class PlainEngine:
+class PlainBackend:
     """What DeepSpeed does on one rank: accumulate, then apply and clear. Notes what is called."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from openr1.algorithms.off_policy import OffPolicyCorrection
 from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.algorithms.token_ops import TokenOutputs
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
-from tests.unit.algorithms.plain import Bigram, PlainEngine, ValueTable, fill_outside, make_batch
+from tests.unit.algorithms.plain import Bigram, PlainBackend, ValueTable, fill_outside, make_batch
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def run(
     case: Case, micro_batches: Sequence[TrainBatch], num_ranks: int = 1, apply: bool = True
-) -> tuple[PlainEngine, StepStats[Any]]:
+) -> tuple[PlainBackend, StepStats[Any]]:
     """One step from the same initial weights."""
-    engine = PlainEngine(case.model())
-    return engine, optimizer_step(engine, micro_batches, case.objective, num_ranks, apply)
+    backend = PlainBackend(case.model())
+    return backend, optimizer_step(backend, micro_batches, case.objective, num_ranks, apply)
 
 
 def check_same(stats: StepStats[Any], expected: StepStats[Any]) -> None:
@@ -80,9 +80,9 @@ def test_cutting_changes_nothing(case: Case, cut: str, placeholders: int) -> Non
     assert float(whole.gradient.abs().max()) > 1e-3, "nothing trains; the test has no power"
     micro_batches = [batch.select([2 * unit + side for unit in units for side in (0, 1)]) for units in UNITS[cut]]
     micro_batches += [batch.placeholder(case.objective.rows_together)] * placeholders
-    engine, stats = run(case, micro_batches)
-    assert engine.calls == ["backward"] * len(micro_batches) + ["step"]
-    torch.testing.assert_close(engine.gradient, whole.gradient, rtol=1e-5, atol=1e-6)
+    backend, stats = run(case, micro_batches)
+    assert backend.calls == ["backward"] * len(micro_batches) + ["step"]
+    torch.testing.assert_close(backend.gradient, whole.gradient, rtol=1e-5, atol=1e-6)
     check_same(stats, expected)
 
 
@@ -99,7 +99,7 @@ def test_sharing_over_ranks_changes_nothing(case: Case, num_ranks: int) -> None:
     shares = cut_into_micro_batches(batch, plan, together)
     ranks = [run(case, share, num_ranks) for share in shares]
     # What data parallelism does with gradients: it averages them.
-    mean = torch.stack([engine.gradient for engine, _ in ranks]).mean(0)
+    mean = torch.stack([backend.gradient for backend, _ in ranks]).mean(0)
     torch.testing.assert_close(mean, whole.gradient, rtol=1e-5, atol=1e-6)
     check_same(combine_ranks([stats for _, stats in ranks]), expected)
 
@@ -108,10 +108,10 @@ def test_evaluating_trains_nothing(case: Case) -> None:
     """Catches an evaluation that goes backward, makes a step, keeps a graph, or reports other numbers than a step."""
     batch = make_batch()
     micro_batches = [batch.select(range(4)), batch.select(range(4, 8))]
-    engine, stats = run(case, micro_batches, apply=False)
-    assert engine.calls == []
-    assert engine.graphs == [False, False]
-    for parameter, before in zip(engine.model.parameters(), case.model().parameters(), strict=True):
+    backend, stats = run(case, micro_batches, apply=False)
+    assert backend.calls == []
+    assert backend.graphs == [False, False]
+    for parameter, before in zip(backend.model.parameters(), case.model().parameters(), strict=True):
         assert torch.equal(parameter, before)
         assert parameter.grad is None
     assert (stats.applied, stats.grad_norm, stats.learning_rate) == (False, 0.0, 0.0)
@@ -141,11 +141,11 @@ def test_masked_batch_counts_nothing_and_stays_connected(case: Case) -> None:
     placeholder = make_batch().placeholder(4)
     outputs = case.model()(*placeholder.inputs, **case.objective.forward_kwargs)
     assert case.objective(outputs, placeholder).loss.requires_grad
-    engine, stats = run(case, [placeholder])
+    backend, stats = run(case, [placeholder])
     assert stats.loss == 0
     assert not any(stats.sums)
-    assert engine.gradients
-    assert not engine.gradient.any()
+    assert backend.gradients
+    assert not backend.gradient.any()
 
 
 def test_nothing_is_read_outside_the_mask(case: Case) -> None:

@@ -22,7 +22,7 @@ from openr1.algorithms.objectives.value import ValueObjective, ValueSums
 from openr1.algorithms.off_policy import OffPolicyCorrection
 from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.errors import ConfigError
-from tests.unit.algorithms.plain import Fixed, FixedValues, PlainEngine
+from tests.unit.algorithms.plain import Fixed, FixedValues, PlainBackend
 
 LN2, LN3 = math.log(2), math.log(3)
 OBJECTIVE = PolicyObjective("ppo", ClipBounds(0.2, 0.3), kl_coef=0.1)
@@ -41,40 +41,40 @@ def hand_batch() -> TrainBatch:
     )
 
 
-def gradients_of(engine: PlainEngine) -> list[Tensor]:
+def gradients_of(backend: PlainBackend) -> list[Tensor]:
     """Gradients of the parameters that have one, in their order; the step must have been made."""
-    assert engine.calls == ["backward", "step"]
-    return engine.gradients
+    assert backend.calls == ["backward", "step"]
+    return backend.gradients
 
 
 # The loop
 
 
 def test_ranks_undo_the_average_by_hand() -> None:
-    """Catches a factor of the ranks in the reported loss, and a norm or rate that the engine has not told yet.
+    """Catches a factor of the ranks in the reported loss, and a norm or rate that the backend has not told yet.
 
     The gradient is multiplied by the 2 ranks, over which it is then averaged; the loss is this rank's own part.
     """
     batch = replace(hand_batch(), values=torch.zeros(2, 4), returns=torch.ones(2, 4))
-    engine = PlainEngine(FixedValues(torch.zeros(2, 4)))
-    stats = optimizer_step(engine, [batch], ValueObjective(None), num_ranks=2)
+    backend = PlainBackend(FixedValues(torch.zeros(2, 4)))
+    stats = optimizer_step(backend, [batch], ValueObjective(None), num_ranks=2)
     # Half of 1 squared for each of three tokens, weighed by a third; the slope is -1.
     assert stats == StepStats(pytest.approx(0.5), ValueSums(tokens=3), applied=True)
-    torch.testing.assert_close(gradients_of(engine), [batch.response_mask * -2 / 3])
+    torch.testing.assert_close(gradients_of(backend), [batch.response_mask * -2 / 3])
 
 
 def test_micro_batches_are_made_as_they_are_needed() -> None:
     """Catches a loop that takes all micro-batches at once, with which all of them would be on the device together."""
     batch = replace(hand_batch(), values=torch.zeros(2, 4), returns=torch.ones(2, 4))
-    engine = PlainEngine(FixedValues(torch.zeros(2, 4)))
+    backend = PlainBackend(FixedValues(torch.zeros(2, 4)))
 
     def micro_batches() -> Iterator[TrainBatch]:
         for done in range(3):
-            assert engine.calls == ["backward"] * done
+            assert backend.calls == ["backward"] * done
             yield batch
 
-    optimizer_step(engine, micro_batches(), ValueObjective(None))
-    assert engine.calls == ["backward"] * 3 + ["step"]
+    optimizer_step(backend, micro_batches(), ValueObjective(None))
+    assert backend.calls == ["backward"] * 3 + ["step"]
 
 
 def test_ranks_add_up_by_hand() -> None:
@@ -95,49 +95,49 @@ def test_policy_loss_by_hand() -> None:
     batch = hand_batch()
     # other - policy = ln 2 everywhere: k3 = 2 - ln 2 - 1 = 1 - ln 2 for each of the three tokens.
     batch = replace(batch, ref_log_probs=(HAND_LOG_PROBS + LN2) * batch.response_mask)
-    engine = PlainEngine(Fixed(HAND_LOG_PROBS))
-    stats = optimizer_step(engine, [replace(batch, loss_weights=batch.response_mask / 6)], OBJECTIVE)
+    backend = PlainBackend(Fixed(HAND_LOG_PROBS))
+    stats = optimizer_step(backend, [replace(batch, loss_weights=batch.response_mask / 6)], OBJECTIVE)
     # Surrogates, bounds 0.8 and 1.3: -1 * 1 = -1; -min(1.5, 1.3) = -1.3, clipped; -min(-0.5, -0.8) = 0.8, clipped.
     assert stats.loss == pytest.approx((-1 - 1.3 + 0.8 + 0.1 * 3 * (1 - LN2)) / 6, rel=1e-5)
     assert stats.sums.kl == pytest.approx(3 * (1 - LN2), rel=1e-5)
     assert (stats.sums.clipped, stats.sums.tokens, stats.sums.entropy) == (2, 3, 3)
     # Gradient of the surrogate: -ratio * A where it is not clipped. Of the KL term: 0.1 * (1 - exp(ln 2)) = -0.1.
     expected = torch.tensor([[0.0, 0.0, -1.0 - 0.1, -0.1], [0.0, -0.1, 0.0, 0.0]]) / 6
-    torch.testing.assert_close(gradients_of(engine), [expected])
+    torch.testing.assert_close(gradients_of(backend), [expected])
 
 
 def test_policy_loss_without_reference_by_hand() -> None:
     """Catches a KL term against missing log-probs, which would be 0 and so a certainty."""
-    engine = PlainEngine(Fixed(HAND_LOG_PROBS))
-    stats = optimizer_step(engine, [hand_batch()], OBJECTIVE)
+    backend = PlainBackend(Fixed(HAND_LOG_PROBS))
+    stats = optimizer_step(backend, [hand_batch()], OBJECTIVE)
     assert stats.loss == pytest.approx((-1 - 1.3 + 0.8) / 3, rel=1e-5)
     assert stats.sums.kl == 0
     expected = torch.tensor([[0.0, 0.0, -1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]) / 3
-    torch.testing.assert_close(gradients_of(engine), [expected])
+    torch.testing.assert_close(gradients_of(backend), [expected])
 
 
 def test_first_update_has_ratio_one() -> None:
     """Catches a ratio to the engine's log-probs, or a gradient lost with it, where no old log-probs are given."""
     batch = replace(hand_batch(), old_log_probs=None)
-    engine = PlainEngine(Fixed(HAND_LOG_PROBS))
-    stats = optimizer_step(engine, [batch], OBJECTIVE, num_ranks=2)
+    backend = PlainBackend(Fixed(HAND_LOG_PROBS))
+    stats = optimizer_step(backend, [batch], OBJECTIVE, num_ranks=2)
     # Ratio 1: -A a token, so -1 - 1 + 1; the gradient is -A too, times 2 ranks / 3 tokens.
     assert stats.loss == pytest.approx(-1 / 3)
     assert stats.sums.clipped == 0
     expected = torch.tensor([[0.0, 0.0, -1.0, -1.0], [0.0, 1.0, 0.0, 0.0]]) * 2 / 3
-    torch.testing.assert_close(gradients_of(engine), [expected])
+    torch.testing.assert_close(gradients_of(backend), [expected])
 
 
 def test_entropy_bonus_by_hand() -> None:
     """Catches a bonus that lowers entropies, one without its weights, and a gradient through entropies for nobody."""
     batch = replace(hand_batch(), old_log_probs=None)
     entropy = torch.tensor([[9.0, 9.0, 1.0, 2.0], [9.0, 4.0, 9.0, 9.0]])
-    engine = PlainEngine(Fixed(HAND_LOG_PROBS, entropy=entropy))
-    stats = optimizer_step(engine, [batch], replace(OBJECTIVE, entropy_coef=0.5))
+    backend = PlainBackend(Fixed(HAND_LOG_PROBS, entropy=entropy))
+    stats = optimizer_step(backend, [batch], replace(OBJECTIVE, entropy_coef=0.5))
     # -1 - 1 + 1 as above, less half of 1 + 2 + 4.
     assert stats.loss == pytest.approx((-1 - 3.5) / 3)
     assert stats.sums.entropy == 7
-    of_log_probs, of_entropy = gradients_of(engine)
+    of_log_probs, of_entropy = gradients_of(backend)
     torch.testing.assert_close(of_log_probs, torch.tensor([[0.0, 0.0, -1.0, -1.0], [0.0, 1.0, 0.0, 0.0]]) / 3)
     torch.testing.assert_close(of_entropy, -0.5 * batch.response_mask / 3)
     assert OBJECTIVE.forward_kwargs == {"entropy": "value"}
@@ -158,12 +158,12 @@ def test_off_policy_correction_by_hand() -> None:
         ref_log_probs=(HAND_LOG_PROBS + LN2) * batch.response_mask,
     )
     correction = OffPolicyCorrection("token", importance_max=2.0, rejection="token", rejection_high=5.0)
-    engine = PlainEngine(Fixed(HAND_LOG_PROBS))
-    stats = optimizer_step(engine, [batch], replace(OBJECTIVE, off_policy=correction))
+    backend = PlainBackend(Fixed(HAND_LOG_PROBS))
+    stats = optimizer_step(backend, [batch], replace(OBJECTIVE, off_policy=correction))
     # Surrogates -1, -1.3 and 0.8 as above, times 2, 1/2 and 0; the KL term is as above.
     assert stats.loss == pytest.approx((-2 - 0.65 + 0.1 * 3 * (1 - LN2)) / 3, rel=1e-5)
     expected = torch.tensor([[0.0, 0.0, -2.0 - 0.1, -0.1], [0.0, -0.1, 0.0, 0.0]]) / 3
-    torch.testing.assert_close(gradients_of(engine), [expected])
+    torch.testing.assert_close(gradients_of(backend), [expected])
     assert stats.sums.importance == pytest.approx(2 + 0.5 + 2, rel=1e-5)
     assert (stats.sums.rejected, stats.sums.tokens) == (1, 3)
 
@@ -179,8 +179,8 @@ def test_mismatch_by_hand() -> None:
         batch.with_advantages(torch.ones(2)).with_loss_weights("token", 2),
         rollout_log_probs=rollout_log_probs + outside,
     )
-    engine = PlainEngine(Fixed(rollout_log_probs + difference))
-    sums = optimizer_step(engine, [batch], OBJECTIVE, apply=False).sums
+    backend = PlainBackend(Fixed(rollout_log_probs + difference))
+    sums = optimizer_step(backend, [batch], OBJECTIVE, apply=False).sums
     # k3 of KL(engine || trainer) for ln 2, -2 ln 2 and 0: (2 - ln 2 - 1) + (1/4 + 2 ln 2 - 1) + 0 = ln 2 + 1/4.
     # Importance weights 2, 1/4 and 1: sum 3.25, squares 4 + 1/16 + 1 = 5.0625.
     expected = PolicySums(
@@ -202,7 +202,7 @@ def test_mismatch_by_hand() -> None:
 def test_mismatch_is_taken_before_the_update() -> None:
     """Catches a mismatch that grows with what this step has already learned, not with an engine that is wrong."""
     batch = replace(hand_batch(), rollout_log_probs=HAND_LOG_PROBS.clone())
-    stats = optimizer_step(PlainEngine(Fixed(HAND_LOG_PROBS)), [batch], OBJECTIVE)
+    stats = optimizer_step(PlainBackend(Fixed(HAND_LOG_PROBS)), [batch], OBJECTIVE)
     # Old minus rollout log-probs = minus log ratio: ln 3/2 and ln 2 in size.
     assert stats.sums.mismatch_abs == pytest.approx(math.log(1.5) + LN2, rel=1e-5)
 
@@ -214,15 +214,15 @@ def test_policy_loss_by_import_path(tmp_path: Path) -> None:
         "def off_by_high(log_probs, old_log_probs, advantages, mask, bounds):\n"
         "    return bounds.high * advantages * (log_probs - old_log_probs), mask & (advantages < 0)\n"
     )
-    engine = PlainEngine(Fixed(HAND_LOG_PROBS))
+    backend = PlainBackend(Fixed(HAND_LOG_PROBS))
     objective = PolicyObjective(f"{file}:off_by_high", ClipBounds(0.2, 0.3), kl_coef=0.0)
-    stats = optimizer_step(engine, [hand_batch()], objective)
+    stats = optimizer_step(backend, [hand_batch()], objective)
     # Log ratios 0 and ln 3/2 with advantage 1, -ln 2 with advantage -1.
     assert stats.loss == pytest.approx(0.3 * (math.log(1.5) + LN2) / 3, rel=1e-5)
     assert stats.sums.clipped == 1
-    torch.testing.assert_close(gradients_of(engine), [torch.tensor([[0.0, 0.0, 0.3, 0.3], [0.0, -0.3, 0.0, 0.0]]) / 3])
+    torch.testing.assert_close(gradients_of(backend), [torch.tensor([[0.0, 0.0, 0.3, 0.3], [0.0, -0.3, 0.0, 0.0]]) / 3])
     with pytest.raises(ConfigError, match="nothing_like_it"):
-        optimizer_step(engine, [hand_batch()], replace(objective, policy_loss=f"{file}:nothing_like_it"))
+        optimizer_step(backend, [hand_batch()], replace(objective, policy_loss=f"{file}:nothing_like_it"))
 
 
 # Value
@@ -237,12 +237,12 @@ def test_value_loss_by_hand() -> None:
     # Within 1/2 of 0, 1 counts as 1/2: half of 1.5^2, without gradient; 1/4 is within: half of 1.75^2; -1 has gone the
     # wrong way: half of 3^2. Unbounded, the first is half of 1.
     for clip, first_loss, first_slope in ((0.5, 1.125, 0.0), (None, 0.5, -1.0)):
-        engine = PlainEngine(FixedValues(values))
-        stats = optimizer_step(engine, [batch], ValueObjective(clip))
+        backend = PlainBackend(FixedValues(values))
+        stats = optimizer_step(backend, [batch], ValueObjective(clip))
         assert stats.loss == 0.25 * first_loss + 0.25 * 1.53125 + 0.5 * 4.5
         assert stats.sums == ValueSums(tokens=3)
         expected = torch.tensor([[0.0, first_slope, -1.75], [0.0, -3.0, 0.0]]) * weights
-        torch.testing.assert_close(gradients_of(engine), [expected])
+        torch.testing.assert_close(gradients_of(backend), [expected])
 
 
 # SFT
@@ -252,12 +252,12 @@ def test_supervised_loss_by_hand() -> None:
     """Catches a z-loss in the reported likelihood, one of another power or sign, and a mean of row means."""
     batch = TrainBatch.from_tokens([([5, 5], [1, 2]), ([5], [3])]).with_loss_weights("token", 1)
     logsumexp = torch.tensor([[7.0, 7.0, 2.0, -1.0], [7.0, 3.0, 7.0, 7.0]])
-    engine = PlainEngine(Fixed(HAND_LOG_PROBS, logsumexp=logsumexp))
-    stats = optimizer_step(engine, [batch], SftObjective(z_loss_coef=0.5))
+    backend = PlainBackend(Fixed(HAND_LOG_PROBS, logsumexp=logsumexp))
+    stats = optimizer_step(backend, [batch], SftObjective(z_loss_coef=0.5))
     # Log-probs -1, -2 and -3: the mean is 2. Half of 4 + 1 + 9, by three tokens.
     assert stats.loss == pytest.approx(2 + 7 / 3, rel=1e-6)
     assert stats.sums == SftSums(nll=6)
-    of_log_probs, of_logsumexp = gradients_of(engine)
+    of_log_probs, of_logsumexp = gradients_of(backend)
     torch.testing.assert_close(of_log_probs, batch.response_mask / -3)
     # 2 x 1/2 x logsumexp / 3.
     torch.testing.assert_close(of_logsumexp, logsumexp * batch.response_mask / 3)
@@ -277,9 +277,9 @@ def test_preference_loss_by_hand() -> None:
     log_probs = torch.tensor([[9.0, -1.0, -2.0], [9.0, -3.0, 9.0], [9.0, 9.0, -4.0], [9.0, -0.5, -1.5]])
     # Sums of responses: -3, -3, -4 and -2.
     reference = torch.tensor([-4 - 2 * LN3, -4, -4, -2], dtype=torch.float64)
-    engine = PlainEngine(Fixed(log_probs))
+    backend = PlainBackend(Fixed(log_probs))
     objective = DpoObjective(beta=0.5, num_pairs=2)
-    stats = optimizer_step(engine, [replace(batch, ref_sequence_log_probs=reference)], objective)
+    stats = optimizer_step(backend, [replace(batch, ref_sequence_log_probs=reference)], objective)
     total = math.log(4 / 3) + LN2
     assert stats.loss == pytest.approx(total / 2, rel=1e-6)
     expected = DpoSums(loss=total, correct=1, margin=LN3, chosen_reward=LN3 + 0.5, rejected_reward=0.5)
@@ -287,4 +287,4 @@ def test_preference_loss_by_hand() -> None:
     # -beta x sigmoid(-margin) / pairs on each chosen token, the opposite on each rejected one: 1/4 and 1/2.
     strong, weak = 0.5 * 0.25 / 2, 0.5 * 0.5 / 2
     slopes = torch.tensor([-strong, strong, -weak, weak])
-    torch.testing.assert_close(gradients_of(engine), [slopes[:, None] * batch.response_mask])
+    torch.testing.assert_close(gradients_of(backend), [slopes[:, None] * batch.response_mask])

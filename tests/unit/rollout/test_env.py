@@ -356,7 +356,7 @@ def test_distance_of_inserted_tokens_costs_nothing(tmp_path: Path) -> None:
     algorithm = {"advantage_estimator": "rloo", "kl_in": "reward", "kl_estimator": "k1", "init_kl_coef": 0.5}
     result = make_step(make_config(tmp_path, algorithm=algorithm), rollout=FakeRollout(make=tool_group))
     expected = [1 - 0.5 * (0.005 - 2), 0 - 0.5 * (0.005 - 1)]
-    for penalized in result.experience.penalized_rewards.tolist():
+    for penalized in result.experience.shaped_rewards.tolist():
         assert penalized == pytest.approx(expected, rel=1e-5)
 
 

@@ -119,7 +119,7 @@ def test_distance_costs_each_token_its_own(tmp_path: Path) -> None:
         # Without discount: the score, less what this and later tokens cost.
         expected = [score - math.fsum(costs[start:]) for start in range(len(costs))]
         assert learned.returns[row][learned.response_mask[row]].tolist() == pytest.approx(expected, rel=1e-5)
-        assert float(result.experience.penalized_rewards.flatten()[row]) == pytest.approx(expected[0], rel=1e-5)
+        assert float(result.experience.shaped_rewards.flatten()[row]) == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_ungraded_responses_train_neither(tmp_path: Path) -> None:

@@ -11,17 +11,20 @@ from typing import Any
 import pytest
 import torch
 
+from openr1.algorithms.advantages import ESTIMATORS
+from openr1.algorithms.losses import LOSSES
 from openr1.algorithms.token_ops import TokenOutputs
 from openr1.config.checks import check_train
 from openr1.config.load import load_config, to_yaml
-from openr1.config.train import TrainConfig
+from openr1.config.train import ADVANTAGE_ESTIMATORS, ENVS, POLICY_LOSSES, TrainConfig
 from openr1.errors import ConfigError, TrainingError
-from openr1.rollout.env import build_env
+from openr1.rollout.env import SingleTurn, build_env
 from openr1.training.actors import train_engine_settings
 from openr1.types import Group, Response
 from tests.fakes import FakePolicy, FakeRewards, FakeRollout, graded, make_config, make_prompt, make_response
 from tests.running import ROOT
 from tests.unit.training.test_trainer import advantages_of, make_step
+from tests.unit.training.test_trainer_settings import order_of
 
 MINE = '''
 import torch
@@ -41,6 +44,11 @@ def one_a_prompt(rewards, valid_mask):
 
 def endless(rewards, valid_mask):
     return rewards / 0
+
+
+def towards_zero(log_probs, old_log_probs, advantages, mask, bounds):
+    """Has a gradient where the advantage is 0, too."""
+    return -advantages * log_probs + log_probs.square(), mask & False
 
 
 def mean_loss(log_probs, old_log_probs, advantages, mask, bounds):
@@ -121,6 +129,15 @@ def test_modules_stay_as_they_are(tmp_path: Path) -> None:
     config = config_with(tmp_path, "algorithm.advantage_estimator", name)
     check_train(config)
     assert config.algorithm.advantage_estimator == name
+
+
+def test_names_of_the_config_are_those_that_exist() -> None:
+    """Catches a part that is listed for the config and missing in its registry, or the other way round: the config
+    package may import neither, so each name is written twice.
+    """
+    assert set(POLICY_LOSSES) == set(LOSSES)
+    assert set(ADVANTAGE_ESTIMATORS) == {*ESTIMATORS, "gae"}
+    assert [type(build_env(name, None)) for name in ENVS] == [SingleTurn]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -229,6 +246,21 @@ def test_the_loss_is_used(tmp_path: Path, mine: Path) -> None:
     loss.backward()
     assert log_probs.grad is not None
     assert log_probs.grad.tolist() == [[0, -0.5], [0, 0.5]]
+
+
+def test_rows_without_an_advantage_reach_a_loss_of_ones_own(tmp_path: Path, mine: Path) -> None:
+    """Catches rows that are left out because the built-in losses have no gradient there, though this one has.
+
+    Without a reference and an entropy bonus; the responses to one prompt have the same reward.
+    """
+    policy = FakePolicy()
+    config = config_with(tmp_path, "algorithm.policy_loss", f"{mine}:towards_zero", algorithm={"init_kl_coef": 0.0})
+    first = order_of(config)[0].id
+    make_step(config, policy=policy, rewards=FakeRewards(graded({first: [1.0, 1.0]})))
+    (batch,) = policy.updates
+    assert batch.advantages is not None
+    assert len(batch) == 4
+    assert int((batch.advantages == 0).all(-1).sum()) == 2
 
 
 @pytest.mark.parametrize("name", ["one_a_prompt", "endless"])

@@ -153,7 +153,7 @@ def test_rewards_are_shaped_before_advantages(tmp_path: Path) -> None:
     config = make_config(tmp_path, reward={"clip": [-1, 3], "overlong_buffer_len": 4, "overlong_penalty": 2.0})
     rollout = FakeRollout(make=lambda prompt: make_group(prompt, (2, 8)))
     result = make_step(config, rollout=rollout, rewards=FakeRewards(graded(default=(9.0, 0.0))))
-    assert result.experience.penalized_rewards.tolist() == [[3.0, -2.0]] * 2
+    assert result.experience.shaped_rewards.tolist() == [[3.0, -2.0]] * 2
     assert [[grade.reward for grade in scored.grades] for scored in result.experience.scored] == [[9.0, 0.0]] * 2
     assert (result.metrics["reward/mean"], result.metrics["reward/shaped_mean"]) == (4.5, 0.5)
     torch.testing.assert_close(advantages_of(result), torch.tensor([[ROOT_HALF, -ROOT_HALF]] * 2), rtol=1e-5, atol=0)
@@ -173,7 +173,7 @@ def test_kl_in_the_reward(tmp_path: Path) -> None:
     )
     policy = FakePolicy()
     result = make_step(config, policy=policy)
-    for group, shaped in zip(result.experience.groups, result.experience.penalized_rewards.tolist(), strict=True):
+    for group, shaped in zip(result.experience.groups, result.experience.shaped_rewards.tolist(), strict=True):
         first = 10 * group.prompt.token_ids[0]
         expected = [1 - 0.5 * 2 * (-1 + first / 1000), 0 - 0.5 * (-1 + (first + 1) / 1000)]
         assert shaped == pytest.approx(expected, rel=1e-5)

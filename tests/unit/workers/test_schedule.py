@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from openr1.config.sections import OptimizerConfig
-from openr1.workers.deepspeed.engine import apply_schedule, build_scheduler
+from openr1.workers.deepspeed.backend import apply_schedule, build_scheduler
 
 SETTINGS = OptimizerConfig(learning_rate=1.0, lr_scheduler="linear", lr_warmup_steps=2)
 

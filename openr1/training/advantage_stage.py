@@ -32,7 +32,7 @@ class AdvantageEstimation:
             advantages = batch.mean_advantages.view_as(experience.rewards)
             return replace(experience, batch=batch, advantages=advantages)
         assert self._estimator is not None
-        rewards, valid, momentum = experience.penalized_rewards, experience.valid, self._algorithm.reward_momentum
+        rewards, valid, momentum = experience.shaped_rewards, experience.valid, self._algorithm.reward_momentum
         if momentum > 0:
             advantages = group_normalized_advantages(rewards, valid, past, momentum)
         else:
