@@ -34,12 +34,13 @@ from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream
 from openr1.interfaces import RewardSource
+from openr1.placement.group import Places
 from openr1.rewards.client import RewardClient
 from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineActor
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder
-from openr1.training.actors import Actors, start_engines, train_engine_settings, wait_for_engines
+from openr1.training.actors import Actors, start_engines, train_demand, train_engine_settings, wait_for_engines
 from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import load_datasets
 from openr1.training.stages import Stages
@@ -86,8 +87,10 @@ def force_lengths(engine: EngineActor, lengths: list[int]) -> None:
 
 def start_stages(config: TrainConfig, rewards: RewardSource, shared: Path, lengths: list[int]) -> Stages:
     """Start the actors of a training run, with one engine whose responses have these lengths."""
-    actors = Actors(config, False, shared, with_engines=False, with_reference=True)
-    engines = start_engines(train_engine_settings(config, False), config.rollout.threads)
+    demand = train_demand(config)
+    actors = Actors(config, Places.on_cpu(replace(demand, engines=0)), shared, with_reference=True)
+    places = Places.on_cpu(demand)
+    engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
     wait_for_engines(engines, config.rollout.timeout_seconds)
     ray.get([engine.__ray_call__.remote(force_lengths, lengths) for engine in engines])
     assert isinstance(actors.policy, PolicyGroup)

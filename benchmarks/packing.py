@@ -71,7 +71,7 @@ def start_learner(dtype: Dtype, packing: bool, threads: int, logs: Path) -> Any:
     model = ModelConfig(path=MODEL, dtype=dtype, packing=packing)
     policy = PolicyConfig(zero_stage=1, micro_batch_tokens=MICRO_BATCH_TOKENS, threads=threads)
     learner = learner_settings(model, optimizer, policy, total_updates=1000)
-    return start_workers(learner, policy, False, logs, TimedWorker)[0]
+    return start_workers(learner, policy, [None], logs, TimedWorker)[0]
 
 
 def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -> dict[str, Any]:

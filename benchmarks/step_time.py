@@ -33,11 +33,12 @@ from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream, end_token_ids
 from openr1.interfaces import Policy, Reference, RewardSource, Rollout
+from openr1.placement.group import Places
 from openr1.rewards.client import RewardClient
 from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder, start_actor
-from openr1.training.actors import ENGINE_CPU_VARIABLES, ENGINE_VARIABLES, Actors, train_engine_settings
+from openr1.training.actors import ENGINE_CPU_VARIABLES, ENGINE_VARIABLES, Actors, train_demand, train_engine_settings
 from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import load_datasets
 from openr1.training.frozen import DetachedPolicy
@@ -252,7 +253,7 @@ def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
     prompts = PromptStream(load_datasets(config).train, config.run.seed)
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()
-        actors = Actors(config, False, shared, with_engines=True, with_reference=True)
+        actors = Actors(config, Places.on_cpu(train_demand(config)), shared, with_reference=True)
         stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, critic=None))
         raw = RawSide(config, shared)
         timed = TimedStages(stages, serial=True)
@@ -279,9 +280,10 @@ class RawSide:
 
     def __init__(self, config: TrainConfig, shared: Path) -> None:
         self._shared, self._micro_batch_tokens = shared, config.policy.micro_batch_tokens
-        settings, variables = train_engine_settings(config, on_gpu=False)[0], ENGINE_VARIABLES | ENGINE_CPU_VARIABLES
-        self._engine = start_actor(RawEngine, config.rollout.threads, False, variables, settings)
-        self._model = start_actor(RawModel, config.policy.threads, False, {}, config)
+        settings = train_engine_settings(config, Places.on_cpu(train_demand(config)))[0]
+        variables = ENGINE_VARIABLES | ENGINE_CPU_VARIABLES
+        self._engine = start_actor(RawEngine, config.rollout.threads, {}, variables, settings)
+        self._model = start_actor(RawModel, config.policy.threads, {}, {}, config)
         self._model_bytes = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
 
     def times(self, rollout: TimedRollout, policy: TimedPolicy, groups: list[Group]) -> dict[str, float]:

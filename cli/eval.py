@@ -38,6 +38,7 @@ def run(argv: list[str]) -> int:
     )
     machine = Machine(
         num_engines=arguments.num_engines,
+        tensor_parallel_size=arguments.tensor_parallel_size,
         max_num_seqs=arguments.max_num_seqs,
         kv_cache_gib=arguments.kv_cache_gib,
         threads=arguments.threads,
@@ -70,9 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="output folder (default: runs/eval/<model's folder name>)")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default: %(default)s")
-    parser.add_argument("--num-engines", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--num-engines", type=int, help="default: one per GPU, or one on the CPU")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs per engine (default: %(default)s)")
     parser.add_argument("--max-num-seqs", type=int, default=256, help="sequences per engine (default: %(default)s)")
-    parser.add_argument("--kv-cache-gib", type=float, default=1.0, help="KV cache per engine (default: %(default)s)")
+    parser.add_argument("--kv-cache-gib", type=float, help="KV cache per engine (default: 1 on the CPU, 0.9 of a GPU)")
     parser.add_argument("--threads", type=int, default=2, help="threads per engine on the CPU (default: %(default)s)")
     parser.add_argument(
         "--timeout-seconds",

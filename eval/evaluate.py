@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 from transformers import AutoConfig
 
@@ -17,6 +16,8 @@ from eval.samples import Sample, SampleFile
 from openr1.config.sections import Dtype, ModelConfig
 from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
+from openr1.placement.group import Places, reserve
+from openr1.placement.layouts import Demand
 from openr1.rewards.client import to_items
 from openr1.rollout.engine import EngineSettings
 from openr1.runtime.console import print_table, progress, say
@@ -45,11 +46,12 @@ class EvalSettings:
 
 @dataclass(frozen=True)
 class Machine:
-    """Settings of the engines that affect speed but not samples."""
+    """Settings of the engines that affect speed but not samples; see the keys of the same names in docs/config.md."""
 
-    num_engines: int
+    num_engines: int | None
+    tensor_parallel_size: int
     max_num_seqs: int
-    kv_cache_gib: float
+    kv_cache_gib: float | None
     threads: int
     timeout_seconds: float
 
@@ -83,7 +85,7 @@ def evaluate(benchmarks: Sequence[Benchmark], settings: EvalSettings, machine: M
         missing = {name: [one for one in prompts[name] if one.id not in done[name]] for name in prompts}
         if any(missing.values()):
             longest = max(len(one.token_ids) for some in missing.values() for one in some) + settings.generate_max_len
-            _sample(missing, files, settings, _engine_settings(settings, machine, longest, folder), machine)
+            _sample(missing, files, settings, machine, longest, folder / "logs")
         _write_results(folder, settings, prompts, files)
 
 
@@ -101,10 +103,8 @@ def _claim(folder: Path, settings: EvalSettings) -> None:
 
 
 def _engine_settings(
-    settings: EvalSettings, machine: Machine, max_model_len: int, folder: Path
+    settings: EvalSettings, machine: Machine, max_model_len: int, logs: Path, places: Places
 ) -> list[EngineSettings]:
-    on_gpu = torch.cuda.is_available()
-    logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     model = ModelConfig(path=Path(settings.model), dtype=settings.dtype)
     return [
@@ -113,10 +113,12 @@ def _engine_settings(
             max_model_len=max_model_len,
             max_num_seqs=machine.max_num_seqs,
             kv_cache_gib=machine.kv_cache_gib,
-            on_gpu=on_gpu,
             log_path=logs / f"engine_{index}.log",
+            places=places,
+            index=index,
+            tensor_parallel_size=machine.tensor_parallel_size,
         )
-        for index in range(machine.num_engines)
+        for index in range(len(places.engines))
     ]
 
 
@@ -124,14 +126,24 @@ def _sample(
     missing: dict[str, list[Prompt]],
     files: dict[str, SampleFile],
     settings: EvalSettings,
-    engines: list[EngineSettings],
     machine: Machine,
+    max_model_len: int,
+    logs: Path,
 ) -> None:
     """Generate and grade groups as they finish. Each is written to disk before the next is graded."""
     total = sum(map(len, missing.values()))
-    say(f"{total} problems x {settings.n_samples_per_prompt} samples, {len(engines)} engine(s)")
-    with running_ray(), Grader(ServerConfig()) as grader, progress("sampling", total) as advance:
-        rollout = start_rollout(engines, machine.threads, machine.timeout_seconds)
+    demand = Demand(
+        ranks=0, engines=machine.num_engines, gpus_per_engine=machine.tensor_parallel_size, max_engines=total
+    )
+    with (
+        running_ray(),
+        reserve("auto", demand, machine.timeout_seconds) as places,
+        Grader(ServerConfig()) as grader,
+        progress("sampling", total) as advance,
+    ):
+        say(f"{total} problems x {settings.n_samples_per_prompt} samples, {places.placement.describe()}")
+        engines = _engine_settings(settings, machine, max_model_len, logs, places)
+        rollout = start_rollout(engines, machine.threads, places.engines, machine.timeout_seconds)
         for name, prompts in missing.items():
             sampling = SamplingParams(
                 n_samples_per_prompt=settings.n_samples_per_prompt,

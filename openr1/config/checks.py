@@ -22,7 +22,7 @@ def check_train(config: TrainConfig) -> list[str]:
             f"policy.train_batch_size {policy.train_batch_size} does not divide rollout.{product} = {responses}; "
             f"the largest that does is {_largest_divisor(responses, policy.train_batch_size)}"
         )
-    if rollout.rollout_batch_size < rollout.num_engines:
+    if rollout.num_engines is not None and rollout.rollout_batch_size < rollout.num_engines:
         raise ConfigError(
             f"rollout.num_engines {rollout.num_engines} is more than rollout.rollout_batch_size "
             f"{rollout.rollout_batch_size}; some engines would have no prompt"
@@ -83,6 +83,10 @@ def _check_algorithm(config: TrainConfig) -> None:
     if rollout.in_flight == "drain" and rollout.max_staleness == 0:
         raise ConfigError(
             "rollout.in_flight drain is for rollout.max_staleness above 0: without it nothing is in flight at a push"
+        )
+    if config.placement.layout == "half" and rollout.max_staleness == 0:
+        raise ConfigError(
+            "placement.layout half needs rollout.max_staleness 1 or more: otherwise each half waits for the other"
         )
     _check_critic(config)
     _check_kl(config)
@@ -180,12 +184,13 @@ def _check_updates(
             "policy.zero_stage 0 needs model.dtype float32: DeepSpeed adds up bfloat16 gradients in float32 "
             "from stage 1 on; take zero_stage 1"
         )
-    if policy.train_batch_size < policy.num_ranks:
+    if policy.num_ranks is not None and policy.train_batch_size < policy.num_ranks:
         raise ConfigError(
             f"policy.train_batch_size {policy.train_batch_size} is less than policy.num_ranks {policy.num_ranks}; "
             "every rank needs a response"
         )
-    lines = [f"train_batch_size {policy.train_batch_size} over {policy.num_ranks} policy rank(s)"]
+    ranks = "the policy ranks that fit" if policy.num_ranks is None else f"{policy.num_ranks} policy rank(s)"
+    lines = [f"train_batch_size {policy.train_batch_size} over {ranks}"]
     if updates is not None:
         if optimizer.lr_warmup_steps >= updates:
             raise ConfigError(

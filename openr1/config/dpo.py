@@ -10,6 +10,7 @@ from openr1.config.sections import (
     ModelConfig,
     NotNegative,
     OptimizerConfig,
+    PlacementConfig,
     PolicyConfig,
     Positive,
     RunConfig,
@@ -46,6 +47,7 @@ class DpoConfig(Section):
     data: DpoDataConfig
     optimizer: DpoOptimizerConfig = DpoOptimizerConfig()
     policy: PolicyConfig = PolicyConfig()
+    placement: PlacementConfig = PlacementConfig()
     checkpoint: FixedDatasetCheckpointConfig = FixedDatasetCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     beta: Annotated[float, Field(gt=0)] = 0.1

@@ -93,11 +93,20 @@ class OptimizerConfig(Section):
     """Gradient clipping norm; 0: no clipping."""
 
 
+class PlacementConfig(Section):
+    """Which GPUs the actors run on; docs/gpu.md."""
+
+    layout: Literal["auto", "separate", "colocated", "half", "cpu"] = "auto"
+    """separate: GPUs of their own per role; colocated: all roles on every GPU; half: engines apart; cpu: no GPU."""
+    timeout_seconds: Seconds = 60.0
+    """Timeout for all GPUs to be free at the start."""
+
+
 class PolicyConfig(Section):
     """DeepSpeed training workers of the policy."""
 
-    num_ranks: Positive = 1
-    """Data-parallel ranks; one GPU each on a machine with GPUs."""
+    num_ranks: Positive | None = None
+    """Data-parallel ranks, one GPU each; null: as many as the layout has GPUs for, 1 on the CPU."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     """ZeRO stage: shards 0 nothing (float32 only), 1 optimizer state, 2 also gradients, 3 also parameters."""
     train_batch_size: Positive = 512

@@ -10,6 +10,7 @@ from openr1.config.sections import (
     ModelConfig,
     NotNegative,
     OptimizerConfig,
+    PlacementConfig,
     PolicyConfig,
     Positive,
     RunConfig,
@@ -45,6 +46,7 @@ class SftConfig(Section):
     data: SftDataConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     policy: PolicyConfig = PolicyConfig()
+    placement: PlacementConfig = PlacementConfig()
     checkpoint: FixedDatasetCheckpointConfig = FixedDatasetCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     max_epochs: Positive = 1

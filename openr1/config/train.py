@@ -10,6 +10,7 @@ from openr1.config.sections import (
     ModelConfig,
     NotNegative,
     OptimizerConfig,
+    PlacementConfig,
     PolicyConfig,
     Positive,
     RunConfig,
@@ -73,12 +74,16 @@ class RolloutConfig(Section):
     """Maximum policy lag in steps: how far sampling may run ahead of training. 0 is fully synchronous."""
     in_flight: Literal["keep", "drain"] = "keep"
     """Unfinished responses when new weights arrive: keep continues them, drain delays the push until they end."""
-    num_engines: Positive = 1
-    """vLLM engines; one GPU each on a machine with GPUs."""
+    num_engines: Positive | None = None
+    """vLLM engines; null: as many as the layout has GPUs for, 1 on the CPU."""
+    tensor_parallel_size: Positive = 1
+    """GPUs (processes on the CPU) over which one engine is split."""
     max_num_seqs: Positive = 256
     """Maximum number of sequences that one engine decodes at once."""
-    kv_cache_gib: Annotated[float, Field(gt=0)] = 1.0
-    """KV cache of one engine, GiB."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """KV cache of one engine per GPU, GiB; null: 1 on the CPU, what gpu_memory_utilization leaves on a GPU."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of a GPU's memory that an engine takes; null: 0.9, or 0.3 of a GPU shared with training workers."""
     threads: Positive = 1
     """CPU threads per engine."""
     verify_steps: NotNegative = 50
@@ -243,6 +248,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
     policy: PolicyConfig = PolicyConfig()
+    placement: PlacementConfig = PlacementConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -271,6 +277,11 @@ class TrainConfig(Section):
     def has_reference(self) -> bool:
         """Whether the algorithm needs reference log-probs."""
         return self.algorithm.init_kl_coef > 0
+
+    @property
+    def has_reference_model(self) -> bool:
+        """Whether these come from a model of their own; with LoRA they are the policy's without its adapters."""
+        return self.has_reference and self.model.lora is None
 
     @property
     def has_critic(self) -> bool:

@@ -1,6 +1,7 @@
 """One vLLM engine in a Ray actor: generates groups, and takes new weights between two of its steps."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,13 +31,24 @@ switch to the engine's thread costs."""
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What an engine needs to start."""
+    """What an engine needs to start.
+
+    Attributes:
+        kv_cache_bytes: Size of the KV cache on each GPU; None: what `gpu_memory_utilization` leaves.
+        gpu_memory_utilization: Part of each GPU's memory that weights, activations and KV cache may take together. vLLM
+            does not start on a GPU that has less than this part free.
+        tensor_parallel_size: Processes, with a GPU each, over which the model is split.
+        visible_devices: Numbers of these GPUs if there are several; empty where Ray chooses the only one.
+    """
 
     model_path: Path
     dtype: str
     max_model_len: int
     max_num_seqs: int
-    kv_cache_bytes: int
+    kv_cache_bytes: int | None
+    gpu_memory_utilization: float
+    tensor_parallel_size: int
+    visible_devices: str
     config_overrides: dict[str, Any]
     on_gpu: bool
     weight_transfer_backend: str
@@ -64,6 +76,9 @@ class EngineActor:
     def __init__(self, settings: EngineSettings) -> None:
         """Load the model; takes seconds to minutes."""
         log_to(settings.log_path)
+        if settings.visible_devices:
+            # Ray shows an actor the GPU of its bundle only.
+            os.environ["CUDA_VISIBLE_DEVICES"] = settings.visible_devices
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
         self._llm = self._thread.submit(build_llm, settings).result()
         tokenizer = self._llm.get_tokenizer()
@@ -211,6 +226,11 @@ def build_llm(settings: EngineSettings) -> "LLM":
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         kv_cache_memory_bytes=settings.kv_cache_bytes,
+        # On the CPU this would be a part of the machine's memory, of which nothing but the KV cache is taken.
+        **({"gpu_memory_utilization": settings.gpu_memory_utilization} if settings.on_gpu else {}),
+        tensor_parallel_size=settings.tensor_parallel_size,
+        # Worker processes of this actor; vLLM would choose Ray actors, which need GPUs of their own.
+        distributed_executor_backend="mp" if settings.tensor_parallel_size > 1 else None,
         # On CPU, vLLM cannot split the prompt of a seeded request over two steps: a step must take any prompt whole.
         enable_chunked_prefill=settings.on_gpu,
         max_num_batched_tokens=max(settings.max_model_len, MAX_BATCHED_TOKENS),

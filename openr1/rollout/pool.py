@@ -1,6 +1,7 @@
 """Distributes prompts over the generation engines and returns groups as they finish."""
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,24 @@ from openr1.errors import EngineError, StageTimeout
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
 from openr1.runtime.ray_calls import gather
 from openr1.types import Group, Prompt, SamplingParams
+
+RESERVE_FRACTION = 0.25
+"""Part of a request's prompts that is dealt out only as groups finish, if there are several engines."""
+
+
+def deal(prompts: Sequence[Prompt], num_engines: int) -> tuple[list[list[Prompt]], deque[Prompt]]:
+    """Distribute prompts over engines: a share for each at once, and a reserve for whichever is ahead later.
+
+    How long a response gets is not known beforehand, and the slowest engine ends the step. Long prompts go first, since
+    what starts last should be short; shares differ by at most one prompt. One engine gets everything at once.
+    """
+    if num_engines == 1:
+        return [list(prompts)], deque()
+    longest_first = sorted(prompts, key=lambda prompt: -len(prompt.token_ids))
+    # Each engine gets at least one prompt if there are enough.
+    at_once = max(len(prompts) - int(RESERVE_FRACTION * len(prompts)), min(num_engines, len(prompts)))
+    shares = [longest_first[index:at_once:num_engines] for index in range(num_engines)]
+    return shares, deque(longest_first[at_once:])
 
 
 @dataclass
@@ -49,20 +68,19 @@ class RolloutPool:
             EngineError: An engine returned a prompt that was not requested, or the wrong number of responses.
             TrainingError: An engine died.
         """
-        # Round-robin, so that the shares of the engines differ by at most one prompt.
-        count = len(self._engines)
-        shares = [list(prompts[index::count]) for index in range(count)]
-        streams = [
-            engine.generate.remote(share, sampling)
-            for engine, share in zip(self._engines, shares, strict=True)
+        shares, reserve = deal(prompts, len(self._engines))
+        unfinished = [len(share) for share in shares]
+        streams = {
+            engine.generate.remote(share, sampling): index
+            for index, (engine, share) in enumerate(zip(self._engines, shares, strict=True))
             if share
-        ]
+        }
         waiting = {prompt.id for prompt in prompts}
         self._progress.last = time.monotonic()
         while streams:
             # A short wait, so that Ctrl-C is noticed; the real deadline is the check of `_progress` below.
             INTERRUPTS.check()
-            ready, _ = ray.wait(streams, timeout=POLL_SECONDS)
+            ready, _ = ray.wait(list(streams), timeout=POLL_SECONDS)
             if ready:
                 self._progress.last = time.monotonic()
             elif time.monotonic() - self._progress.last > self._timeout_seconds:
@@ -74,8 +92,13 @@ class RolloutPool:
                 try:
                     reference = next(stream)
                 except StopIteration:
-                    streams.remove(stream)
+                    del streams[stream]
                     continue
+                unfinished[streams[stream]] -= 1
+                if reserve:
+                    least = unfinished.index(min(unfinished))
+                    unfinished[least] += 1
+                    streams[self._engines[least].generate.remote([reserve.popleft()], sampling)] = least
                 yield self._checked(reference, waiting, sampling)
         # A stream that ends early raises nothing, and the batch would silently be smaller.
         if waiting:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -11,33 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from filelock import FileLock, Timeout
 from ray.actor import ActorHandle
 
-from openr1.errors import ConfigError
 from openr1.runtime.interrupts import INTERRUPTS
 from openr1.runtime.process import python_environment
 
 SHARED_MEMORY = Path("/dev/shm")
-
-
-def check_machine(num_gpus_needed: int) -> bool:
-    """Whether to run on GPUs. It is all or nothing: one GPU per actor, or every actor on the CPU.
-
-    Raises:
-        ConfigError: The machine has GPUs, but fewer than `num_gpus_needed`.
-    """
-    found = torch.cuda.device_count()
-    if found == 0:
-        return False
-    if found < num_gpus_needed:
-        raise ConfigError(
-            f"this config needs {num_gpus_needed} GPUs (policy.num_ranks, as many again for the critic of gae, "
-            f"rollout.num_engines, 1 for the reference), but this machine has {found}; lower these settings, or hide "
-            "the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
-        )
-    return True
 
 
 @contextmanager
@@ -61,8 +42,11 @@ def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def running_ray() -> Iterator[None]:
-    """Run a private Ray instance for the block. Its processes and its temporary folder are gone afterwards."""
+def running_ray(num_gpus: int | None = None) -> Iterator[None]:
+    """Run a private Ray instance for the block. Its processes and its temporary folder are gone afterwards.
+
+    `num_gpus` is what Ray counts; None: the GPUs of the machine.
+    """
     logging.getLogger("ray").setLevel(logging.ERROR)
     # By default Ray runs actors at niceness 15; here they do all the work.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling)
@@ -74,6 +58,7 @@ def running_ray() -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
+                num_gpus=num_gpus,
                 # Actors request GPUs only (num_cpus=0). They share the cores; their thread counts are set explicitly.
                 num_cpus=1,
             )
@@ -89,16 +74,23 @@ def shared_memory_folder() -> AbstractContextManager[Path]:
     return own_folder(SHARED_MEMORY, "openr1-")
 
 
-def start_actor(kind: type, threads: int, on_gpu: bool, variables: dict[str, str], settings: Any) -> ActorHandle:
-    """Start an actor in its own process, with `variables` and the thread count set before anything is imported."""
+def start_actor(
+    kind: type, threads: int, options: dict[str, Any], variables: dict[str, str], settings: Any
+) -> ActorHandle:
+    """Start an actor in its own process, with `variables` and the thread count set before anything is imported.
+
+    `options` are Ray's, and say which GPUs it gets; an empty dict gives it none.
+    """
     environment = {
         # Otherwise Ray derives OMP_NUM_THREADS from num_cpus.
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": python_environment()["PYTHONPATH"],
+        # Tools of this Python's environment, such as ninja, which compiles DeepSpeed's CPU optimizer.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "TOKENIZERS_PARALLELISM": "false",
         # The threads of all actors share few cores, so waiting threads must not spin (4 times slower if they do).
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }
-    options = {"num_cpus": 0, "num_gpus": int(on_gpu), "runtime_env": {"env_vars": environment | variables}}
-    return ray.remote(kind).options(**options).remote(settings)
+    own = {"num_cpus": 0, "num_gpus": 0, "runtime_env": {"env_vars": environment | variables}}
+    return ray.remote(kind).options(**own | options).remote(settings)

@@ -52,10 +52,13 @@ def open_run_folder(folder: Path, config: AnyConfig, resume: bool) -> Iterator[N
         lock.release()
 
 
-MUTABLE_ON_RESUME = ("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks")
+MUTABLE_ON_RESUME = (
+    *("reward.url", "num_steps", "max_steps", "max_epochs", "data.max_pass_rate", "policy.num_ranks"),
+    *("rollout.num_engines", "rollout.tensor_parallel_size", "rollout.kv_cache_gib", "rollout.gpu_memory_utilization"),
+)
 """Keys that may change when a run is resumed: address of the reward server, length of training, skipping of solved
-prompts, number of ranks."""
-MUTABLE_PREFIXES = ("tracking.", "debug.record", "debug.replay")
+prompts, and how the machine is used."""
+MUTABLE_PREFIXES = ("tracking.", "debug.record", "debug.replay", "placement.")
 """Sections and keys that only observe the run; these may change, too."""
 
 

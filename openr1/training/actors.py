@@ -1,21 +1,25 @@
 """The composition root: builds every actor from the config. Only this file constructs actors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray.actor import ActorHandle
 
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.config.train import TrainConfig
+from openr1.config.train import RolloutConfig, TrainConfig
 from openr1.interfaces import Critic, Policy, Reference, Rollout
+from openr1.placement.group import Place, Places, options_of
+from openr1.placement.layouts import Demand
 from openr1.rollout.engine import EngineActor, EngineSettings
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_calls import gather
 from openr1.runtime.ray_cluster import start_actor
 from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND, ShmSenderFactory
 from openr1.workers.deepspeed.build_locks import check_build_locks, extensions_folder
-from openr1.workers.group import CriticGroup, GroupSettings, PolicyGroup, ReferenceClient
+from openr1.workers.group import CriticGroup, GroupSettings, PolicyGroup
 from openr1.workers.model import hidden_size
 from openr1.workers.reference import ReferenceWorker
+from openr1.workers.reference_client import BaseModelReference, ReferenceClient
 from openr1.workers.rope import rope_scaling_overrides
 from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSettings
 from openr1.workers.worker import TrainWorker
@@ -25,9 +29,16 @@ ENGINE_VARIABLES = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
+    # The workers of tensor parallelism: a fork would copy the locks of this process's threads.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo"}
+# Micro-batches differ in size; fixed segments would fragment.
+WORKER_GPU_VARIABLES = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 ENGINE_CPU_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "GLOO_SOCKET_IFNAME": "lo"}
+
+GPU_MEMORY_ALONE, GPU_MEMORY_SHARED = 0.9, 0.3
+"""Part of a GPU's memory that an engine takes by default: of one of its own, and of one with training workers."""
 
 
 class Actors:
@@ -39,25 +50,42 @@ class Actors:
     policy: Policy
     critic: Critic | None
 
-    def __init__(
-        self, config: TrainConfig, on_gpu: bool, shared_memory: Path, *, with_engines: bool, with_reference: bool
-    ) -> None:
-        """Start engines, reference, policy and critic side by side, and connect the policy to the engines."""
+    def __init__(self, config: TrainConfig, places: Places, shared_memory: Path, *, with_reference: bool) -> None:
+        """Start the actors in their places, and connect the policy to the engines."""
         logs, timeout = config.run.folder / "logs", config.policy.timeout_seconds
-        engines = start_engines(train_engine_settings(config, on_gpu), config.rollout.threads) if with_engines else []
-        reference = _start_reference(config, on_gpu, logs) if with_reference else None
+        engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
+        if engines and places.placement.shares_gpus(0):
+            # vLLM measures the free memory while it starts: nobody else may take any then.
+            wait_for_engines(engines, config.rollout.timeout_seconds)
+        references = [_start_reference(config, place, index, logs) for index, place in enumerate(places.reference)]
         optimizer, policy = config.optimizer, config.policy
         learner = learner_settings(config.model, optimizer, policy, config.policy_updates, config.rollout.temperature)
-        group = start_policy(learner, policy, on_gpu, logs)
+        group = start_policy(learner, policy, places.policy, logs)
         if engines:
             wait_for_engines(engines, config.rollout.timeout_seconds)
             group.connect_engines(ShmSenderFactory(engines, str(shared_memory), timeout))
         pool = RolloutPool(engines, config.rollout.timeout_seconds)
         self.rollout, self.per_engine_rollouts, self.policy = pool, pool.per_engine(), group
         self.reference = None
-        if reference is not None:
-            self.reference = ReferenceClient(reference, policy.micro_batch_tokens, timeout)
-        self.critic = _start_critic(config, on_gpu, logs) if config.has_critic else None
+        if references:
+            self.reference = ReferenceClient(references, policy.micro_batch_tokens, timeout)
+        elif with_reference:
+            self.reference = BaseModelReference(group)
+        self.critic = _start_critic(config, places.critic, logs) if config.has_critic else None
+
+
+def train_demand(config: TrainConfig) -> Demand:
+    """What an RL run needs to be placed; a replay needs less."""
+    rollout, policy, debug = config.rollout, config.policy, config.debug
+    return Demand(
+        ranks=policy.num_ranks,
+        engines=0 if debug.reads("rollout") else rollout.num_engines,
+        gpus_per_engine=rollout.tensor_parallel_size,
+        critic=config.has_critic,
+        reference=config.has_reference_model and not debug.reads("advantage"),
+        max_ranks=policy.train_batch_size,
+        max_engines=rollout.rollout_batch_size,
+    )
 
 
 def engine_settings(
@@ -65,18 +93,28 @@ def engine_settings(
     *,
     max_model_len: int,
     max_num_seqs: int,
-    kv_cache_gib: float,
-    on_gpu: bool,
     log_path: Path,
+    places: Places,
+    index: int,
+    tensor_parallel_size: int = 1,
+    kv_cache_gib: float | None = None,
+    gpu_memory_utilization: float | None = None,
     env: str = "single_turn",
 ) -> EngineSettings:
-    """Settings of one engine, for training, evaluation and benchmarks alike."""
+    """Settings of engine `index` of a run, for training, evaluation and benchmarks alike."""
+    place, on_gpu = places.engines[index], places.placement.on_gpu
+    share = GPU_MEMORY_SHARED if on_gpu and places.placement.shares_gpus(index) else GPU_MEMORY_ALONE
+    if kv_cache_gib is None and not on_gpu:
+        kv_cache_gib = 1.0
     return EngineSettings(
         model_path=model.path.resolve(),
         dtype=model.dtype,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
-        kv_cache_bytes=int(kv_cache_gib * 2**30),
+        kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        gpu_memory_utilization=gpu_memory_utilization or share,
+        tensor_parallel_size=tensor_parallel_size,
+        visible_devices="" if place is None else place.visible,
         config_overrides=rope_scaling_overrides(model),
         on_gpu=on_gpu,
         weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
@@ -85,28 +123,37 @@ def engine_settings(
     )
 
 
-def train_engine_settings(config: TrainConfig, on_gpu: bool) -> list[EngineSettings]:
+def train_engine_settings(config: TrainConfig, places: Places) -> list[EngineSettings]:
     """Settings of a run's engines."""
-    rollout = config.rollout
+    rollout: RolloutConfig = config.rollout
     return [
         engine_settings(
             config.model,
             max_model_len=config.data.prompt_max_len + rollout.generate_max_len,
             max_num_seqs=rollout.max_num_seqs,
-            kv_cache_gib=rollout.kv_cache_gib,
-            on_gpu=on_gpu,
             log_path=config.run.folder / "logs" / f"engine_{index}.log",
+            places=places,
+            index=index,
+            tensor_parallel_size=rollout.tensor_parallel_size,
+            kv_cache_gib=rollout.kv_cache_gib,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
             env=rollout.env,
         )
-        for index in range(rollout.num_engines)
+        for index in range(len(places.engines))
     ]
 
 
-def start_engines(settings: list[EngineSettings], threads: int) -> list[ActorHandle]:
+def start_engines(settings: list[EngineSettings], threads: int, places: Sequence[Place | None]) -> list[ActorHandle]:
     """Start one engine for each of `settings`; returns at once."""
     return [
-        start_actor(EngineActor, threads, one.on_gpu, ENGINE_VARIABLES | _on_cpu(one.on_gpu, ENGINE_CPU_VARIABLES), one)
-        for one in settings
+        start_actor(
+            EngineActor,
+            threads,
+            options_of(place),
+            ENGINE_VARIABLES | ({} if one.on_gpu else ENGINE_CPU_VARIABLES),
+            one,
+        )
+        for one, place in zip(settings, places, strict=True)
     ]
 
 
@@ -116,9 +163,11 @@ def wait_for_engines(engines: list[ActorHandle], timeout_seconds: float) -> None
     gather(starting, timeout_seconds, f"the run waits for {len(engines)} engine(s) to start")
 
 
-def start_rollout(settings: list[EngineSettings], threads: int, timeout_seconds: float) -> RolloutPool:
+def start_rollout(
+    settings: list[EngineSettings], threads: int, places: Sequence[Place | None], timeout_seconds: float
+) -> RolloutPool:
     """Only engines, for evaluation."""
-    engines = start_engines(settings, threads)
+    engines = start_engines(settings, threads, places)
     wait_for_engines(engines, timeout_seconds)
     return RolloutPool(engines, timeout_seconds)
 
@@ -130,28 +179,40 @@ def learner_settings(
     return LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates)
 
 
-def start_policy(learner: LearnerSettings, policy: PolicyConfig, on_gpu: bool, logs: Path) -> PolicyGroup:
+def start_policy(
+    learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place | None], logs: Path
+) -> PolicyGroup:
     """Start the ranks of a policy and have them load the model."""
-    workers = start_workers(learner, policy, on_gpu, logs)
+    workers = start_workers(learner, policy, places, logs, TrainWorker)
     return PolicyGroup(workers, group_settings(learner, policy))
 
 
 def start_workers(
-    learner: LearnerSettings, policy: PolicyConfig, on_gpu: bool, logs: Path, kind: type[TrainWorker] = TrainWorker
+    learner: LearnerSettings,
+    policy: PolicyConfig,
+    places: Sequence[Place | None],
+    logs: Path,
+    kind: type[TrainWorker] = TrainWorker,
 ) -> list[ActorHandle]:
     """Start the ranks of the policy or the critic and have them load the model; `kind` may add methods (tests)."""
     check_build_locks(extensions_folder())
-    variables = {"TORCH_EXTENSIONS_DIR": str(extensions_folder())} | _on_cpu(on_gpu, WORKER_CPU_VARIABLES)
     workers = []
-    for rank in range(policy.num_ranks):
+    for rank, place in enumerate(places):
+        on_gpu = place is not None
         log_path = (logs / f"{learner.role}_{rank}.log").resolve()
-        settings = WorkerSettings(rank, policy.num_ranks, policy.threads, on_gpu, policy.timeout_seconds, log_path)
-        workers.append(start_actor(kind, policy.threads, on_gpu, variables, settings))
+        settings = WorkerSettings(rank, len(places), policy.threads, on_gpu, policy.timeout_seconds, log_path)
+        workers.append(start_actor(kind, policy.threads, options_of(place), worker_variables(on_gpu), settings))
     starting = f"the run waits for {learner.role} rank 0 to start"
     port = gather([workers[0].open_store.remote()], policy.timeout_seconds, starting)[0]
     calls = [worker.load_model.remote(port, learner) for worker in workers]
     gather(calls, policy.timeout_seconds, f"the run waits for {len(workers)} {learner.role} rank(s) to load the model")
     return workers
+
+
+def worker_variables(on_gpu: bool) -> dict[str, str]:
+    """Environment of a training worker or a reference."""
+    folder = {"TORCH_EXTENSIONS_DIR": str(extensions_folder())}
+    return folder | (WORKER_GPU_VARIABLES if on_gpu else WORKER_CPU_VARIABLES)
 
 
 def group_settings(learner: LearnerSettings, policy: PolicyConfig) -> GroupSettings:
@@ -160,7 +221,7 @@ def group_settings(learner: LearnerSettings, policy: PolicyConfig) -> GroupSetti
     return GroupSettings(learner.role, policy.micro_batch_tokens, policy.timeout_seconds, size, packing)
 
 
-def _start_critic(config: TrainConfig, on_gpu: bool, logs: Path) -> CriticGroup:
+def _start_critic(config: TrainConfig, places: Sequence[Place | None], logs: Path) -> CriticGroup:
     learner = LearnerSettings(
         config.critic_model,
         config.optimizer.model_copy(update={"learning_rate": config.critic.learning_rate}),
@@ -169,21 +230,18 @@ def _start_critic(config: TrainConfig, on_gpu: bool, logs: Path) -> CriticGroup:
         config.num_steps * config.updates_per_step,
         role="critic",
     )
-    return CriticGroup(start_workers(learner, config.policy, on_gpu, logs), group_settings(learner, config.policy))
+    workers = start_workers(learner, config.policy, places, logs, TrainWorker)
+    return CriticGroup(workers, group_settings(learner, config.policy))
 
 
-def _start_reference(config: TrainConfig, on_gpu: bool, logs: Path) -> ActorHandle:
+def _start_reference(config: TrainConfig, place: Place | None, index: int, logs: Path) -> ActorHandle:
+    on_gpu = place is not None
     settings = ReferenceSettings(
         model=config.model,
         temperature=config.rollout.temperature,
         micro_batch_tokens=config.policy.micro_batch_tokens,
         threads=config.policy.threads,
         on_gpu=on_gpu,
-        log_path=(logs / "reference.log").resolve(),
+        log_path=(logs / f"reference_{index}.log").resolve(),
     )
-    variables = _on_cpu(on_gpu, WORKER_CPU_VARIABLES)
-    return start_actor(ReferenceWorker, config.policy.threads, on_gpu, variables, settings)
-
-
-def _on_cpu(on_gpu: bool, variables: dict[str, str]) -> dict[str, str]:
-    return {} if on_gpu else variables
+    return start_actor(ReferenceWorker, config.policy.threads, options_of(place), worker_variables(on_gpu), settings)

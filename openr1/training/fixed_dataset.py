@@ -7,9 +7,9 @@ from pathlib import Path
 from openr1.config.dpo import DpoConfig
 from openr1.config.sft import SftConfig
 from openr1.interfaces import Policy
+from openr1.placement.layouts import Demand
 from openr1.runtime.console import say
 from openr1.runtime.interrupts import INTERRUPTS, Interrupts
-from openr1.runtime.ray_cluster import check_machine
 from openr1.tracking.checkpoint import Checkpoints
 from openr1.training.actors import learner_settings, start_policy
 from openr1.training.run import Run, StepOutput, run_services
@@ -124,12 +124,11 @@ def run_fixed_dataset(
     make_job: Callable[[Policy], FixedDatasetJob],
 ) -> None:
     """Start the policy and run the job that `make_job` builds around it; `data` describes the dataset."""
-    on_gpu = check_machine(config.policy.num_ranks)
-    folder = config.run.folder
-    with run_services(config, resume) as loggers:
-        say(f"{data}; starting {config.policy.num_ranks} policy rank(s); logs in {folder}/logs")
+    demand = Demand(ranks=config.policy.num_ranks, engines=0, max_ranks=config.policy.train_batch_size)
+    say(data)
+    with run_services(config, demand, resume) as (places, loggers):
         learner = learner_settings(config.model, config.optimizer, config.policy, num_steps)
-        policy = start_policy(learner, config.policy, on_gpu, folder / "logs")
+        policy = start_policy(learner, config.policy, places.policy, config.run.folder / "logs")
         Run(config, make_job(policy), loggers, INTERRUPTS).go(resume)
 
 

@@ -18,12 +18,12 @@ from openr1.rollout.producer import ExperienceProducer
 from openr1.runtime.console import print_table, say
 from openr1.runtime.files import write_whole
 from openr1.runtime.interrupts import INTERRUPTS
-from openr1.runtime.ray_cluster import check_machine, shared_memory_folder
+from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.loggers.client import check_tracking
 from openr1.tracking.recorder import read_metrics, rollout_rows
 from openr1.tracking.run_folder import check_unused
-from openr1.training.actors import Actors
+from openr1.training.actors import Actors, train_demand
 from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import Datasets, load_datasets
 from openr1.training.evaluation import Evaluator
@@ -48,23 +48,16 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         check_train(config)
         check_tracking(config.tracking)
         datasets = load_datasets(config)
-        on_gpu = check_machine(gpus_needed(config))
         check_unused(config.run.folder, resume)
         replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
         recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
         with (
             ready_rewards(config, replay) as rewards,
-            run_services(config, resume) as loggers,
+            run_services(config, train_demand(config), resume) as (places, loggers),
             shared_memory_folder() as shared,
         ):
-            say(f"starting {describe_actors(config)}; logs in {config.run.folder}/logs")
-            actors = Actors(
-                config,
-                on_gpu,
-                shared,
-                with_engines=not config.debug.reads("rollout"),
-                with_reference=config.has_reference and not config.debug.reads("advantage"),
-            )
+            with_reference = config.has_reference and not config.debug.reads("advantage")
+            actors = Actors(config, places, shared, with_reference=with_reference)
             stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, actors.critic))
             stages = replay_stages(stages, replay, recording, config.debug.rollout_only)
             with closing(RLJob(config, datasets, stages)) as job:
@@ -77,20 +70,6 @@ def without_repetition(config: TrainConfig) -> TrainConfig:
         return config
     algorithm = config.algorithm.model_copy(update={"max_epochs": 1})
     return config.model_copy(update={"algorithm": algorithm})
-
-
-def gpus_needed(config: TrainConfig) -> int:
-    """GPUs that a run takes on a machine that has any: one per actor."""
-    engines = 0 if config.debug.reads("rollout") else config.rollout.num_engines
-    reference = int(config.has_reference and not config.debug.reads("advantage"))
-    return (1 + int(config.has_critic)) * config.policy.num_ranks + engines + reference
-
-
-def describe_actors(config: TrainConfig) -> str:
-    """What a run starts, in words."""
-    engines = 0 if config.debug.reads("rollout") else config.rollout.num_engines
-    actors = f"{engines} engine(s), {config.policy.num_ranks} policy rank(s)"
-    return actors + (", as many of a critic" if config.has_critic else "")
 
 
 @contextmanager

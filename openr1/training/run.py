@@ -10,6 +10,8 @@ from openr1.config.dpo import DpoConfig
 from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, DatasetExhausted
+from openr1.placement.group import Places, reserve
+from openr1.placement.layouts import Demand
 from openr1.runtime.console import progress, say
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.runtime.ray_cluster import running_ray
@@ -78,14 +80,18 @@ class Job(Protocol):
 
 
 @contextmanager
-def run_services(config: RunConfigs, resume: bool) -> Iterator[Loggers]:
-    """For the block: the run's folder, open for this process only; Ray; the loggers."""
+def run_services(config: RunConfigs, demand: Demand, resume: bool) -> Iterator[tuple[Places, Loggers]]:
+    """For the block: Ray with the run's GPUs; the run's folder, open for this process only; the loggers."""
     with (
-        open_run_folder(config.run.folder, config, resume),
         running_ray(),
+        # Before the folder: a refusal leaves nothing behind.
+        reserve(config.placement.layout, demand, config.placement.timeout_seconds) as places,
+        open_run_folder(config.run.folder, config, resume),
         Loggers(config.tracking, config.run, public_settings(config)) as loggers,
     ):
-        yield loggers
+        placement = places.placement
+        say(f"starting {placement.describe()} (layout {placement.layout}); logs in {config.run.folder}/logs")
+        yield places, loggers
 
 
 class Run:

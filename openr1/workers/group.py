@@ -1,6 +1,7 @@
-"""Policy, critic and reference as seen by the trainer: typed calls to Ray workers on all ranks, with deadlines."""
+"""Policy and critic as seen by the trainer: typed calls to Ray workers on all ranks, with deadlines."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from openr1.algorithms.objectives.base import Objective, StepStats, combine_rank
 from openr1.interfaces import WeightSenderFactory
 from openr1.runtime.console import say
 from openr1.runtime.ray_calls import gather
-from openr1.types import Group, WeightVersion
+from openr1.types import WeightVersion
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 
 Sums = TypeVar("Sums", bound=tuple[float, ...])
@@ -45,12 +46,21 @@ class WorkerGroup:
         """Wrap workers that have loaded their model, in the order of their ranks."""
         self._workers = workers
         self._settings = settings
+        # With policy lag, a thread that samples ahead calls, too. All ranks must get the calls in the same order, since
+        # each is a collective: two ranks in different ones would wait for each other.
+        self._sending = threading.Lock()
 
-    def predict(self, batch: TrainBatch) -> torch.Tensor:
-        """Per-token outputs [B, T] under the current weights: log-probs of a policy, values of a critic."""
+    def predict(self, batch: TrainBatch, adapters: bool = True) -> torch.Tensor:
+        """Per-token outputs [B, T] under the current weights: log-probs of a policy, values of a critic.
+
+        `adapters=False` leaves out the LoRA adapters of a policy that has them.
+        """
         plan = self._plan(batch)
         shares = cut_into_micro_batches(batch, plan)
-        calls = [worker.predict.remote(share) for worker, share in zip(self._workers, shares, strict=True)]
+        with self._sending:
+            calls = [
+                worker.predict.remote(share, adapters) for worker, share in zip(self._workers, shares, strict=True)
+            ]
         outputs = torch.zeros(batch.input_ids.shape)
         # Micro-batches are sorted by length and padded to their own longest row, hence the scatter to [B, T].
         for rank_plan, parts in zip(plan, self._wait(calls, "a forward pass"), strict=True):
@@ -72,7 +82,8 @@ class WorkerGroup:
         plan = self._plan(batch, objective.rows_together)
         shares = cut_into_micro_batches(batch, plan, objective.rows_together)
         workers = zip(self._workers, shares, strict=True)
-        calls = [worker.step.remote(share, objective, apply) for worker, share in workers]
+        with self._sending:
+            calls = [worker.step.remote(share, objective, apply) for worker, share in workers]
         # The calls already run on the workers; only waiting is deferred to the returned function.
         return lambda: combine_ranks(self._wait(calls, f"a step of {type(objective).__name__}"))
 
@@ -82,15 +93,19 @@ class WorkerGroup:
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer state and schedule for resuming."""
-        self._wait([worker.save.remote(folder) for worker in self._workers], "saving")
+        self._wait(self._send("save", folder), "saving")
 
     def load(self, folder: Path) -> None:
         """Load what `save` wrote, with any number of ranks."""
-        calls = [worker.load.remote(folder) for worker in self._workers]
-        saved = self._wait(calls, "loading a checkpoint")[0]
+        saved = self._wait(self._send("load", folder), "loading a checkpoint")[0]
         if saved is not None:
             role = self._settings.role
             say(f"{folder}: saved by {saved} {role} rank(s), converted for {len(self._workers)}")
+
+    def _send(self, method: str, argument: object) -> list[Any]:
+        """Call a method on every rank with the same argument; returns at once."""
+        with self._sending:
+            return [getattr(worker, method).remote(argument) for worker in self._workers]
 
     def _plan(self, batch: TrainBatch, rows_together: int = 1) -> list[list[list[int]]]:
         settings, ranks = self._settings, len(self._workers)
@@ -112,15 +127,15 @@ class PolicyGroup(WorkerGroup):
 
     def connect_engines(self, make_sender: WeightSenderFactory) -> None:
         """Set up the weight transfer to the engines; required before `push_weights`."""
-        self._wait([worker.connect_engines.remote(make_sender) for worker in self._workers], "connecting to engines")
+        self._wait(self._send("connect_engines", make_sender), "connecting to engines")
 
     def push_weights(self, version: WeightVersion) -> None:
         """Push the current weights to all engines."""
-        self._wait([worker.push_weights.remote(version) for worker in self._workers], "a weight push")
+        self._wait(self._send("push_weights", version), "a weight push")
 
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format."""
-        self._wait([worker.export.remote(folder) for worker in self._workers], "exporting the model")
+        self._wait(self._send("export", folder), "exporting the model")
 
 
 class CriticGroup(WorkerGroup):
@@ -129,59 +144,3 @@ class CriticGroup(WorkerGroup):
     def values(self, batch: TrainBatch) -> torch.Tensor:
         """Values [B, T] of the states before response tokens under the current weights; see `ValueModel`."""
         return self.predict(batch)
-
-
-REFERENCE_BUFFER_PASSES = 4
-"""How many forward passes' worth of groups are buffered before they are sent.
-
-The worker sorts what it receives by length, so larger buffers need less padding.
-"""
-
-
-class ReferenceClient:
-    """Client of the reference worker: groups are submitted as they finish, their log-probs are collected later.
-
-    The reference thereby computes while the rest of the batch is still being generated.
-    """
-
-    def __init__(self, worker: ActorHandle, micro_batch_tokens: int, timeout_seconds: float) -> None:
-        """Wrap a worker that has loaded its model.
-
-        Args:
-            worker: A `ReferenceWorker`.
-            micro_batch_tokens: Token budget of one forward pass.
-            timeout_seconds: Deadline of `collect`, which waits for a whole training step.
-        """
-        self._worker = worker
-        self._micro_batch_tokens = micro_batch_tokens
-        self._timeout_seconds = timeout_seconds
-        self._unsent: list[Group] = []
-        self._sent: list[tuple[list[Group], Any]] = []
-
-    def submit(self, group: Group) -> None:
-        """Buffer a group, and send the buffer once it fills `REFERENCE_BUFFER_PASSES` passes; returns at once."""
-        self._unsent.append(group)
-        if sum(group.num_tokens for group in self._unsent) >= REFERENCE_BUFFER_PASSES * self._micro_batch_tokens:
-            self._send()
-
-    def collect(self, groups: Sequence[Group]) -> torch.Tensor:
-        """Log-probs of all sampled tokens of the groups, concatenated in the order given."""
-        self._send()
-        # Reset before waiting, so that a failure does not leave calls of this step to the next one.
-        sent, self._sent = self._sent, []
-        waiting = f"the trainer waits for the reference: log-probs of {len(groups)} groups (policy.timeout_seconds)"
-        answers = gather([call for _, call in sent], self._timeout_seconds, waiting)
-        # Groups were sent in the order in which they finished, which differs from the order of the batch.
-        by_prompt = {
-            group.prompt.id: group_log_probs
-            for (sent_groups, _), answer in zip(sent, answers, strict=True)
-            for group, group_log_probs in zip(
-                sent_groups, answer.split([group.num_response_tokens for group in sent_groups]), strict=True
-            )
-        }
-        return torch.cat([by_prompt[group.prompt.id] for group in groups])
-
-    def _send(self) -> None:
-        if self._unsent:
-            self._sent.append((self._unsent, self._worker.log_probs.remote(self._unsent)))
-            self._unsent = []

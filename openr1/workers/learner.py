@@ -79,6 +79,12 @@ class PolicyLearner(Learner):
         self._adapters = None if settings.model.lora is None else add_adapters(self.lm, settings.model.lora)
         super().__init__(LogProbModel(self.lm, settings.temperature, settings.model.packing), settings)
 
+    def predict_base(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
+        """`predict` without the LoRA adapters: log-probs under the weights that the policy started from."""
+        assert self._adapters is not None
+        with self._adapters.disable_adapter():
+            return self.predict(micro_batches)
+
     def export(self, folder: Path) -> None:
         """Write model and tokenizer in Hugging Face format; rank 0 writes.
 

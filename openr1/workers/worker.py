@@ -61,9 +61,9 @@ class TrainWorker:
         init_process_group(communication)
         self._learner = build_learner(learner)
 
-    def predict(self, micro_batches: list[TrainBatch]) -> list[Tensor]:
-        """See `Learner.predict`."""
-        return self.learner.predict(micro_batches)
+    def predict(self, micro_batches: list[TrainBatch], adapters: bool = True) -> list[Tensor]:
+        """See `Learner.predict`, and `PolicyLearner.predict_base` for `adapters=False` (policy only)."""
+        return self.learner.predict(micro_batches) if adapters else self.policy.predict_base(micro_batches)
 
     def step(self, micro_batches: list[TrainBatch], objective: Objective[Any, Any], apply: bool) -> StepStats[Any]:
         """See `Learner.step`."""

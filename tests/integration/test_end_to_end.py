@@ -114,7 +114,7 @@ def test_two_steps_of_the_whole_system(
     # What the user sees is the run's own words; the libraries' go to logs/.
     assert "held-out accuracy (16 problems)" in output
     assert {path.name for path in (folder / "logs").iterdir()} >= {
-        "engine_0.log", "policy_0.log", "policy_1.log", "reference.log"
+        "engine_0.log", "policy_0.log", "policy_1.log", "reference_0.log"
     }  # fmt: skip
     # The run started its reward server itself.
     assert (folder / "logs/reward_server.log").exists()

@@ -73,7 +73,7 @@ def start_ranks(
     learner: LearnerSettings, policy: PolicyConfig, logs: Path, kind: type[TrainWorker] = ReadableWorker
 ) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
     """A policy, and its ranks."""
-    workers = start_workers(learner, policy, False, logs, kind)
+    workers = start_workers(learner, policy, [None] * (policy.num_ranks or 1), logs, kind)
     return PolicyGroup(workers, group_settings(learner, policy)), workers
 
 
@@ -225,7 +225,7 @@ def test_second_update_of_a_critic_equals_plain_torch(
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
     learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, role="critic")
     policy = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
-    workers = start_workers(learner, policy, False, tmp_path / "logs", ReadableWorker)
+    workers = start_workers(learner, policy, [None] * 2, tmp_path / "logs", ReadableWorker)
     group = CriticGroup(workers, group_settings(learner, policy))
     assert all(len(rank) >= 2 and all(rank) for rank in plan_batch(batch, 2, micro_batch_tokens, 64, packing))
     assert not group.values(batch).any()

@@ -13,6 +13,7 @@ import torch
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
+from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.training.actors import (
@@ -20,6 +21,7 @@ from openr1.training.actors import (
     learner_settings,
     start_engines,
     start_workers,
+    train_demand,
     train_engine_settings,
     wait_for_engines,
 )
@@ -114,9 +116,10 @@ def pair(
     config = parity_config(tiny_model(tied), countdown_files, tmp_path_factory.mktemp("parity"), temperature)
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), 64, PromptFormat())[:8]
     with shared_memory_folder() as shared:
-        engines = start_engines(train_engine_settings(config, on_gpu=False), config.rollout.threads)
+        places = Places.on_cpu(train_demand(config))
+        engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
         learner = learner_settings(config.model, config.optimizer, config.policy, 1, temperature)
-        workers = start_workers(learner, config.policy, False, config.run.folder / "logs", ChangeableWorker)
+        workers = start_workers(learner, config.policy, places.policy, config.run.folder / "logs", ChangeableWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
         wait_for_engines(engines, config.rollout.timeout_seconds)
         policy.connect_engines(ShmSenderFactory(engines, str(shared), config.policy.timeout_seconds))

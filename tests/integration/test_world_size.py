@@ -60,7 +60,7 @@ def test_updates_of_another_number_of_ranks(
     def start(num_ranks: int) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
         policy = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=40, timeout_seconds=120.0)
         learner = learner_settings(model, schedule, policy, total_updates=10)
-        workers = start_workers(learner, policy, False, tmp_path / f"logs_{num_ranks}", ReadableWorker)
+        workers = start_workers(learner, policy, [None] * num_ranks, tmp_path / f"logs_{num_ranks}", ReadableWorker)
         return PolicyGroup(workers, group_settings(learner, policy)), workers
 
     def two_more(group: PolicyGroup, workers: list[ray.actor.ActorHandle]) -> tuple[list[float], dict[str, Tensor]]:

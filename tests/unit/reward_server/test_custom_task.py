@@ -13,8 +13,8 @@ import pytest
 
 from reward_server.config_file import ConfigFileError, read_config
 from reward_server.import_path import ImportPathError, import_object
+from tests.running import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BOUND_SECONDS = 60
 """No wait below takes this long unless something is broken."""
 

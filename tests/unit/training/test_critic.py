@@ -15,8 +15,9 @@ from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError
 from openr1.rollout.experience import StepResult
 from openr1.tracking.loggers.client import Loggers
+from openr1.training.actors import train_demand
 from openr1.training.datasets import Datasets, load_datasets
-from openr1.training.rl import RLJob, gpus_needed
+from openr1.training.rl import RLJob
 from openr1.training.run import Run
 from openr1.training.stages import Stages
 from tests.fakes import FakeCritic, FakePolicy, FakeRewards, graded, make_config, make_stages
@@ -149,9 +150,8 @@ def test_other_estimators_have_no_critic(tmp_path: Path) -> None:
     """Catches a run that pays for values which nobody reads."""
     grpo, with_critic = make_config(tmp_path), make_gae_config(tmp_path, policy={"num_ranks": 2})
     assert not grpo.has_critic
-    # A rank, an engine, a reference; two ranks, twice, and an engine.
-    assert gpus_needed(grpo) == 3
-    assert gpus_needed(with_critic) == 5
+    assert not train_demand(grpo).critic
+    assert train_demand(with_critic).critic
 
 
 # Configuration

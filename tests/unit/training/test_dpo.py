@@ -101,7 +101,7 @@ def test_loss_and_gradient_are_those_of_trl(
     optimizer = OptimizerConfig(learning_rate=1e-3, max_norm=0.0)
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
     learner = learner_settings(settings, optimizer, policy, total_updates=10)
-    workers = start_workers(learner, policy, False, tmp_path / "logs")
+    workers = start_workers(learner, policy, [None] * num_ranks, tmp_path / "logs")
     group = PolicyGroup(workers, group_settings(learner, policy))
     metrics = train_step(group, PAIRS, reference.view(-1, 2), BETA)
     for worker in workers:

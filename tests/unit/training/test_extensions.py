@@ -18,8 +18,9 @@ from openr1.config.checks import check_train
 from openr1.config.load import load_config, to_yaml
 from openr1.config.train import ADVANTAGE_ESTIMATORS, ENVS, POLICY_LOSSES, TrainConfig
 from openr1.errors import ConfigError, TrainingError
+from openr1.placement.group import Places
 from openr1.rollout.env import SingleTurn, build_env
-from openr1.training.actors import train_engine_settings
+from openr1.training.actors import train_demand, train_engine_settings
 from openr1.types import Group, Response
 from tests.fakes import FakePolicy, FakeRewards, FakeRollout, graded, make_config, make_prompt, make_response
 from tests.running import ROOT
@@ -288,7 +289,7 @@ def test_the_environment_reaches_the_engines(tmp_path: Path, mine: Path) -> None
     """Catches engines that run single turns whatever the config says, and an environment without its tokenizer."""
     config = config_with(tmp_path, "rollout.env", f"{mine}:Twice", rollout={"num_engines": 2})
     check_train(config)
-    names = [settings.env for settings in train_engine_settings(config, on_gpu=False)]
+    names = [settings.env for settings in train_engine_settings(config, Places.on_cpu(train_demand(config)))]
     assert names == [f"{mine}:Twice"] * 2
     env: Any = build_env(names[0], "the tokenizer")
     assert env.tokenizer == "the tokenizer"

@@ -395,7 +395,7 @@ def test_real_replays_train_as_the_recorded_run(
         assert "held-out prompts are not evaluated" in output
         logs = {path.name for path in (tmp_path / "runs" / boundary / "logs").iterdir()}
         assert not any(name.startswith("engine") for name in logs)
-        assert ("reference.log" in logs) == (boundary != "advantage")
+        assert ("reference_0.log" in logs) == (boundary != "advantage")
         assert ("reward_server.log" in logs) == (boundary == "rollout")
         found = read_jsonl(tmp_path / "runs" / boundary / "metrics.jsonl")
         for key in ("policy/loss", "policy/grad_norm", "policy/kl", "rollout/mismatch_abs_mean", "reward/mean"):

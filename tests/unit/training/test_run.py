@@ -16,8 +16,9 @@ from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.eval_results import read_eval_results
 from openr1.tracking.loggers.client import Loggers
 from openr1.tracking.recorder import read_metrics
+from openr1.training.actors import train_demand
 from openr1.training.datasets import Datasets
-from openr1.training.rl import RLJob, gpus_needed
+from openr1.training.rl import RLJob
 from openr1.training.run import Run
 from openr1.types import Grade, Group, Prompt
 from tests.fakes import (
@@ -400,12 +401,13 @@ def test_weights_are_verified_after_the_first_push_and_every_so_many_steps(tmp_p
     assert len(engine.requests) == 2
 
 
-@pytest.mark.parametrize(("replay_from", "needed"), [(None, 7), ("rollout", 3), ("reward", 3), ("advantage", 2)])
-def test_gpus_of_a_replay(tmp_path: Path, replay_from: str | None, needed: int) -> None:
-    """Catches a replay that asks for GPUs of engines, or of a reference, which it does not start.
-
-    Two policy ranks, four engines, one reference.
-    """
+@pytest.mark.parametrize(
+    ("replay_from", "engines", "reference"),
+    [(None, 4, True), ("rollout", 0, True), ("reward", 0, True), ("advantage", 0, False)],
+)
+def test_gpus_of_a_replay(tmp_path: Path, replay_from: str | None, engines: int, reference: bool) -> None:
+    """Catches a replay that asks for GPUs of engines, or of a reference, which it does not start."""
     debug = {} if replay_from is None else {"replay": "records", "replay_from": replay_from}
     sections = {"policy": {"num_ranks": 2}, "rollout": {"num_engines": 4, "rollout_batch_size": 4}}
-    assert gpus_needed(make_config(tmp_path, debug=debug, **sections)) == needed
+    demand = train_demand(make_config(tmp_path, debug=debug, **sections))
+    assert (demand.ranks, demand.engines, demand.reference) == (2, engines, reference)

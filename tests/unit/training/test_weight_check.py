@@ -9,6 +9,7 @@ import torch
 
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
 from openr1.errors import WeightSyncError
+from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.training.actors import (
@@ -16,6 +17,7 @@ from openr1.training.actors import (
     learner_settings,
     start_engines,
     start_workers,
+    train_demand,
     train_engine_settings,
     wait_for_engines,
 )
@@ -101,9 +103,10 @@ def test_a_stale_engine_is_named(
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), 64, PromptFormat())
     timeout = config.policy.timeout_seconds
     with shared_memory_folder() as shared:
-        engines = start_engines(train_engine_settings(config, on_gpu=False), config.rollout.threads)
+        places = Places.on_cpu(train_demand(config))
+        engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
         learner = learner_settings(config.model, config.optimizer, config.policy, 1, config.rollout.temperature)
-        workers = start_workers(learner, config.policy, False, tmp_path / "logs", kind=ShakenWorker)
+        workers = start_workers(learner, config.policy, places.policy, tmp_path / "logs", kind=ShakenWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
         wait_for_engines(engines, timeout)
         policy.connect_engines(ShmSenderFactory(engines, str(shared), timeout))

@@ -10,12 +10,16 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from openr1.config.sections import ModelConfig
+from openr1.algorithms.batch import TrainBatch
+from openr1.algorithms.losses import ClipBounds
+from openr1.algorithms.objectives.policy import PolicyObjective
+from openr1.config.sections import LoraConfig, ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.runtime.ray_cluster import start_actor
-from openr1.training.actors import WORKER_CPU_VARIABLES
+from openr1.training.actors import WORKER_CPU_VARIABLES, group_settings, learner_settings, start_workers
 from openr1.types import Group, Response
-from openr1.workers.group import ReferenceClient
+from openr1.workers.group import PolicyGroup
 from openr1.workers.reference import ReferenceWorker
+from openr1.workers.reference_client import BaseModelReference, ReferenceClient
 from openr1.workers.settings import ReferenceSettings
 from tests.fakes import make_prompt, make_response
 
@@ -52,11 +56,18 @@ def plain_log_probs(model: Path, groups: list[Group]) -> torch.Tensor:
     return torch.cat(rows)
 
 
-@pytest.mark.parametrize(("collected", "packing"), [("as submitted", False), ("backwards", True)])
+@pytest.mark.parametrize(("collected", "packing", "num_workers"), [("as submitted", False, 1), ("backwards", True, 2)])
 def test_reference_log_probs_belong_to_their_groups(
-    collected: str, packing: bool, ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path
+    collected: str,
+    packing: bool,
+    num_workers: int,
+    ray_cluster: None,
+    tiny_model: Callable[[bool], Path],
+    tmp_path: Path,
 ) -> None:
-    """Catches groups or passes mixed up, sorting by length not undone, a last pass never sent, inserted tokens."""
+    """Catches groups or passes mixed up, sorting by length not undone, a last pass never sent, inserted tokens, and
+    answers of two workers in the order of the workers.
+    """
     model = tiny_model(True)
     settings = ReferenceSettings(
         model=ModelConfig(path=model, dtype="float32", packing=packing),
@@ -66,12 +77,73 @@ def test_reference_log_probs_belong_to_their_groups(
         on_gpu=False,
         log_path=tmp_path / "reference.log",
     )
-    worker = start_actor(ReferenceWorker, 1, False, WORKER_CPU_VARIABLES, settings)
-    reference = ReferenceClient(worker, MICRO_BATCH_TOKENS, timeout_seconds=120)
+    workers = [start_actor(ReferenceWorker, 1, {}, WORKER_CPU_VARIABLES, settings) for _ in range(num_workers)]
+    reference = ReferenceClient(workers, MICRO_BATCH_TOKENS, timeout_seconds=120)
     groups = make_groups(12)
     for _step in range(2):
         for group in groups:
             reference.submit(group)
         wanted = groups if collected == "as submitted" else groups[::-1]
         torch.testing.assert_close(reference.collect(wanted), plain_log_probs(model, wanted), atol=1e-4, rtol=0)
-    ray.kill(worker)
+    for worker in workers:
+        ray.kill(worker)
+
+
+@ray.remote(num_cpus=0)
+class CountingWorker:
+    """A reference that answers zeros and counts tokens."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+
+    def log_probs(self, groups: list[Group]) -> torch.Tensor:
+        """0 for every sampled token."""
+        self._tokens += sum(group.num_tokens for group in groups)
+        return torch.zeros(sum(group.num_response_tokens for group in groups))
+
+    def tokens(self) -> int:
+        """Tokens so far."""
+        return self._tokens
+
+
+def test_work_is_shared_by_tokens(ray_cluster: None) -> None:
+    """Catches references that get the same number of calls instead of tokens, or all of the last buffer on one."""
+    workers = [CountingWorker.remote() for _ in range(3)]
+    reference = ReferenceClient(workers, MICRO_BATCH_TOKENS, timeout_seconds=120)
+    groups = make_groups(30)
+    for group in groups:
+        reference.submit(group)
+    reference.collect(groups)
+    tokens = ray.get([worker.tokens.remote() for worker in workers])
+    assert sum(tokens) == sum(group.num_tokens for group in groups)
+    # A buffer is 4 passes of 64 tokens and the group that filled it, of at most 3 x 39.
+    assert max(tokens) - min(tokens) <= 4 * 64 + 3 * 39
+    for worker in workers:
+        ray.kill(worker)
+
+
+@pytest.mark.parametrize(("num_ranks", "zero_stage"), [(1, 1), (2, 3)])
+def test_without_its_adapters_the_policy_is_its_reference(
+    num_ranks: int, zero_stage: int, ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    """Catches a LoRA run whose KL is measured to the policy itself, and adapters that stay off afterwards."""
+    model = tiny_model(True)
+    config = ModelConfig(path=model, dtype="float32", lora=LoraConfig(rank=4))
+    policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=MICRO_BATCH_TOKENS)
+    learner = learner_settings(config, OptimizerConfig(learning_rate=0.1), policy_config, 9, TEMPERATURE)
+    workers = start_workers(learner, policy_config, [None] * num_ranks, tmp_path / "logs")
+    policy = PolicyGroup(workers, group_settings(learner, policy_config))
+    groups = make_groups(4)
+    batch = TrainBatch.from_groups(groups)
+    batch = batch.with_advantages(torch.ones(len(batch))).with_loss_weights("token", 30)
+    policy.step(batch, PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.0))
+    reference = BaseModelReference(policy)
+    for group in groups:
+        reference.submit(group)
+    plain = plain_log_probs(model, groups)
+    trained = policy.log_probs(batch)[batch.response_mask]
+    assert float((trained - plain).abs().max()) > 0.1
+    torch.testing.assert_close(reference.collect(groups), plain, atol=1e-4, rtol=0)
+    torch.testing.assert_close(policy.log_probs(batch)[batch.response_mask], trained)
+    for worker in workers:
+        ray.kill(worker)

@@ -13,8 +13,9 @@ from openr1.config.sections import ModelConfig, RopeScalingConfig
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
 from openr1.errors import ConfigError
+from openr1.placement.group import Places
 from openr1.runtime.ray_cluster import shared_memory_folder
-from openr1.training.actors import Actors
+from openr1.training.actors import Actors, train_demand
 from openr1.types import SamplingParams
 from openr1.workers.model import LogProbModel, load_causal_lm
 from openr1.workers.rope import check_context_length
@@ -60,7 +61,7 @@ def test_trainer_and_engine_stretch_alike(
     )
     prompts = load_prompts(config.data.train, load_tokenizer(model), 64, PromptFormat())[:8]
     with shared_memory_folder() as shared:
-        actors = Actors(config, False, shared, with_engines=True, with_reference=False)
+        actors = Actors(config, Places.on_cpu(train_demand(config)), shared, with_reference=False)
         groups = list(actors.rollout.generate(prompts, SamplingParams(2, 24, 1.0, 1.0, seed=0, seed_stream="rope")))
         batch = TrainBatch.from_groups(groups)
         stretched = actors.policy.log_probs(batch)

@@ -1,0 +1,43 @@
+"""Actors that start in place of engines, policy ranks and references, and write down where they are.
+
+A module of its own, without torch: a test of placement starts dozens of them.
+"""
+
+import json
+import os
+from typing import Any
+
+import ray
+
+
+class Recorder:
+    """Writes `<log file>.json` beside where the real actor would log."""
+
+    def __init__(self, settings: Any) -> None:
+        """Record this process's GPUs and what it was told."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        if getattr(settings, "visible_devices", None):
+            visible = settings.visible_devices
+        settings.log_path.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "gpus": visible.split(",") if visible else [],
+            "granted": [str(gpu) for gpu in ray.get_gpu_ids()],
+            "on_gpu": settings.on_gpu,
+            "alloc_conf": os.environ.get("PYTORCH_ALLOC_CONF"),
+            "accelerator": os.environ.get("DS_ACCELERATOR"),
+        }
+        settings.log_path.with_suffix(".json").write_text(json.dumps(record))
+
+    def ready(self) -> bool:
+        """As of an engine."""
+        return True
+
+    def open_store(self) -> int:
+        """As of a policy rank."""
+        return 1
+
+    def load_model(self, port: int, learner: Any) -> None:
+        """As of a policy rank."""
+
+    def connect_engines(self, make_sender: Any) -> None:
+        """As of a policy rank."""

@@ -1,0 +1,124 @@
+"""Placements on a real Ray whose GPUs are faked by number; actors are recorders of where they run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openr1.config.load import load_config
+from openr1.config.train import TrainConfig
+from openr1.errors import ConfigError, MissingError
+from openr1.placement import group as placement_group
+from openr1.placement.group import Place, gpus_by_node, reserve
+from openr1.placement.layouts import Demand
+from openr1.runtime.ray_cluster import running_ray
+from openr1.training import actors
+from openr1.training.actors import Actors, train_demand
+from tests.recorders import Recorder
+from tests.running import ROOT
+
+DEMO = ROOT / "scripts/configs/grpo_countdown_tiny.yaml"
+
+
+@pytest.fixture(autouse=True)
+def faked_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PyTorch for GPUs, as far as placement asks, and recorders in place of actors."""
+    monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: True)
+    for name in ("EngineActor", "TrainWorker", "ReferenceWorker"):
+        monkeypatch.setattr(actors, name, Recorder)
+
+
+@pytest.fixture(scope="module")
+def four_gpus() -> Iterator[None]:
+    """A Ray with four GPUs, for the last tests of this module: those before start their own."""
+    with running_ray(4):
+        yield
+
+
+def start(config: TrainConfig, folder: Path) -> dict[str, dict[str, Any]]:
+    """Place a run's actors; what each recorded, by name."""
+    with reserve(config.placement.layout, train_demand(config), 60) as places:
+        Actors(config, places, folder, with_reference=True)
+        return {path.stem: json.loads(path.read_text()) for path in sorted((config.run.folder / "logs").glob("*.json"))}
+
+
+def demo(folder: Path, *overrides: str) -> TrainConfig:
+    """The demo's config."""
+    return load_config(TrainConfig, DEMO, ["--run.output_dir", str(folder), *overrides])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("num_gpus", [0, 1, 2, *(pytest.param(number, marks=pytest.mark.slow) for number in (4, 8))])
+def test_the_demo_starts_on_every_machine(tmp_path: Path, num_gpus: int) -> None:
+    """Catches a machine on which no config starts, a GPU that hosts two ranks or is left idle, ranks in an order other
+    than that of the GPUs, and settings of the CPU on a GPU."""
+    with running_ray(num_gpus):
+        records = start(demo(tmp_path), tmp_path)
+    if num_gpus == 0:
+        assert records.keys() == {"engine_0", "policy_0", "reference_0"}
+        assert all(record["gpus"] == record["granted"] == [] for record in records.values())
+        assert {record["accelerator"] for name, record in records.items() if name != "engine_0"} == {"cpu"}
+        return
+    for role in ("engine", "policy", "reference"):
+        found = [records[f"{role}_{index}"]["gpus"] for index in range(num_gpus)]
+        assert found == [[str(gpu)] for gpu in range(num_gpus)], role
+    assert len(records) == 3 * num_gpus
+    assert all(record["on_gpu"] and record["accelerator"] is None for record in records.values())
+    assert records["policy_0"]["alloc_conf"] == "expandable_segments:True"
+
+
+@pytest.mark.timeout(300)
+def test_what_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a run that waits for ever for GPUs that another one holds, one that keeps some of them when it gives up,
+    and GPUs that are counted although the CPU stack is installed."""
+    demand = Demand(ranks=1, engines=1, reference=True)
+    with running_ray(2):
+        assert list(gpus_by_node().values()) == [2]
+        refusal = r"needs 3 GPUs .*; this machine has 2 GPU\(s\)\. .*: colocated \(1 pol"
+        with pytest.raises(ConfigError, match=refusal), reserve("separate", demand, 30):
+            pass
+        with reserve("colocated", Demand(ranks=2, engines=0), 30) as places:
+            (first, second) = places.policy
+            assert isinstance(first, Place)
+            assert first.share == 1.0
+            assert second is not None
+            refusal = r"waits for 1 free GPU\(s\): not done within 1 s .*timeout_seconds"
+            with pytest.raises(MissingError, match=refusal), reserve("colocated", Demand(ranks=1, engines=0), 1):
+                pass
+        with reserve("colocated", Demand(ranks=2, engines=0), 30):
+            pass
+        monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
+        with reserve("auto", demand, 30) as places:
+            assert not places.placement.on_gpu
+        refusal = r"the CPU stack is installed.*OPENR1_STACK=cuda"
+        with pytest.raises(ConfigError, match=refusal), reserve("colocated", demand, 30):
+            pass
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["--policy.num_ranks", "2", "--rollout.num_engines", "1"],
+            {"policy_0": "0", "policy_1": "1", "reference_0": "2", "engine_0": "3"},
+        ),
+        (
+            ["--placement.layout", "half", "--rollout.max_staleness", "1", "--rollout.tensor_parallel_size", "2"],
+            {"policy_0": "0", "policy_1": "1", "reference_0": "0", "reference_1": "1", "engine_0": "2,3"},
+        ),
+        (
+            ["--rollout.tensor_parallel_size", "2", "--policy.num_ranks", "2", "--model.lora", "{rank: 4}"],
+            {"policy_0": "0", "policy_1": "1", "engine_0": "0,1", "engine_1": "2,3"},
+        ),
+        (["--placement.layout", "cpu"], {"policy_0": "", "reference_0": "", "engine_0": ""}),
+    ],
+    ids=["separate", "half", "colocated_lora", "cpu"],
+)
+def test_layouts_on_four_gpus(four_gpus: None, tmp_path: Path, overrides: list[str], expected: dict[str, str]) -> None:
+    """Catches an engine that sees one of its two GPUs, a reference that LoRA does not need, and a GPU used under
+    layout cpu."""
+    records = start(demo(tmp_path, *overrides), tmp_path)
+    assert {name: ",".join(record["gpus"]) for name, record in records.items()} == expected
