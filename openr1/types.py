@@ -1,8 +1,10 @@
 """Plain records that flow between the stages. They hold numbers and strings, never tensors or handles."""
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 WeightVersion = int
 """Counts the weight pushes to the engines. 0 is the untrained model."""
@@ -62,15 +64,15 @@ class Response:
 
     `log_probs[i]` is the log-probability (nats) under which the engine sampled `token_ids[i]`, after temperature and
     nucleus truncation; 0 for tokens that were not sampled. `loss_mask[i]` is True for sampled tokens: only these are
-    trained on and counted. At least one token is sampled.
+    trained on and counted. At least one token is sampled. Environments make tuples; the engine packs them (`packed`).
     `weight_version` produced the first token, `newest_weight_version` the last one; they differ if weights were pushed
     in between. `finish_reason` is "stop" (an end token, which is the last of `token_ids`) or "length" (truncated).
     """
 
     text: str
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    loss_mask: tuple[bool, ...]
+    token_ids: Sequence[int]
+    log_probs: Sequence[float]
+    loss_mask: Sequence[bool]
     finish_reason: Literal["stop", "length"]
     weight_version: WeightVersion
     newest_weight_version: WeightVersion
@@ -83,7 +85,20 @@ class Response:
     @property
     def num_tokens(self) -> int:
         """Sampled tokens."""
-        return sum(self.loss_mask)
+        return self.loss_mask.count(True)
+
+    def packed(self) -> "Response":
+        """The same with arrays (int32, float32, int8) in place of tuples.
+
+        They are pickled, and become tensors, as one block of memory. Tuples of a large step take seconds, since each
+        token is an object of its own.
+        """
+        return replace(
+            self,
+            token_ids=array("i", self.token_ids),
+            log_probs=array("f", self.log_probs),
+            loss_mask=cast("Sequence[bool]", array("b", self.loss_mask)),
+        )
 
 
 @dataclass(frozen=True)

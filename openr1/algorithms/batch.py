@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,28 +35,29 @@ class TrainBatch:
     @classmethod
     def from_tokens(cls, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "TrainBatch":
         """Lay out rows of (prompt tokens, response tokens); `rollout_log_probs` are 0, padding is token 0."""
-        length = max(len(prompt) + len(response) for prompt, response in rows)
-        input_ids = torch.zeros(len(rows), length, dtype=torch.int64)
-        attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        response_mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        starts = torch.tensor([[len(prompt)] for prompt, _ in rows])
+        ends = starts + torch.tensor([[len(response)] for _, response in rows])
+        positions = torch.arange(int(ends.max()))
+        attention_mask = positions < ends
+        # NumPy copies an array of tokens as a block; torch would make a Python number of each.
+        input_ids = np.zeros(attention_mask.shape, dtype=np.int64)
         for row, (prompt, response) in enumerate(rows):
-            start, end = len(prompt), len(prompt) + len(response)
-            input_ids[row, :end] = torch.tensor([*prompt, *response])
-            attention_mask[row, :end] = True
-            response_mask[row, start:end] = True
-        return cls(input_ids, attention_mask, response_mask, torch.zeros(len(rows), length))
+            input_ids[row, : len(prompt)] = prompt
+            input_ids[row, len(prompt) : len(prompt) + len(response)] = response
+        response_mask = attention_mask & (positions >= starts)
+        return cls(torch.from_numpy(input_ids), attention_mask, response_mask, torch.zeros(attention_mask.shape))
 
     @classmethod
     def from_groups(cls, groups: Sequence[Group]) -> "TrainBatch":
         """Lay out prompts and responses; rows in the order of the groups, then of their responses."""
         responses = [(group.prompt, response) for group in groups for response in group.responses]
         batch = cls.from_tokens([(prompt.token_ids, response.token_ids) for prompt, response in responses])
-        log_probs = [log_prob for _, response in responses for log_prob in response.log_probs]
-        batch.rollout_log_probs[batch.response_mask] = torch.tensor(log_probs)
-        sampled = [is_sampled for _, response in responses for is_sampled in response.loss_mask]
+        log_probs = np.concatenate([np.asarray(response.log_probs, dtype=np.float32) for _, response in responses])
+        batch.rollout_log_probs[batch.response_mask] = torch.from_numpy(log_probs)
+        sampled = np.concatenate([np.asarray(response.loss_mask, dtype=np.bool_) for _, response in responses])
         # A new tensor: a masked copy in place would change the mask that it is indexed by.
         response_mask = torch.zeros_like(batch.response_mask)
-        response_mask[batch.response_mask] = torch.tensor(sampled)
+        response_mask[batch.response_mask] = torch.from_numpy(sampled)
         return replace(batch, response_mask=response_mask, rollout_log_probs=batch.rollout_log_probs * response_mask)
 
     def __len__(self) -> int:

@@ -116,7 +116,7 @@ class EngineActor:
     async def _sample_response(self, prompt: Prompt, sampling: SamplingParams, index: int) -> Response:
         env = SingleTurn() if sampling.single_turn else self._env
         response = await env.run(prompt, _Turns(self, prompt, sampling, index))
-        return checked_response(prompt, response, sampling.generate_max_len)
+        return checked_response(prompt, response, sampling.generate_max_len).packed()
 
     async def sample(self, token_ids: list[int], sampling: "VllmSamplingParams") -> "RequestOutput":
         """Queue a request for one sequence and wait for its output."""

@@ -246,8 +246,15 @@ def _recorded_config(folder: Path) -> TrainConfig:
     return validate(TrainConfig, yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
 
 
+PER_TOKEN = {"token_ids": int, "log_probs": float, "loss_mask": bool}
+"""Fields of a response that have an entry per token."""
+
+
 def _to_row(scored: ScoredGroup) -> dict[str, Any]:
-    return {**asdict(scored.group), "scores": [asdict(grade) for grade in scored.grades]}
+    row = asdict(scored.group)
+    for response in row["responses"]:
+        response |= {name: [kind(value) for value in response[name]] for name, kind in PER_TOKEN.items()}
+    return {**row, "scores": [asdict(grade) for grade in scored.grades]}
 
 
 def _objects(path: Path) -> list[dict[str, Any]]:
@@ -257,6 +264,5 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 def _parse(row: dict[str, Any]) -> ScoredGroup:
     """A group and its grades from a row of `_to_row`."""
     prompt = Prompt(**{**row["prompt"], "token_ids": tuple(row["prompt"]["token_ids"])})
-    per_token = ("token_ids", "log_probs", "loss_mask")
-    responses = [Response(**{**one, **{name: tuple(one[name]) for name in per_token}}) for one in row["responses"]]
+    responses = [Response(**one).packed() for one in row["responses"]]
     return ScoredGroup(Group(prompt, tuple(responses)), tuple(Grade(**grade) for grade in row["scores"]))

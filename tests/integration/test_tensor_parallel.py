@@ -30,6 +30,7 @@ ROUNDING = 1e-4
 """Nats a token in float32: sums over halves of a layer are added in another order."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("tied", [True, False])
 def test_two_halves_are_a_whole(ray_cluster: None, countdown_files: Path, tmp_path: Path, tied: bool) -> None:

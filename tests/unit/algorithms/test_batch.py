@@ -1,5 +1,6 @@
 """The layout of a batch, and what is taken of it: by hand."""
 
+import pickle
 from dataclasses import replace
 
 import torch
@@ -28,6 +29,20 @@ def test_layout_by_hand() -> None:
     assert batch.rollout_log_probs.tolist() == [[0, 0, -0.5, -0.5], [0, -1.5, 0, 0], [0, -2.5, -2.5, 0]]
     assert (batch.advantages, batch.ref_log_probs, batch.old_log_probs) == (None, None, None)
     assert (len(batch), batch.lengths, batch.num_response_tokens) == (3, [4, 2, 3], 5)
+
+
+def test_packed_responses_make_the_same_batch() -> None:
+    """Catches arrays that lose precision or a token, an inserted token that trains, and a count of the wrong mask."""
+    prompt = make_prompt(0, token_ids=(5, 6))
+    plain = Group(prompt, (make_response(151_935, 0, 9, log_prob=-0.1, inserted=[1]), make_response(7)))
+    packed = Group(prompt, tuple(pickle.loads(pickle.dumps(response.packed())) for response in plain.responses))
+    expected, batch = TrainBatch.from_groups([plain]), TrainBatch.from_groups([packed])
+    assert batch.input_ids.tolist() == [[5, 6, 151_935, 0, 9], [5, 6, 7, 0, 0]]
+    assert batch.response_mask.int().tolist() == [[0, 0, 1, 0, 1], [0, 0, 1, 0, 0]]
+    assert torch.equal(batch.input_ids, expected.input_ids)
+    assert torch.equal(batch.response_mask, expected.response_mask)
+    assert torch.equal(batch.rollout_log_probs, expected.rollout_log_probs)
+    assert [response.num_tokens for response in packed.responses] == [2, 1]
 
 
 def test_types() -> None:

@@ -234,7 +234,22 @@ def generate_with(
     monkeypatch.setattr(
         engine, "to_vllm", lambda sampling, seed, most, ends: SimpleNamespace(seed=seed, max_tokens=most)
     )
-    actor = EngineActor(EngineSettings(folder, "float32", 64, 8, 1, {}, False, "none", folder / "engine.log", env))
+    settings = EngineSettings(
+        model_path=folder,
+        dtype="float32",
+        max_model_len=64,
+        max_num_seqs=8,
+        kv_cache_bytes=1,
+        gpu_memory_utilization=0.9,
+        tensor_parallel_size=1,
+        visible_devices="",
+        config_overrides={},
+        on_gpu=False,
+        weight_transfer_backend="none",
+        log_path=folder / "engine.log",
+        env=env,
+    )
+    actor = EngineActor(settings)
 
     async def collect() -> list[Group]:
         return [group async for group in actor.generate(list(prompts), sampling)]
@@ -252,8 +267,8 @@ def test_the_engine_runs_the_environment_once_a_response(monkeypatch: pytest.Mon
     groups, llm = generate_with(monkeypatch, tmp_path, f"{__name__}:ToolEnv", prompts)
     assert [group.prompt for group in groups] == prompts
     for group in groups:
-        assert [response.token_ids for response in group.responses] == [(1, 50, 51, 1)] * 2
-        assert [response.loss_mask for response in group.responses] == [(True, False, False, True)] * 2
+        assert [list(response.token_ids) for response in group.responses] == [[1, 50, 51, 1]] * 2
+        assert [list(response.loss_mask) for response in group.responses] == [[True, False, False, True]] * 2
     expected = [
         request
         for prompt in prompts
@@ -279,7 +294,7 @@ def test_checks_of_the_weights_need_no_environment(monkeypatch: pytest.MonkeyPat
     ((group,), llm) = generate_with(
         monkeypatch, tmp_path, f"{__name__}:ToolEnv", [make_prompt()], replace(SAMPLING, single_turn=True)
     )
-    assert [response.token_ids for response in group.responses] == [(1,), (1,)]
+    assert [list(response.token_ids) for response in group.responses] == [[1], [1]]
     assert len(llm.requests) == 2
 
 

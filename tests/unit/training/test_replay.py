@@ -112,8 +112,8 @@ def test_a_record_is_exact(tmp_path: Path) -> None:
     """Catches floats that are rounded on the way, text that is cut at strange line ends, and fields that are lost."""
     prompt = make_prompt(text="1\u2028\x85\n\u00e9", prefix="<think>", meta={"level": [1, None], "x": 0.1})
     responses = (
-        Response("\u4e2d\r", (3, 4, 5), (-0.1 - 0.2, 0.0, -1.17549435e-38), (True, False, True), "stop", 4, 5),
-        Response("", (9,), (float("-inf"),), (True,), "length", 4, 4),
+        Response("\u4e2d\r", (3, 4, 5), (-0.1 - 0.2, 0.0, -1.17549435e-38), (True, False, True), "stop", 4, 5).packed(),
+        Response("", (9,), (float("-inf"),), (True,), "length", 4, 4).packed(),
     )
     grades = (Grade(1 / 3, 1.0, {"format": 0.1}, "correct"), Grade(None, None, {}, "error", "it broke"))
     scored, dropped = (ScoredGroup(Group(one, responses), grades) for one in (prompt, make_prompt(1)))
