@@ -84,10 +84,9 @@ class PolicyLearner(Learner):
 
         LoRA adapters are merged into the model, and also saved separately in `folder/adapter` in PEFT format.
         """
-        # On every rank, since gathering is a collective; only rank 0 uses the result.
-        state = {name: tensor.cpu() for name, tensor in self.weights()}
-        adapters = {name: tensor.cpu() for name, tensor in self._adapter_weights()}
-        if dist.get_rank() == 0:
+        writes = dist.get_rank() == 0
+        state, adapters = copy_to_host(self.weights(), writes), copy_to_host(self._adapter_weights(), writes)
+        if writes:
             self.lm.save_pretrained(folder, state_dict=state)
             AutoTokenizer.from_pretrained(self.settings.model.path).save_pretrained(folder)
             if self._adapters is not None:
@@ -122,6 +121,15 @@ class PolicyLearner(Learner):
                 if parameter.requires_grad:
                     with self.backend.gathered([parameter]):
                         yield name, parameter.data.clone()
+
+
+def copy_to_host(tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
+    """Read all tensors, and keep them in host memory only if `keep`; otherwise the result is empty.
+
+    Every rank must read them all, since each is gathered by a collective. If all kept them, the ranks of one machine
+    would hold as many copies of the model.
+    """
+    return {name: tensor.cpu() for name, tensor in tensors if keep}
 
 
 def build_learner(settings: LearnerSettings) -> Learner:
