@@ -185,6 +185,11 @@ def _check_updates(
             f"policy.train_batch_size {policy.train_batch_size} is less than policy.num_ranks {policy.num_ranks}; "
             "every rank needs a response"
         )
+    if model.attention == "flash_attention_2" and (not model.packing or model.dtype != "bfloat16"):
+        raise ConfigError(
+            "model.attention flash_attention_2 needs model.packing true and model.dtype bfloat16, and they are "
+            f"{str(model.packing).lower()} and {model.dtype}; set them, or model.attention auto"
+        )
     lines = [f"train_batch_size {policy.train_batch_size} over {policy.num_ranks} policy rank(s)"]
     if updates is not None:
         if optimizer.lr_warmup_steps >= updates:

@@ -16,6 +16,8 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.errors import PolicyError
+from openr1.runtime.console import say
+from openr1.workers.attention_choice import describe_attention
 from openr1.workers.backend import Backend
 from openr1.workers.deepspeed import backend as deepspeed_backend
 from openr1.workers.lora import add_adapters, full_weights
@@ -76,6 +78,7 @@ class PolicyLearner(Learner):
     def __init__(self, settings: LearnerSettings) -> None:
         """Load the model, add LoRA adapters if configured, and shard it."""
         self.lm = load_causal_lm(settings.model)
+        say(f"attention: {describe_attention(self.lm.config)}")
         self._adapters = None if settings.model.lora is None else add_adapters(self.lm, settings.model.lora)
         super().__init__(LogProbModel(self.lm, settings.temperature, settings.model.packing), settings)
 
@@ -137,6 +140,7 @@ def build_learner(settings: LearnerSettings) -> Learner:
     if settings.role == "policy":
         return PolicyLearner(settings)
     lm = load_causal_lm(settings.model)
+    say(f"attention: {describe_attention(lm.config)}")
     if settings.model.lora is not None:
         add_adapters(lm, settings.model.lora)
     return Learner(ValueModel(lm, settings.model.packing), settings)
