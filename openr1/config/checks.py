@@ -180,6 +180,11 @@ def _check_updates(
             "policy.zero_stage 0 needs model.dtype float32: DeepSpeed adds up bfloat16 gradients in float32 "
             "from stage 1 on; take zero_stage 1"
         )
+    if policy.zero_stage == 0 and optimizer.offload != "none":
+        raise ConfigError(
+            f"optimizer.offload {optimizer.offload} is for optimizer state that ZeRO manages, and policy.zero_stage is "
+            "0; take zero_stage 1 to 3, or offload none"
+        )
     if policy.train_batch_size < policy.num_ranks:
         raise ConfigError(
             f"policy.train_batch_size {policy.train_batch_size} is less than policy.num_ranks {policy.num_ranks}; "

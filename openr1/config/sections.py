@@ -93,6 +93,8 @@ class OptimizerConfig(Section):
     """Decoupled weight decay."""
     max_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradient clipping norm; 0: no clipping."""
+    offload: Literal["none", "cpu"] = "none"
+    """cpu: keep master weights and AdamW's moments in host memory and update there, with policy.threads threads."""
 
 
 class PolicyConfig(Section):
