@@ -3,13 +3,17 @@
 # else the CPU stack. A second call does nothing unless the requirements, this script, the version of Python or the kind
 # of machine changed.
 # Environment: PYTHON (the interpreter to use; default: that of .venv, else python3.11, 3.12 or 3.13, the first found),
-# OPENR1_STACK (cpu or cuda, default: looks).
+# OPENR1_STACK (cpu or cuda, default: looks), OPENR1_SKIP_DRIVER_CHECK (1: install the CUDA stack whatever nvidia-smi says
+# about the driver; for CUDA's forward-compatibility package, and for images that are built without a GPU).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { echo "setup: $*" >&2; exit 3; }
 say() { echo "setup: $*"; }
+version_of() { sed -n "s/^$1==\([^ ]*\).*/\1/p" requirements.txt; }
 
+# What the CUDA 13 build of the pinned torch needs at least.
+driver_needed=580
 stack=${OPENR1_STACK:-}
 if [ -z "$stack" ]; then
     if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then stack=cuda; else stack=cpu; fi
@@ -41,6 +45,20 @@ wanted="$stack python$version $(cat requirements.txt requirements-dev.txt pyproj
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
 [ "$(uname -s)" = Linux ] || fail "this is $(uname -s); the pinned stack runs on Linux only"
+if [ "$stack" = cuda ] && [ "${OPENR1_SKIP_DRIVER_CHECK:-}" != 1 ]; then
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null) || driver="an error: $driver"
+    driver=${driver%%$'\n'*}
+    cpu="Or install the CPU stack, which runs everything: OPENR1_STACK=cpu bash scripts/setup.sh"
+    if [[ ! $driver =~ ^[0-9]+(\.[0-9]+)*$ ]]; then
+        fail "nvidia-smi does not tell the version of the driver, which must be $driver_needed or newer (its answer:" \
+            "'$driver'). To go on without this check, set OPENR1_SKIP_DRIVER_CHECK=1. $cpu"
+    elif [ "${driver%%.*}" -lt $driver_needed ]; then
+        fail "the NVIDIA driver is $driver; torch $(version_of torch) is built for CUDA 13, which needs $driver_needed or" \
+            "newer. Install a newer driver; or, on a data-centre GPU, NVIDIA's package cuda-compat-13-0, put its folder" \
+            "(such as /usr/local/cuda-13.0/compat) first on LD_LIBRARY_PATH, now and in every run, and confirm with" \
+            "OPENR1_SKIP_DRIVER_CHECK=1. $cpu"
+    fi
+fi
 command -v g++ >/dev/null || fail "g++ is missing (DeepSpeed compiles its CPU ops); on Debian or Ubuntu: apt-get install g++"
 "$python" -c 'import ensurepip, venv' 2>/dev/null \
     || fail "the venv module of Python $version is missing; on Debian or Ubuntu: apt-get install python$version-venv"
@@ -48,7 +66,6 @@ command -v g++ >/dev/null || fail "g++ is missing (DeepSpeed compiles its CPU op
     || fail "the headers of Python $version are missing; on Debian or Ubuntu: apt-get install python$version-dev"
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-version_of() { sed -n "s/^$1==\([^ ]*\).*/\1/p" requirements.txt; }
 log=.venv/setup.log
 # Runs a step with its output in the log; on failure the end of the log is what the user needs to see.
 step() {
@@ -75,6 +92,10 @@ else
     torch="torch==$(version_of torch)"
     vllm="vllm==$(version_of vllm)"
     step "installing $torch" pip install "$torch"
+    # 2.13.0+cpu counts as 2.13.0, and pip even prefers it where it finds it.
+    [ -n "$(.venv/bin/python -c 'import torch; print(torch.version.cuda or "")' 2>>"$log")" ] \
+        || fail "the torch in .venv is not built for CUDA: it was there already, or pip found a CPU build in one of its" \
+            "indexes or links (see: pip config list); remove .venv, and these for this call, and run this again"
 fi
 grep -v -E '^(torch|vllm)==' requirements.txt >.venv/requirements-common.txt
 # The extras by themselves: openr1[loggers,plots] would ask for the CUDA build of vllm, too.

@@ -184,10 +184,20 @@ def _check_updates(
             "policy.zero_stage 0 needs model.dtype float32: DeepSpeed adds up bfloat16 gradients in float32 "
             "from stage 1 on; take zero_stage 1"
         )
+    if policy.zero_stage == 0 and optimizer.offload != "none":
+        raise ConfigError(
+            f"optimizer.offload {optimizer.offload} is for optimizer state that ZeRO manages, and policy.zero_stage is "
+            "0; take zero_stage 1 to 3, or offload none"
+        )
     if policy.num_ranks is not None and policy.train_batch_size < policy.num_ranks:
         raise ConfigError(
             f"policy.train_batch_size {policy.train_batch_size} is less than policy.num_ranks {policy.num_ranks}; "
             "every rank needs a response"
+        )
+    if model.attention == "flash_attention_2" and (not model.packing or model.dtype != "bfloat16"):
+        raise ConfigError(
+            "model.attention flash_attention_2 needs model.packing true and model.dtype bfloat16, and they are "
+            f"{str(model.packing).lower()} and {model.dtype}; set them, or model.attention auto"
         )
     ranks = "the policy ranks that fit" if policy.num_ranks is None else f"{policy.num_ranks} policy rank(s)"
     lines = [f"train_batch_size {policy.train_batch_size} over {ranks}"]

@@ -68,6 +68,8 @@ class ModelConfig(Section):
     """Recompute activations in the backward pass: less memory, about a quarter slower."""
     packing: bool = False
     """Concatenate the rows of a micro-batch instead of padding them; micro_batch_tokens then counts no padding."""
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
+    """Packed rows on GPUs: sdpa (PyTorch's kernels), flash_attention_2 (flash-attn), auto (flash-attn if installed)."""
     rope_scaling: RopeScalingConfig | None = None
     """RoPE scaling; written to the config.json of exported models. null: none."""
     lora: LoraConfig | None = None
@@ -91,6 +93,8 @@ class OptimizerConfig(Section):
     """Decoupled weight decay."""
     max_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradient clipping norm; 0: no clipping."""
+    offload: Literal["none", "cpu"] = "none"
+    """cpu: keep master weights and AdamW's moments in host memory and update there, with policy.threads threads."""
 
 
 class PlacementConfig(Section):

@@ -16,7 +16,7 @@ from openr1.runtime.process import log_to
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
 if TYPE_CHECKING:
-    from vllm import LLM, RequestOutput
+    from vllm import LLM, CompletionOutput, RequestOutput
     from vllm import SamplingParams as VllmSamplingParams
 
 Result = TypeVar("Result")
@@ -27,6 +27,13 @@ MAX_BATCHED_TOKENS = 8192
 STEPS_SECONDS = 0.02
 """Longest uninterrupted run of engine steps. It bounds how long a weight update waits, and amortizes the 0.2 ms that a
 switch to the engine's thread costs."""
+
+TEXT_CONTEXT_TOKENS = 16
+"""Tokens before a response that are decoded with it: tokenizers may write the first word of a text otherwise. Some are
+more than special tokens, which have no text."""
+
+UNKNOWN_CHARACTER = "\ufffd"
+"""What bytes that are no UTF-8 are decoded to."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,9 @@ class EngineActor:
             os.environ["CUDA_VISIBLE_DEVICES"] = settings.visible_devices
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
         self._llm = self._thread.submit(build_llm, settings).result()
-        tokenizer = self._llm.get_tokenizer()
-        self._end_token_ids = end_token_ids(tokenizer)
-        self._env = build_env(settings.env, tokenizer)
+        self.tokenizer: Any = self._llm.get_tokenizer()
+        self._end_token_ids = end_token_ids(self.tokenizer)
+        self._env = build_env(settings.env, self.tokenizer)
         self._between_steps = asyncio.Lock()
         self._num_requests = 0
         self._queued: list[_Request] = []
@@ -208,7 +215,10 @@ class _Turns:
         # A turn's seed depends on where it starts, so that the turns of one response do not repeat their draws.
         seed = self.sampling.seed_of(prompt, self.index, len(token_ids) - len(prompt.token_ids))
         request = self.engine.to_vllm(self.sampling, seed, room)
-        return to_response(prompt, await self.engine.sample(list(token_ids), request))
+        output = await self.engine.sample(list(token_ids), request)
+        (completion,) = output.outputs
+        text = response_text(self.engine.tokenizer, token_ids, completion.token_ids, completion.finish_reason)
+        return to_response(prompt, completion, text)
 
     def room(self, token_ids: Sequence[int]) -> int:
         """Tokens that may still follow."""
@@ -249,7 +259,10 @@ def build_llm(settings: EngineSettings) -> "LLM":
 
 
 def to_vllm(sampling: SamplingParams, seed: int, max_tokens: int, end_token_ids: list[int]) -> "VllmSamplingParams":
-    """vLLM's sampling parameters for one sequence; only the sampled token's log-prob is requested."""
+    """vLLM's sampling parameters for one sequence; only the sampled token's log-prob is requested.
+
+    No text is requested, which vLLM would decode token by token: see `response_text`.
+    """
     from vllm import SamplingParams as VllmSamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -262,17 +275,46 @@ def to_vllm(sampling: SamplingParams, seed: int, max_tokens: int, end_token_ids:
         seed=seed,
         logprobs=0,
         flat_logprobs=True,
+        detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def to_response(prompt: Prompt, output: "RequestOutput") -> Response:
-    """A finished request as a response, all of its tokens sampled.
+def response_text(tokenizer: Any, context: Sequence[int], token_ids: Sequence[int], finish_reason: str | None) -> str:
+    """The text of sampled tokens, decoded at once. It is the text that vLLM's own detokenizer has at the end.
+
+    Special tokens have no text, and neither has the token that stopped the response, whatever it is. Tokens at the end
+    whose text is not valid UTF-8, such as the first bytes of a character, are left out.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        context: What came before the sampled tokens.
+        token_ids: The sampled tokens.
+        finish_reason: vLLM's: "stop" if the last token stopped the response.
+
+    Example:
+        "a", the first two of the three bytes of "€" and no stop: the text is "a".
+    """
+
+    def decode(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    before = list(context[-TEXT_CONTEXT_TOKENS:])
+    sampled = list(token_ids[:-1] if finish_reason == "stop" else token_ids)
+    text = decode(before + sampled)
+    while sampled and text.endswith(UNKNOWN_CHARACTER):
+        sampled.pop()
+        text = decode(before + sampled)
+    # Not the length of what came before: its last bytes may be the start of a character that the response completes.
+    return text[len(os.path.commonprefix([decode(before), text])) :]  # noqa: RUF071 (these are no paths)
+
+
+def to_response(prompt: Prompt, completion: "CompletionOutput", text: str) -> Response:
+    """A finished request and its text as a response, all of its tokens sampled.
 
     Raises:
         EngineError: It has no tokens, or not one log-prob per token.
     """
-    (completion,) = output.outputs
     token_ids = tuple(completion.token_ids)
     log_probs = tuple(completion.logprobs.logprobs)
     if not token_ids or len(log_probs) != len(token_ids):
@@ -282,7 +324,7 @@ def to_response(prompt: Prompt, output: "RequestOutput") -> Response:
     versions = [int(span.version) for span in completion.weight_versions]
     sampled = (True,) * len(token_ids)
     reason = completion.finish_reason
-    return Response(completion.text, token_ids, log_probs, sampled, reason, versions[0], versions[-1])
+    return Response(text, token_ids, log_probs, sampled, reason, versions[0], versions[-1])
 
 
 def checked_response(prompt: Prompt, response: Response, generate_max_len: int) -> Response:

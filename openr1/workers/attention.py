@@ -1,5 +1,6 @@
 """Attention for sequence packing: quadratic in the length of each packed row, not in their total length."""
 
+from collections.abc import Callable
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -23,6 +24,7 @@ def attend_within_rows(
     row_lengths: list[int],
     scaling: float | None = None,
     dropout: float = 0.0,
+    kernel: Callable[..., Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each packed row. Rows do not attend to each other.
@@ -40,6 +42,7 @@ def attend_within_rows(
         row_lengths: Number of tokens of each row, at least 1; they sum to N.
         scaling: Factor of the attention scores; None for 1 / sqrt(D).
         dropout: Dropout probability of the attention weights.
+        kernel: Used on a GPU in place of PyTorch's: see `attention_choice.flash_attn_kernel`.
         kwargs: Passed on to the SDPA attention of transformers.
 
     Returns:
@@ -47,7 +50,7 @@ def attend_within_rows(
     """
     assert attention_mask is None
     if query.is_cuda and dropout == 0 and _kernel_takes(query, value):
-        return _attend_on_gpu(query, key, value, row_lengths, scaling), None
+        return _attend_on_gpu(query, key, value, row_lengths, scaling, kernel), None
     equal = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
     parts = zip(*(tensor.split([n * length for length, n in equal], 2) for tensor in (query, key, value)), strict=True)
     attended = []
@@ -64,10 +67,19 @@ def _kernel_takes(query: Tensor, value: Tensor) -> bool:
     return query.dtype.itemsize == 2 and value.shape[-1] == query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
 
 
-def _attend_on_gpu(query: Tensor, key: Tensor, value: Tensor, row_lengths: list[int], scaling: float | None) -> Tensor:
-    """`attend_within_rows` with PyTorch's variable-length kernel (FlashAttention-2)."""
+def _attend_on_gpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    row_lengths: list[int],
+    scaling: float | None,
+    kernel: Callable[..., Tensor] | None,
+) -> Tensor:
+    """`attend_within_rows` with `kernel`, or PyTorch's variable-length kernel (FlashAttention-2)."""
     ends = torch.tensor([0, *accumulate(row_lengths)], dtype=torch.int32, device=query.device)
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
+    if kernel is not None:
+        return kernel(query, key, value, ends, max(row_lengths), scaling).unsqueeze(0)
     both = (ends, ends, max(row_lengths), max(row_lengths))
     attended = varlen_attn(query, key, value, *both, scale=scaling, window_size=(-1, 0), enable_gqa=True)  # causal
     assert isinstance(attended, Tensor)

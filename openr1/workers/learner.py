@@ -16,6 +16,8 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.errors import PolicyError
+from openr1.runtime.console import say
+from openr1.workers.attention_choice import describe_attention
 from openr1.workers.backend import Backend
 from openr1.workers.deepspeed import backend as deepspeed_backend
 from openr1.workers.lora import add_adapters, full_weights
@@ -76,6 +78,7 @@ class PolicyLearner(Learner):
     def __init__(self, settings: LearnerSettings) -> None:
         """Load the model, add LoRA adapters if configured, and shard it."""
         self.lm = load_causal_lm(settings.model)
+        say(f"attention: {describe_attention(self.lm.config)}")
         self._adapters = None if settings.model.lora is None else add_adapters(self.lm, settings.model.lora)
         super().__init__(LogProbModel(self.lm, settings.temperature, settings.model.packing), settings)
 
@@ -90,10 +93,9 @@ class PolicyLearner(Learner):
 
         LoRA adapters are merged into the model, and also saved separately in `folder/adapter` in PEFT format.
         """
-        # On every rank, since gathering is a collective; only rank 0 uses the result.
-        state = {name: tensor.cpu() for name, tensor in self.weights()}
-        adapters = {name: tensor.cpu() for name, tensor in self._adapter_weights()}
-        if dist.get_rank() == 0:
+        writes = dist.get_rank() == 0
+        state, adapters = copy_to_host(self.weights(), writes), copy_to_host(self._adapter_weights(), writes)
+        if writes:
             self.lm.save_pretrained(folder, state_dict=state)
             AutoTokenizer.from_pretrained(self.settings.model.path).save_pretrained(folder)
             if self._adapters is not None:
@@ -130,11 +132,21 @@ class PolicyLearner(Learner):
                         yield name, parameter.data.clone()
 
 
+def copy_to_host(tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
+    """Read all tensors, and keep them in host memory only if `keep`; otherwise the result is empty.
+
+    Every rank must read them all, since each is gathered by a collective. If all kept them, the ranks of one machine
+    would hold as many copies of the model.
+    """
+    return {name: tensor.cpu() for name, tensor in tensors if keep}
+
+
 def build_learner(settings: LearnerSettings) -> Learner:
     """Build the learner for `settings.role`. Every rank calls this at the same time."""
     if settings.role == "policy":
         return PolicyLearner(settings)
     lm = load_causal_lm(settings.model)
+    say(f"attention: {describe_attention(lm.config)}")
     if settings.model.lora is not None:
         add_adapters(lm, settings.model.lora)
     return Learner(ValueModel(lm, settings.model.packing), settings)

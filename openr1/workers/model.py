@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from openr1.algorithms.token_ops import Entropy, TokenOutputs, max_logits_tokens, token_log_probs
 from openr1.config.sections import ModelConfig
 from openr1.workers.attention import attention_implementation
+from openr1.workers.attention_choice import choose_implementation
 from openr1.workers.rope import rope_scaling_overrides
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -112,7 +113,7 @@ def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
         settings.path,
         config=config,
         dtype=DTYPES[settings.dtype],
-        attn_implementation=attention_implementation(config, settings.packing),
+        attn_implementation=choose_implementation(attention_implementation(config, settings.packing), settings),
         trust_remote_code=False,
     )
     compute_head_in_float32(lm)

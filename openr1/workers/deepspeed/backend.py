@@ -51,7 +51,7 @@ class DeepSpeedBackend:
             model=module,
             optimizer=adamw,
             lr_scheduler=lambda opt: build_scheduler(opt, optimizer, settings.total_updates),
-            config=deepspeed_config(settings.zero_stage, settings.model.dtype, optimizer.max_norm),
+            config=deepspeed_config(settings.zero_stage, settings.model.dtype, optimizer.max_norm, optimizer.offload),
         )
         self._engine.train()
         self.device: torch.device = self._engine.device

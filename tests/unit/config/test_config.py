@@ -336,6 +336,14 @@ def test_stage_0_needs_float32(tmp_path: Path) -> None:
     assert check_train(make_config(tmp_path, policy={"zero_stage": 0}, model={"dtype": "float32"}))
 
 
+def test_offload_needs_zero(tmp_path: Path) -> None:
+    """Catches an offload that DeepSpeed ignores at stage 0, so that memory runs out where the plan says it does not."""
+    sections = {"optimizer": {"offload": "cpu"}, "model": {"dtype": "float32"}}
+    message = check_refusal(make_config(tmp_path, policy={"zero_stage": 0}, **sections))
+    assert "optimizer.offload cpu" in message
+    assert check_train(make_config(tmp_path, policy={"zero_stage": 1}, **sections))
+
+
 def test_checks_tell_their_numbers(tmp_path: Path) -> None:
     """Catches a dry run that says ok and not what was compared."""
     lines = check_train(make_config(tmp_path, policy={"train_batch_size": 2}))

@@ -194,10 +194,11 @@ class FakeLLM:
         return self
 
     def get_tokenizer(self) -> Any:
-        """As little as finding the end tokens needs."""
+        """As little as finding the end tokens and decoding need."""
         return SimpleNamespace(
             apply_chat_template=lambda *arguments, **options: "",
             encode=lambda *arguments, **options: [],
+            decode=lambda tokens, **options: "a" * len(tokens),
             added_tokens_decoder={},
             eos_token_id=0,
         )
@@ -211,7 +212,6 @@ class FakeLLM:
         """Finish every request that waits."""
         done, self.waiting = self.waiting, []
         completion = SimpleNamespace(
-            text="a",
             token_ids=[1],
             logprobs=SimpleNamespace(logprobs=[-1.0]),
             weight_versions=[SimpleNamespace(version="0")],

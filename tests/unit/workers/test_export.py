@@ -1,0 +1,61 @@
+"""Exports: what each rank keeps in memory, and what is written; without DeepSpeed and processes."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from openr1.config.sections import ModelConfig, OptimizerConfig
+from openr1.workers import learner
+from openr1.workers.learner import PolicyLearner
+from openr1.workers.model import load_causal_lm
+from openr1.workers.settings import LearnerSettings
+
+
+class GatheringLearner(PolicyLearner):
+    """A policy whose weights come as under ZeRO 3: each a copy, made when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the model alone: no backend, which needs a process group."""
+        model = ModelConfig(path=path, dtype="float32")
+        self.settings = LearnerSettings(model, OptimizerConfig(), 3, 1.0, 1)
+        self.lm, self._adapters = load_causal_lm(model), None
+        self.copies: list[weakref.ref[Tensor]] = []
+        self.most_alive = 0
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield copies of twice the value; count how many of them live at the same time."""
+        for name, parameter in self.lm.named_parameters():
+            copy = parameter.data * 2
+            self.copies.append(weakref.ref(copy))
+            self.most_alive = max(self.most_alive, sum(one() is not None for one in self.copies))
+            yield name, copy
+            del copy
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_rank_that_writes_keeps_the_weights(
+    rank: int, tiny_model: Callable[[bool], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a copy of the model on every rank of a machine, and a rank that leaves the others alone in a gather.
+
+    The tensor that was yielded before may live until the next one has been made, so two do.
+    """
+    policy = GatheringLearner(tiny_model(True))
+    names = [name for name, _ in policy.lm.named_parameters()]
+    monkeypatch.setattr(learner.dist, "get_rank", lambda: rank)
+    policy.export(tmp_path / "model")
+    assert len(policy.copies) == len(names) > 10
+    if rank == 1:
+        assert policy.most_alive <= 2
+        assert not (tmp_path / "model").exists()
+        return
+    written = load_file(tmp_path / "model/model.safetensors")
+    assert written.keys() == set(names)
+    for name, parameter in policy.lm.named_parameters():
+        torch.testing.assert_close(written[name], parameter.data * 2, rtol=0, atol=0)
+    assert (tmp_path / "model/tokenizer.json").is_file()
