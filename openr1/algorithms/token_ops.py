@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+from openr1.algorithms.head import Projection, projection
 
 MAX_LOGITS_ELEMENTS = 2**26
 """Logits that may exist at one time: 256 MiB in float32; with their intermediates about four times that."""
@@ -43,15 +44,14 @@ class Head(Protocol):
 
 
 def _chunk_outputs(
+    project: Projection,
     hidden: Float[Tensor, "N H"],
-    weight: Float[Tensor, "V H"],
-    bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, " N"],
     temperature: float,
     entropy_mode: Entropy,
 ) -> TokenOutputs:
     """Outputs [N] of N positions: hidden [N, H], targets [N]."""
-    logits = functional.linear(hidden, weight, bias).float()
+    logits = project(hidden)
     if temperature != 1.0:
         logits = logits / temperature
     log_softmax = logits.log_softmax(-1)
@@ -101,9 +101,10 @@ def token_log_probs(
     recompute = len(targets) > max_tokens_held
 
     def in_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> TokenOutputs:
+        project = projection(weight, bias)
         compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if recompute else _chunk_outputs
         parts = zip(hidden.split(size), targets.split(size), strict=True)
-        chunks = [compute(part, weight, bias, target, temperature, entropy) for part, target in parts]
+        chunks = [compute(project, part, target, temperature, entropy) for part, target in parts]
         return TokenOutputs(*(torch.cat(values) for values in zip(*chunks, strict=True)))
 
     log_probs, entropies, logsumexp = head(inputs, in_chunks)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from openr1.algorithms.head import projection
 from openr1.algorithms.token_ops import Entropy, TokenOutputs, max_logits_tokens, token_log_probs
 from openr1.config.sections import ModelConfig
 from openr1.workers.attention import attention_implementation
@@ -130,7 +131,12 @@ def compute_head_in_float32(lm: PreTrainedModel) -> None:
     """
     head = lm.get_output_embeddings()
 
-    def forward(hidden: Tensor, compute: Callable[..., Any] = functional.linear) -> Any:
-        return compute(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+    def forward(hidden: Tensor, compute: Callable[..., Any] = _logits) -> Any:
+        return compute(hidden, head.weight, head.bias)
 
     head.forward = forward
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits [..., V] (float32) of hidden states [..., H]."""
+    return projection(weight, bias)(hidden)
