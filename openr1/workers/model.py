@@ -84,17 +84,18 @@ class ValueModel(nn.Module):
 def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, packing: bool) -> Tensor:
     """Last hidden states [B, T, H]. With packing, they are computed in one row without padding, and 0 at padding.
 
-    Packed rows do not attend to each other: the packed kernel is given the row lengths; other implementations infer
+    Packed rows do not attend to each other: the packed kernel is given where rows end; other implementations infer
     boundaries from position ids, which restart at 0 in every row.
     """
     if not packing:
         output: Tensor = backbone(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         return output
-    positions = attention_mask.cumsum(-1) - 1
+    positions, lengths = attention_mask.cumsum(-1) - 1, attention_mask.sum(-1)
     packed = backbone(
         input_ids[attention_mask][None],
         position_ids=positions[attention_mask][None],
-        row_lengths=attention_mask.sum(-1).tolist(),
+        row_lengths=lengths.tolist(),
+        row_ends=functional.pad(lengths.cumsum(-1, dtype=torch.int32), (1, 0)),
         use_cache=False,
     ).last_hidden_state[0]
     hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
