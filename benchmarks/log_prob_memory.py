@@ -37,7 +37,7 @@ def measure(way: str, tokens: int) -> dict[str, float]:
         def run_head(hidden: torch.Tensor, compute: Compute) -> TokenOutputs:
             return compute(hidden, head.weight, None)
 
-        outputs = token_log_probs(run_head, hidden, input_ids, mask, 1.0, max_tokens_held=max_logits_tokens(VOCABULARY))
+        outputs = token_log_probs(run_head, hidden, input_ids, mask, 1.0)
         log_probs = outputs.log_probs[:, 1:]
     else:
         log_probs = head(hidden[:, :-1]).log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]

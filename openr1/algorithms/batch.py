@@ -26,7 +26,7 @@ class TrainBatch:
     rollout_log_probs: Tensor  # [B, T] float32, nats, of the engine at sampling
     advantages: Tensor | None = None  # [B, T] float32
     ref_log_probs: Tensor | None = None  # [B, T] float32, nats; None without a reference
-    old_log_probs: Tensor | None = None  # [B, T] float32, nats; None where one update is made of the batch
+    old_log_probs: Tensor | None = None  # [B, T] float32, nats; None where no update came before
     loss_weights: Tensor | None = None  # [B, T] float32; see algorithms.aggregation
     values: Tensor | None = None  # [B, T] float32, in rewards, of the critic before this step; None without one
     returns: Tensor | None = None  # [B, T] float32, regression targets of the values; None without a critic

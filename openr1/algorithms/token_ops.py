@@ -7,13 +7,15 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-MAX_LOGITS_ELEMENTS = 2**26
-"""Logits that may exist at one time: 256 MiB in float32; with their intermediates about four times that."""
+from openr1.algorithms.head import Projection, projection
+
+MAX_LOGITS_ELEMENTS = {"cpu": 2**26, "cuda": 2**29}
+"""Logits that may exist at one time, by device: 256 MiB and 2 GiB in float32; with their intermediates about four times
+that. Larger products keep a GPU busier, and each chunk adds up a whole gradient of the weight."""
 CHUNK_TOKENS = 2048
-"""Largest number of tokens per chunk."""
+"""Largest number of tokens per chunk on the CPU; on a GPU as many as may exist at one time."""
 
 Entropy = Literal["none", "value", "gradient"]
 """Whether to compute entropies: not at all, which saves a softmax; without gradient; or with gradient."""
@@ -43,15 +45,14 @@ class Head(Protocol):
 
 
 def _chunk_outputs(
+    project: Projection,
     hidden: Float[Tensor, "N H"],
-    weight: Float[Tensor, "V H"],
-    bias: Float[Tensor, " V"] | None,
     targets: Int[Tensor, " N"],
     temperature: float,
     entropy_mode: Entropy,
 ) -> TokenOutputs:
     """Outputs [N] of N positions: hidden [N, H], targets [N]."""
-    logits = functional.linear(hidden, weight, bias).float()
+    logits = project(hidden)
     if temperature != 1.0:
         logits = logits / temperature
     log_softmax = logits.log_softmax(-1)
@@ -64,9 +65,14 @@ def _chunk_outputs(
     return TokenOutputs(log_probs, entropy, chosen - log_probs)
 
 
-def max_logits_tokens(vocab_size: int) -> int:
+def max_logits_tokens(vocab_size: int, device_type: str = "cpu") -> int:
     """Tokens whose logits may exist at one time: `MAX_LOGITS_ELEMENTS` logits, and one token at least."""
-    return max(1, MAX_LOGITS_ELEMENTS // vocab_size)
+    return max(1, MAX_LOGITS_ELEMENTS[device_type] // vocab_size)
+
+
+def chunk_tokens(max_tokens_held: int, device_type: str) -> int:
+    """Tokens per chunk, if the logits of `max_tokens_held` may exist at one time."""
+    return max_tokens_held if device_type == "cuda" else min(CHUNK_TOKENS, max_tokens_held)
 
 
 def token_log_probs(
@@ -76,7 +82,7 @@ def token_log_probs(
     response_mask: Bool[Tensor, "B T"],
     temperature: float,
     entropy: Entropy = "value",
-    max_tokens_held: int = CHUNK_TOKENS,
+    max_tokens_held: int | None = None,
 ) -> TokenOutputs:
     """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
@@ -90,20 +96,21 @@ def token_log_probs(
         response_mask: True on response tokens [B, T]; column 0 must be False.
         temperature: That of the sampling, > 0.
         entropy: What is wanted of entropies; a gradient through them costs a chunk's logits once more.
-        max_tokens_held: Tokens whose logits may exist at one time; see `max_logits_tokens`.
+        max_tokens_held: Tokens whose logits may exist at one time; None for `max_logits_tokens`.
 
     Returns:
         [B, T] each. An all-False mask gives zeros that still depend on `hidden`.
     """
     positions = response_mask[:, 1:]
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
-    size = min(CHUNK_TOKENS, max_tokens_held)
-    recompute = len(targets) > max_tokens_held
 
     def in_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> TokenOutputs:
+        held = max_tokens_held or max_logits_tokens(weight.shape[0], weight.device.type)
+        size, recompute = chunk_tokens(held, weight.device.type), len(targets) > held
+        project = projection(weight, bias)
         compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if recompute else _chunk_outputs
         parts = zip(hidden.split(size), targets.split(size), strict=True)
-        chunks = [compute(part, weight, bias, target, temperature, entropy) for part, target in parts]
+        chunks = [compute(project, part, target, temperature, entropy) for part, target in parts]
         return TokenOutputs(*(torch.cat(values) for values in zip(*chunks, strict=True)))
 
     log_probs, entropies, logsumexp = head(inputs, in_chunks)

@@ -127,11 +127,7 @@ class Trainer:
         """
         config, algorithm = self._config, self._config.algorithm
         finish_critic = begin_critic_updates(self._critic, batch, config)
-        if config.updates_per_step > 1:
-            # With a single update the ratio to the old policy is 1 by construction, and no old log-probs are needed.
-            batch = replace(batch, old_log_probs=self._policy.log_probs(batch))
-        size, longest = config.policy.train_batch_size, config.rollout.generate_max_len
-        mini_batches = batch.mini_batches(size, algorithm.loss_aggregation, longest)
+        mini_batches = self._mini_batches(batch)
         objective = self._objective()
         if batch.ref_log_probs is None and objective.entropy_coef == 0 and algorithm.policy_loss in LOSSES:
             # The gradient of every built-in loss is proportional to the advantage; of others nothing is known.
@@ -140,6 +136,20 @@ class Trainer:
         epochs = algorithm.max_epochs if apply else 1
         policy = [self._policy.step(part, objective, apply) for _ in range(epochs) for part in mini_batches]
         return StepUpdates(policy, finish_critic())
+
+    def _mini_batches(self, batch: TrainBatch) -> list[TrainBatch]:
+        """The mini-batches, with log-probs from before the step's updates where these have changed the policy.
+
+        A mini-batch that is trained on once, and first, needs none: its ratio to the old policy is 1 by construction.
+        """
+        algorithm, size = self._config.algorithm, self._config.policy.train_batch_size
+        num_unchanged = size if algorithm.max_epochs == 1 else 0
+        parts = [batch.select(range(num_unchanged))] if num_unchanged else []
+        if num_unchanged < len(batch):
+            later = batch.select(range(num_unchanged, len(batch)))
+            parts.append(replace(later, old_log_probs=self._policy.log_probs(later)))
+        aggregation, longest = algorithm.loss_aggregation, self._config.rollout.generate_max_len
+        return [mini_batch for part in parts for mini_batch in part.mini_batches(size, aggregation, longest)]
 
     def _objective(self) -> PolicyObjective:
         algorithm, off_policy = self._config.algorithm, self._config.off_policy

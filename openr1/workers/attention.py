@@ -1,7 +1,7 @@
 """Attention for sequence packing: quadratic in the length of each packed row, not in their total length."""
 
 from collections.abc import Callable
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ def attend_within_rows(
     attention_mask: Tensor | None,
     *,
     row_lengths: list[int],
+    row_ends: Tensor,
     scaling: float | None = None,
     dropout: float = 0.0,
     kernel: Callable[..., Tensor] | None = None,
@@ -40,6 +41,8 @@ def attend_within_rows(
         value: [1, key/value heads, N, D].
         attention_mask: Always None: transformers builds no mask for custom attention implementations.
         row_lengths: Number of tokens of each row, at least 1; they sum to N.
+        row_ends: 0, then the sums of the first, the first two, ... row lengths: int32 on the device of `query`. The
+            kernel reads them there; made from a list in every layer, they would be one blocking copy each.
         scaling: Factor of the attention scores; None for 1 / sqrt(D).
         dropout: Dropout probability of the attention weights.
         kernel: Used on a GPU in place of PyTorch's: see `attention_choice.flash_attn_kernel`.
@@ -50,7 +53,7 @@ def attend_within_rows(
     """
     assert attention_mask is None
     if query.is_cuda and dropout == 0 and _kernel_takes(query, value):
-        return _attend_on_gpu(query, key, value, row_lengths, scaling, kernel), None
+        return _attend_on_gpu(query, key, value, max(row_lengths), row_ends, scaling, kernel), None
     equal = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
     parts = zip(*(tensor.split([n * length for length, n in equal], 2) for tensor in (query, key, value)), strict=True)
     attended = []
@@ -71,16 +74,16 @@ def _attend_on_gpu(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    row_lengths: list[int],
+    longest: int,
+    row_ends: Tensor,
     scaling: float | None,
     kernel: Callable[..., Tensor] | None,
 ) -> Tensor:
     """`attend_within_rows` with `kernel`, or PyTorch's variable-length kernel (FlashAttention-2)."""
-    ends = torch.tensor([0, *accumulate(row_lengths)], dtype=torch.int32, device=query.device)
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
     if kernel is not None:
-        return kernel(query, key, value, ends, max(row_lengths), scaling).unsqueeze(0)
-    both = (ends, ends, max(row_lengths), max(row_lengths))
+        return kernel(query, key, value, row_ends, longest, scaling).unsqueeze(0)
+    both = (row_ends, row_ends, longest, longest)
     attended = varlen_attn(query, key, value, *both, scale=scaling, window_size=(-1, 0), enable_gqa=True)  # causal
     assert isinstance(attended, Tensor)
     return attended.unsqueeze(0)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from openr1.algorithms.token_ops import Entropy, TokenOutputs, max_logits_tokens, token_log_probs
+from openr1.algorithms.head import projection
+from openr1.algorithms.token_ops import Entropy, TokenOutputs, token_log_probs
 from openr1.config.sections import ModelConfig
 from openr1.workers.attention import attention_implementation
 from openr1.workers.attention_choice import choose_implementation
@@ -32,7 +33,8 @@ class LogProbModel(nn.Module):
         self.lm = lm
         self.temperature = temperature
         self.packing = packing
-        self.max_logits_tokens = max_logits_tokens(lm.config.vocab_size)
+        # As the device allows; tests lower it.
+        self.max_logits_tokens: int | None = None
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, entropy: Entropy = "none"
@@ -83,17 +85,18 @@ class ValueModel(nn.Module):
 def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, packing: bool) -> Tensor:
     """Last hidden states [B, T, H]. With packing, they are computed in one row without padding, and 0 at padding.
 
-    Packed rows do not attend to each other: the packed kernel is given the row lengths; other implementations infer
+    Packed rows do not attend to each other: the packed kernel is given where rows end; other implementations infer
     boundaries from position ids, which restart at 0 in every row.
     """
     if not packing:
         output: Tensor = backbone(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         return output
-    positions = attention_mask.cumsum(-1) - 1
+    positions, lengths = attention_mask.cumsum(-1) - 1, attention_mask.sum(-1)
     packed = backbone(
         input_ids[attention_mask][None],
         position_ids=positions[attention_mask][None],
-        row_lengths=attention_mask.sum(-1).tolist(),
+        row_lengths=lengths.tolist(),
+        row_ends=functional.pad(lengths.cumsum(-1, dtype=torch.int32), (1, 0)),
         use_cache=False,
     ).last_hidden_state[0]
     hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
@@ -131,7 +134,12 @@ def compute_head_in_float32(lm: PreTrainedModel) -> None:
     """
     head = lm.get_output_embeddings()
 
-    def forward(hidden: Tensor, compute: Callable[..., Any] = functional.linear) -> Any:
-        return compute(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+    def forward(hidden: Tensor, compute: Callable[..., Any] = _logits) -> Any:
+        return compute(hidden, head.weight, head.bias)
 
     head.forward = forward
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits [..., V] (float32) of hidden states [..., H]."""
+    return projection(weight, bias)(hidden)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from openr1.algorithms.token_ops import Head, masked_sum, max_logits_tokens, token_log_probs
+from openr1.algorithms import token_ops
+from openr1.algorithms.token_ops import Head, chunk_tokens, masked_sum, max_logits_tokens, token_log_probs
 
 LN2 = math.log(2)
 HIDDEN, VOCABULARY = 3, 7
@@ -147,8 +148,26 @@ def test_chunks_change_nothing(counts: list[int]) -> None:
 
 
 def test_fewer_logits_are_held_of_larger_vocabularies() -> None:
-    """Catches logits of gigabytes for a real vocabulary, and chunks of no tokens. 2 ** 26 / 151,936 = 441.7."""
-    assert (max_logits_tokens(151_936), max_logits_tokens(512), max_logits_tokens(2**30)) == (441, 131_072, 1)
+    """Catches logits of gigabytes for a real vocabulary, and chunks of no tokens. 2 ** 26 / 151,936 = 441.7; a GPU
+    holds eight times as many, 3,533.6."""
+    assert [max_logits_tokens(size) for size in (151_936, 512, 2**30)] == [441, 131_072, 1]
+    assert [max_logits_tokens(size, "cuda") for size in (151_936, 512, 2**30)] == [3533, 2**20, 1]
+
+
+def test_chunks_of_gpus_are_as_large_as_may_be() -> None:
+    """Catches chunks of the CPU's size on a GPU, and chunks on the CPU that grow with what may exist there."""
+    assert [chunk_tokens(held, "cpu") for held in (441, 131_072)] == [441, 2048]
+    assert [chunk_tokens(held, "cuda") for held in (3533, 2**20)] == [3533, 2**20]
+
+
+def test_limits_are_those_of_vocabulary_and_device(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a limit that is not asked for, or by another size than the vocabulary's."""
+    asked: list[tuple[int, str]] = []
+    monkeypatch.setattr(token_ops, "max_logits_tokens", lambda *sizes: asked.append(sizes) or 5)
+    head, hidden, input_ids, mask = make_inputs(rows=2, width=9)
+    token_log_probs(called(head), hidden, input_ids, mask, 1.0)
+    assert asked == [(VOCABULARY, "cpu")]
+    assert max(counts) == 5
 
 
 def test_logits_are_computed_again_only_where_they_are_too_many(counts: list[int]) -> None:

@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from openr1.algorithms.batch import TrainBatch
+from openr1.algorithms.objectives.base import StepStats
+from openr1.algorithms.objectives.policy import PolicySums
+from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream
 from openr1.errors import RewardServerUnavailable, TrainingError
@@ -35,6 +40,7 @@ from tests.fakes import (
     make_stages,
 )
 from tests.running import ROOT
+from tests.unit.algorithms.plain import Bigram, PlainBackend
 
 PROMPTS = [make_prompt(number) for number in range(6)]
 # What the design promises of metrics.jsonl, besides `step`.
@@ -277,29 +283,88 @@ def test_every_step_pushes_the_next_version(tmp_path: Path) -> None:
     assert (trainer.state.step, trainer.state.version) == (3, 3)
 
 
-def test_several_updates_share_the_log_probs_from_before_the_first(tmp_path: Path) -> None:
-    """Catches old log-probs that are computed again after an update: every ratio would be 1, and nothing clipped."""
+def test_later_updates_share_the_log_probs_from_before_the_first(tmp_path: Path) -> None:
+    """Catches old log-probs that are computed again after an update: every ratio would be 1, and nothing clipped. And
+    a forward pass over the rows of the first update, which needs none."""
     policy = FakePolicy()
     config = make_config(
-        tmp_path, policy={"train_batch_size": 2}, algorithm={"eps_clip_low": 0.1, "eps_clip_high": 0.3}
+        tmp_path,
+        rollout={"rollout_batch_size": 3},
+        policy={"train_batch_size": 2},
+        algorithm={"eps_clip_low": 0.1, "eps_clip_high": 0.3},
     )
     result = make_step(config, policy=policy)
-    assert policy.names == ["log_probs", "update", "update", "push_weights"]
-    for batch in policy.updates:
-        assert len(batch) == 2
+    assert policy.names == ["log_probs", "update", "update", "update", "push_weights"]
+    first, *later = policy.updates
+    assert first.old_log_probs is None
+    for batch in later:
         # -1: the fake had made no update when it was asked.
         assert batch.old_log_probs is not None
         assert torch.equal(batch.old_log_probs, -1.0 * batch.response_mask)
-    # The rows in order, each in one update.
-    whole = policy.calls[0][1]
-    rows = torch.cat([batch.input_ids for batch in policy.updates])
-    assert torch.equal(rows, whole.input_ids)
+    # The rows in order, each in one update, and those of the later ones in the question.
+    whole = result.experience.batch
+    assert [len(batch) for batch in policy.updates] == [2, 2, 2]
+    assert torch.equal(torch.cat([batch.input_ids for batch in policy.updates]), whole.input_ids)
+    assert torch.equal(policy.calls[0][1].input_ids, whole.input_ids[2:])
     assert [(objective.bounds.low, objective.bounds.high, objective.kl_coef) for objective in policy.objectives] == [
         (0.1, 0.3, 0.01)
-    ] * 2
-    # The fake's gradient norms are 1 and 2, its learning rates 0.1 and 0.2.
-    assert result.metrics["policy/grad_norm"] == 1.5
-    assert result.metrics["policy/learning_rate"] == 0.2
+    ] * 3
+    # The fake's gradient norms are 1, 2 and 3, its learning rates a tenth of them.
+    assert result.metrics["policy/grad_norm"] == 2
+    assert result.metrics["policy/learning_rate"] == pytest.approx(0.3)
+
+
+class LearningPolicy(FakePolicy):
+    """A small model that really learns, by plain PyTorch; it knows the 200 tokens that the fakes use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Bigram()
+        self.model.table = nn.Parameter(torch.randn(200, 200, generator=torch.Generator().manual_seed(0)))
+        self.backend = PlainBackend(self.model)
+
+    @torch.no_grad()
+    def log_probs(self, batch: TrainBatch) -> torch.Tensor:
+        """The model's."""
+        super().log_probs(batch)
+        return self.model(*batch.inputs).log_probs
+
+    def step(self, batch: TrainBatch, objective: Any, apply: bool = True) -> StepStats[Any]:
+        """One step of SGD."""
+        super().step(batch, objective, apply)
+        return optimizer_step(self.backend, [batch], objective, apply=apply)
+
+
+def test_first_update_is_the_same_without_old_log_probs(tmp_path: Path) -> None:
+    """Catches a correction, ratio or metric that differs where old log-probs are left out.
+
+    Expected: the same updates with the log-probs of every row, from before the first of them.
+    """
+    off_policy = {"importance": "token", "rejection": "token"}
+    config = make_config(tmp_path, policy={"train_batch_size": 2}, off_policy=off_policy)
+    policy, plain = LearningPolicy(), LearningPolicy()
+    # Near the model's own log-probs, about -ln 200, so that some tokens are in bounds and others are not.
+    rollout = FakeRollout(
+        make=lambda prompt: Group(prompt, tuple(make_response(n, 9, n, log_prob=-5.0) for n in (5, 7)))
+    )
+    result = make_step(config, policy=policy, rollout=rollout)
+    whole = result.experience.batch
+    whole = replace(whole, old_log_probs=plain.log_probs(whole))
+    parts = whole.mini_batches(2, config.algorithm.loss_aggregation, config.rollout.generate_max_len)
+    stats = [plain.step(part, policy.objectives[0]) for part in parts]
+    assert torch.equal(policy.model.table, plain.model.table)
+    assert not torch.equal(policy.model.table, LearningPolicy().model.table)
+    sums = PolicySums(*(sum(values) for values in zip(*(one.sums for one in stats), strict=True)))
+    assert 0 < sums.rejected < sums.tokens
+    for metric, name in (
+        ("rollout/mismatch_abs_mean", "mismatch_abs"),
+        ("rollout/mismatch_kl", "mismatch_kl"),
+        ("policy/importance_weight_mean", "importance"),
+        ("policy/rejected_fraction", "rejected"),
+        ("policy/clip_fraction", "clipped"),
+    ):
+        assert result.metrics[metric] == getattr(sums, name) / sums.tokens
+    assert result.metrics["policy/loss"] == sum(one.loss for one in stats) / 2
 
 
 def test_run_without_reference(tmp_path: Path) -> None:

@@ -274,7 +274,8 @@ def test_each_update_has_weights_of_its_own(tmp_path: Path) -> None:
 
 
 def test_epochs_share_the_log_probs_from_before_the_first(tmp_path: Path) -> None:
-    """Catches a second pass with a ratio of 1, and one pass too few or too many."""
+    """Catches a second pass with a ratio of 1, also over the rows of the first update, and one pass too few or too
+    many."""
     policy = FakePolicy()
     config = make_config(tmp_path, algorithm={"max_epochs": 3}, policy={"train_batch_size": 2})
     assert config.updates_per_step == 6

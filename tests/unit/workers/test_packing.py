@@ -1,7 +1,9 @@
 """Rows end to end against each row alone, through transformers' own model: log-probs and gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.sections import ModelConfig
 from openr1.workers.attention import PACKED_ROWS, attend_within_rows
-from openr1.workers.model import LogProbModel, load_causal_lm
+from openr1.workers.model import LogProbModel, hidden_states, load_causal_lm
 
 LENGTHS = (11, 1, 7, 7, 7, 19, 4, 1, 1)
 """Of responses; prompts have 3 tokens. Rows of equal length, side by side and apart."""
@@ -75,6 +77,11 @@ def attention_layer(heads: int, key_heads: int) -> nn.Module:
     return layer
 
 
+def ends_of(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
+    """What attention reads of the bounds of rows."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="compares the kernel of GPUs; this machine has none")
 def test_the_kernel_of_gpus_gives_the_same() -> None:
     """Catches bounds of rows that are off by one, a future that is seen, and key heads of other query heads."""
@@ -84,7 +91,8 @@ def test_the_kernel_of_gpus_gives_the_same() -> None:
     on_gpu = [tensor.detach().cuda().requires_grad_() for tensor in plain]
     weights = torch.randn(1, sum(LENGTHS), 4, 16, generator=generator)
     for tensors in (plain, on_gpu):
-        attended, _ = attend_within_rows(layer, *tensors, None, row_lengths=list(LENGTHS), scaling=0.25)
+        ends = ends_of(LENGTHS, tensors[0].device)
+        attended, _ = attend_within_rows(layer, *tensors, None, row_lengths=list(LENGTHS), row_ends=ends, scaling=0.25)
         (attended.float() * weights.to(attended.device)).sum().backward()
     for expected, tensor in zip(plain, on_gpu, strict=True):
         assert expected.grad is not None
@@ -93,7 +101,8 @@ def test_the_kernel_of_gpus_gives_the_same() -> None:
 
 
 def test_gpus_get_one_call_for_all_rows() -> None:
-    """Catches arguments that the kernel of GPUs does not take: shapes alone are computed, which needs no GPU."""
+    """Catches arguments that the kernel of GPUs does not take, and a copy to the GPU in every layer: shapes alone are
+    computed, which needs no GPU."""
     calls: list[str] = []
 
     class Calls(TorchDispatchMode):
@@ -105,10 +114,31 @@ def test_gpus_get_one_call_for_all_rows() -> None:
 
     with FakeTensorMode():
         tensors = [torch.empty(1, heads, 48, 16, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2)]
+        rows = {"row_lengths": [40, 5, 3], "row_ends": ends_of([40, 5, 3], tensors[0].device)}
         with Calls():
-            attended, _ = attend_within_rows(attention_layer(4, 2), *tensors, None, row_lengths=[40, 5, 3])
+            attended, _ = attend_within_rows(attention_layer(4, 2), *tensors, None, **rows)
     assert attended.shape == (1, 48, 4, 16)
     assert [name for name in calls if "attn" in name or "attention" in name] == ["torch_attn._varlen_attn.default"]
+    assert [name for name in calls if "lift" in name or "copy" in name] == []
+
+
+class Recorder(nn.Module):
+    """A backbone that notes what it is given."""
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> SimpleNamespace:
+        """Hidden states of size 2."""
+        self.given = kwargs
+        return SimpleNamespace(last_hidden_state=torch.zeros(1, input_ids.shape[1], 2))
+
+
+def test_layers_get_lengths_and_ends_of_rows() -> None:
+    """Catches ends that are off by a row: no layer reads them on the CPU, so no result would show it."""
+    batch = TrainBatch.from_tokens([([5], [1, 2]), ([5, 6], [3, 1, 2]), ([5], [3])])
+    backbone = Recorder()
+    hidden_states(backbone, batch.input_ids, batch.attention_mask, packing=True)
+    assert backbone.given["row_lengths"] == [3, 5, 2]
+    ends = backbone.given["row_ends"]
+    assert (ends.tolist(), ends.dtype) == ([0, 3, 8, 10], torch.int32)
 
 
 def test_exports_of_packed_models_are_plain(tiny_model: Callable[[bool], Path], tmp_path: Path) -> None:
