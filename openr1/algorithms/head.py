@@ -52,7 +52,7 @@ def bfloat16_projection(weight: Float[Tensor, "V H"], bias: Float[Tensor, " V"] 
 
     def project(hidden: Tensor) -> Tensor:
         rows: Tensor = _Product.apply(hidden.flatten(0, -2), values, link, total)
-        logits = rows.unflatten(0, hidden.shape[:-1])
+        logits: Tensor = rows.unflatten(0, hidden.shape[:-1])
         return logits if bias is None else logits + bias
 
     return project
