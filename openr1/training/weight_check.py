@@ -8,9 +8,10 @@ separately, after the first push and every `rollout.verify_steps` steps.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from openr1.algorithms.batch import TrainBatch
-from openr1.algorithms.mismatch import ABORT_FACTOR, LIKELY_CAUSES, MISMATCH_WARN
+from openr1.algorithms.mismatch import ABORT_FACTOR, LIKELY_CAUSES, mismatch_bound
 from openr1.config.train import TrainConfig
 from openr1.errors import WeightSyncError
 from openr1.interfaces import Policy, Rollout
@@ -20,6 +21,18 @@ from openr1.types import Prompt
 NUM_PROMPTS = 8
 NUM_TOKENS = 16
 """Maximum response length: enough to exercise both prefill and decoding."""
+
+
+class Difference(NamedTuple):
+    """Mean absolute log-prob difference between policy and an engine per sampled token.
+
+    Attributes:
+        nats: The difference.
+        bound: What rounding cannot exceed.
+    """
+
+    nats: float
+    bound: float
 
 
 class WeightCheck:
@@ -47,33 +60,30 @@ class WeightCheck:
         self._policy = policy
         self._prompts = prompts[:NUM_PROMPTS]
 
-    def differences(self) -> list[float]:
-        """Mean absolute log-prob difference between policy and engine per sampled token (nats), for each engine.
-
-        Costs one forward pass of the policy.
-        """
+    def differences(self) -> list[Difference]:
+        """How far each engine is from the policy. Costs one forward pass of the policy."""
         asked = [list(engine.generate(self._prompts, self._sampling)) for engine in self._engines]
         if not asked:
             return []
         batch = TrainBatch.from_groups([group for groups in asked for group in groups])
-        difference = (self._policy.log_probs(batch) - batch.rollout_log_probs).abs()
-        parts = zip(difference.split(len(self._prompts)), batch.response_mask.split(len(self._prompts)), strict=True)
-        return [float(part[mask].mean()) for part, mask in parts]
+        count, log_probs = len(self._prompts), self._policy.log_probs(batch)
+        difference = (log_probs - batch.rollout_log_probs).abs()
+        parts = zip(*(values.split(count) for values in (difference, log_probs, batch.response_mask)), strict=True)
+        return [
+            Difference(float(part[mask].mean()), ABORT_FACTOR * mismatch_bound(self._dtype, -float(own[mask].mean())))
+            for part, own, mask in parts
+        ]
 
     def check(self, step: int) -> None:
         """Compare after a push and before the next update. `step` is used in the message only.
 
-        The bound is the one at which the first step aborts, `ABORT_FACTOR` x `MISMATCH_WARN`: a larger difference
-        cannot be rounding.
-
         Raises:
             WeightSyncError: An engine exceeds the bound.
         """
-        bound = ABORT_FACTOR * MISMATCH_WARN[self._dtype]
-        for engine, difference in enumerate(self.differences()):
+        for engine, (difference, bound) in enumerate(self.differences()):
             if not difference <= bound:  # Also true for NaN.
                 raise WeightSyncError(
                     f"after the push of step {step}, engine {engine} and the policy differ by {difference:.2g} nats a "
-                    f"token, more than {bound:g} ({self._dtype}); likely causes: "
+                    f"token, more than {bound:.2g} ({self._dtype}); likely causes: "
                     f"{LIKELY_CAUSES}; see logs/engine_{engine}.log"
                 )
