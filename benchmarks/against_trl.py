@@ -30,6 +30,8 @@ import ray
 from benchmarks.machine import ROOT, spread, write_result
 from benchmarks.trainers import make_trainer
 from benchmarks.trl_side import ENVIRONMENT, METHODS, TrlActor, TrlSettings
+from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
+from openr1.actors.rl import Actors, train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream
@@ -40,7 +42,6 @@ from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineActor
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder
-from openr1.training.actors import Actors, start_engines, train_demand, train_engine_settings, wait_for_engines
 from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import load_datasets
 from openr1.training.stages import Stages

@@ -21,12 +21,12 @@ import torch
 
 from benchmarks.against_trl import describe_lengths, response_lengths
 from benchmarks.machine import ROOT, spread, write_result
+from openr1.actors.workers import learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.sections import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.runtime.ray_cluster import running_ray
-from openr1.training.actors import learner_settings, start_workers
 from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.worker import TrainWorker
 

@@ -27,6 +27,8 @@ import torch
 
 from benchmarks.machine import ROOT, spread, write_result
 from benchmarks.trainers import make_trainer
+from openr1.actors.engines import ENGINE_CPU_VARIABLES, ENGINE_VARIABLES, train_engine_settings
+from openr1.actors.rl import Actors, train_demand
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.config.load import load_config
@@ -38,7 +40,6 @@ from openr1.rewards.client import RewardClient
 from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder, start_actor
-from openr1.training.actors import ENGINE_CPU_VARIABLES, ENGINE_VARIABLES, Actors, train_demand, train_engine_settings
 from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import load_datasets
 from openr1.training.frozen import DetachedPolicy

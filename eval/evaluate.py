@@ -13,6 +13,7 @@ from eval.page import to_html
 from eval.report import table, to_markdown
 from eval.result import summarize
 from eval.samples import Sample, SampleFile
+from openr1.actors.engines import engine_settings, start_rollout
 from openr1.config.sections import Dtype, ModelConfig
 from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
@@ -23,7 +24,6 @@ from openr1.rollout.engine import EngineSettings
 from openr1.runtime.console import print_table, progress, say
 from openr1.runtime.files import write_whole
 from openr1.runtime.ray_cluster import running_ray
-from openr1.training.actors import engine_settings, start_rollout
 from openr1.types import Group, Prompt, SamplingParams
 from reward_server.config import ServerConfig
 from reward_server.grader import Grader

@@ -1,4 +1,4 @@
-"""The stages of a step as the trainer sees them. `training/actors.py` builds the real ones, `tests/fakes.py` fakes."""
+"""The stages of a step as the trainer sees them. `actors/rl.py` builds the real ones, `tests/fakes.py` fakes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future

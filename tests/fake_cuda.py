@@ -21,12 +21,13 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms.cuda import NonNvmlCudaPlatform
 from vllm.platforms.interface import DeviceCapability
 
+from openr1.actors.engines import train_engine_settings
+from openr1.actors.rl import train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.placement.group import Gpu, Places
 from openr1.placement.layouts import place
 from openr1.rollout.engine import EngineSettings, build_llm
-from openr1.training.actors import train_demand, train_engine_settings
 
 
 class FakeH800(NonNvmlCudaPlatform):

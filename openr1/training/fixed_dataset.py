@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
+from openr1.actors.workers import learner_settings, start_policy
 from openr1.config.dpo import DpoConfig
 from openr1.config.sft import SftConfig
 from openr1.interfaces import Policy
@@ -11,7 +12,6 @@ from openr1.placement.layouts import Demand
 from openr1.runtime.console import say
 from openr1.runtime.interrupts import INTERRUPTS, Interrupts
 from openr1.tracking.checkpoint import Checkpoints
-from openr1.training.actors import learner_settings, start_policy
 from openr1.training.run import Run, StepOutput, run_services
 from openr1.types import TrainerState
 

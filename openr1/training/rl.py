@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from openr1.actors.rl import Actors, train_demand
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
 from openr1.data.pass_rates import PASS_RATE_FILE, PassRates
@@ -23,7 +24,6 @@ from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.loggers.client import check_tracking
 from openr1.tracking.recorder import read_metrics, rollout_rows
 from openr1.tracking.run_folder import check_unused
-from openr1.training.actors import Actors, train_demand
 from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import Datasets, load_datasets
 from openr1.training.evaluation import Evaluator

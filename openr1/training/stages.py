@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from openr1.actors.rl import Actors
 from openr1.interfaces import Critic, Policy, Reference, RewardSource, Rollout
 from openr1.runtime.interrupts import INTERRUPTS, Interrupts
-from openr1.training.actors import Actors
 from openr1.training.trainer import AdvantageStage
 
 

@@ -1,7 +1,7 @@
 """Registry of weight transfers. Importable without vLLM: the driver only names a transfer, workers and engines load it.
 
 To add one, write a module with both ends beside `shm.py` and a factory here. Outside this package only the composition
-root (`training/actors.py`), which chooses the factory, changes.
+root (`actors/rl.py`), which chooses the factory, changes.
 """
 
 from dataclasses import dataclass

@@ -11,13 +11,13 @@ import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from openr1.actors.workers import group_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.algorithms.objectives.value import ValueObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.training.actors import group_settings, start_workers
 from openr1.workers.group import CriticGroup, PolicyGroup
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 from openr1.workers.settings import LearnerSettings

@@ -8,11 +8,11 @@ import ray
 import torch
 from torch import Tensor
 
+from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.errors import PolicyError
-from openr1.training.actors import group_settings, learner_settings, start_workers
 from openr1.workers.deepspeed.config import deepspeed_config
 from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker

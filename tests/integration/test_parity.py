@@ -10,21 +10,15 @@ import pytest
 import ray
 import torch
 
+from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
+from openr1.actors.rl import train_demand
+from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
 from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
-from openr1.training.actors import (
-    group_settings,
-    learner_settings,
-    start_engines,
-    start_workers,
-    train_demand,
-    train_engine_settings,
-    wait_for_engines,
-)
 from openr1.types import Prompt, SamplingParams
 from openr1.weight_sync.backends import ShmSenderFactory
 from openr1.workers.group import PolicyGroup

@@ -8,10 +8,10 @@ import ray
 import torch
 from torch import Tensor
 
+from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.training.actors import group_settings, learner_settings, start_workers
 from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from openr1.actors.rl import train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.placement.layouts import place
-from openr1.training.actors import train_demand
 from tests.running import ROOT
 
 ROWS = re.findall(r"^\| (\d+) \| (\w+) \| (.*) \|$", (ROOT / "docs/gpu.md").read_text(encoding="utf-8"), re.MULTILINE)

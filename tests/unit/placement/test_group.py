@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from openr1.actors import engines, workers
+from openr1.actors.rl import Actors, train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError
@@ -14,8 +16,6 @@ from openr1.placement import group as placement_group
 from openr1.placement.group import Place, gpus_by_node, reserve
 from openr1.placement.layouts import Demand
 from openr1.runtime.ray_cluster import running_ray
-from openr1.training import actors
-from openr1.training.actors import Actors, train_demand
 from tests.recorders import Recorder
 from tests.running import ROOT
 
@@ -26,8 +26,9 @@ DEMO = ROOT / "scripts/configs/grpo_countdown_tiny.yaml"
 def faked_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     """A PyTorch for GPUs, as far as placement asks, and recorders in place of actors."""
     monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: True)
-    for name in ("EngineActor", "TrainWorker", "ReferenceWorker"):
-        monkeypatch.setattr(actors, name, Recorder)
+    monkeypatch.setattr(engines, "EngineActor", Recorder)
+    for name in ("TrainWorker", "ReferenceWorker"):
+        monkeypatch.setattr(workers, name, Recorder)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openr1.actors.rl import train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError
 from openr1.placement.layouts import LAYOUTS, Demand, Placement, place, place_on_cpu
-from openr1.training.actors import train_demand
 from tests.running import ROOT
 
 GRPO = Demand(ranks=None, engines=None, reference=True)

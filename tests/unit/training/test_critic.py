@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from openr1.actors.rl import train_demand
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError
 from openr1.rollout.experience import StepResult
 from openr1.tracking.loggers.client import Loggers
-from openr1.training.actors import train_demand
 from openr1.training.datasets import Datasets, load_datasets
 from openr1.training.rl import RLJob
 from openr1.training.run import Run

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import preference_loss
 from openr1.algorithms.objectives.dpo import DpoObjective
@@ -23,7 +24,6 @@ from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.data.pairs import Pair, to_batch
 from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
-from openr1.training.actors import group_settings, learner_settings, start_workers
 from openr1.training.dpo import dpo_job, reference_log_probs, sequence_log_probs, train_step
 from openr1.workers.group import PolicyGroup
 from tests.fakes import FakePolicy

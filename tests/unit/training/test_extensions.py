@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from openr1.actors.engines import train_engine_settings
+from openr1.actors.rl import train_demand
 from openr1.algorithms.advantages import ESTIMATORS
 from openr1.algorithms.losses import LOSSES
 from openr1.algorithms.token_ops import TokenOutputs
@@ -20,7 +22,6 @@ from openr1.config.train import ADVANTAGE_ESTIMATORS, ENVS, POLICY_LOSSES, Train
 from openr1.errors import ConfigError, TrainingError
 from openr1.placement.group import Places
 from openr1.rollout.env import SingleTurn, build_env
-from openr1.training.actors import train_demand, train_engine_settings
 from openr1.types import Group, Response
 from tests.fakes import FakePolicy, FakeRewards, FakeRollout, graded, make_config, make_prompt, make_response
 from tests.running import ROOT

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from openr1.actors.rl import train_demand
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, DatasetExhausted, TrainingError
 from openr1.runtime.interrupts import Interrupted, Interrupts
@@ -16,7 +17,6 @@ from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.eval_results import read_eval_results
 from openr1.tracking.loggers.client import Loggers
 from openr1.tracking.recorder import read_metrics
-from openr1.training.actors import train_demand
 from openr1.training.datasets import Datasets
 from openr1.training.rl import RLJob
 from openr1.training.run import Run

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -177,6 +178,11 @@ def varlen_by_hand(
     return out
 
 
+def ends_of(lengths: list[int]) -> Tensor:
+    """Where rows end, from 0."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+
+
 @pytest.mark.parametrize("scaling", [None, 0.7])
 def test_kernel_is_called_as_flash_attn_wants_it(scaling: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches attention to the future, a scale that is lost, and bounds in the wrong place, against PyTorch's path."""
@@ -186,7 +192,7 @@ def test_kernel_is_called_as_flash_attn_wants_it(scaling: float | None, monkeypa
     generator, lengths = torch.Generator().manual_seed(1), [4, 1, 6]
     query, key, value = (torch.randn(1, heads, 11, 8, generator=generator) for heads in (4, 2, 2))
     expected, _ = attend_within_rows(
-        attention_layer(4, 2), query, key, value, None, row_lengths=lengths, scaling=scaling
+        attention_layer(4, 2), query, key, value, None, row_lengths=lengths, row_ends=ends_of(lengths), scaling=scaling
     )
     tokens_first = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
     attended = flash_attn_kernel(*tokens_first, torch.tensor([0, 4, 5, 11], dtype=torch.int32), 6, scaling)
@@ -204,6 +210,7 @@ def test_on_gpus_the_kernel_gets_the_rows() -> None:
     with FakeTensorMode():
         tensors = [torch.empty(1, heads, 48, 16, device="cuda", dtype=torch.bfloat16) for heads in (4, 2, 2)]
         layer, lengths = attention_layer(4, 2), [40, 5, 3]
-        attended, _ = attend_within_rows(layer, *tensors, None, row_lengths=lengths, scaling=0.5, kernel=kernel)
+        rows = {"row_lengths": lengths, "row_ends": ends_of(lengths)}
+        attended, _ = attend_within_rows(layer, *tensors, None, **rows, scaling=0.5, kernel=kernel)
     assert calls == [((48, 4, 16), (48, 2, 16), (48, 2, 16), (4,), torch.int32, 40, 0.5)]
     assert attended.shape == (1, 48, 4, 16)

@@ -10,12 +10,12 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
+from openr1.actors.workers import WORKER_CPU_VARIABLES, group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.sections import LoraConfig, ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.runtime.ray_cluster import start_actor
-from openr1.training.actors import WORKER_CPU_VARIABLES, group_settings, learner_settings, start_workers
 from openr1.types import Group, Response
 from openr1.workers.group import PolicyGroup
 from openr1.workers.reference import ReferenceWorker

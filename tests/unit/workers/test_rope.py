@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from openr1.actors.rl import Actors, train_demand
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.sections import ModelConfig, RopeScalingConfig
 from openr1.config.train import TrainConfig
@@ -15,7 +16,6 @@ from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
 from openr1.errors import ConfigError
 from openr1.placement.group import Places
 from openr1.runtime.ray_cluster import shared_memory_folder
-from openr1.training.actors import Actors, train_demand
 from openr1.types import SamplingParams
 from openr1.workers.model import LogProbModel, load_causal_lm
 from openr1.workers.rope import check_context_length

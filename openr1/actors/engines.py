@@ -1,0 +1,113 @@
+"""Starts vLLM engines: their settings from the config, and the wait until they are ready."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray.actor import ActorHandle
+
+from openr1.config.sections import ModelConfig
+from openr1.config.train import RolloutConfig, TrainConfig
+from openr1.placement.group import Place, Places, options_of
+from openr1.rollout.engine import EngineActor, EngineSettings
+from openr1.rollout.pool import RolloutPool
+from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_cluster import start_actor
+from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from openr1.workers.rope import rope_scaling_overrides
+
+ENGINE_VARIABLES = {
+    # The actor steps vLLM in its own process.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    # The workers of tensor parallelism: a fork would copy the locks of this process's threads.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+ENGINE_CPU_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "GLOO_SOCKET_IFNAME": "lo"}
+
+GPU_MEMORY_ALONE, GPU_MEMORY_SHARED = 0.9, 0.3
+"""Part of a GPU's memory that an engine takes by default: of one of its own, and of one with training workers."""
+
+
+def engine_settings(
+    model: ModelConfig,
+    *,
+    max_model_len: int,
+    max_num_seqs: int,
+    log_path: Path,
+    places: Places,
+    index: int,
+    tensor_parallel_size: int = 1,
+    kv_cache_gib: float | None = None,
+    gpu_memory_utilization: float | None = None,
+    env: str = "single_turn",
+) -> EngineSettings:
+    """Settings of engine `index` of a run, for training, evaluation and benchmarks alike."""
+    place, on_gpu = places.engines[index], places.placement.on_gpu
+    share = GPU_MEMORY_SHARED if on_gpu and places.placement.shares_gpus(index) else GPU_MEMORY_ALONE
+    if kv_cache_gib is None and not on_gpu:
+        kv_cache_gib = 1.0
+    return EngineSettings(
+        model_path=model.path.resolve(),
+        dtype=model.dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        gpu_memory_utilization=gpu_memory_utilization or share,
+        tensor_parallel_size=tensor_parallel_size,
+        visible_devices="" if place is None else place.visible,
+        config_overrides=rope_scaling_overrides(model),
+        on_gpu=on_gpu,
+        weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
+        log_path=log_path.resolve(),
+        env=env,
+    )
+
+
+def train_engine_settings(config: TrainConfig, places: Places) -> list[EngineSettings]:
+    """Settings of a run's engines."""
+    rollout: RolloutConfig = config.rollout
+    return [
+        engine_settings(
+            config.model,
+            max_model_len=config.data.prompt_max_len + rollout.generate_max_len,
+            max_num_seqs=rollout.max_num_seqs,
+            log_path=config.run.folder / "logs" / f"engine_{index}.log",
+            places=places,
+            index=index,
+            tensor_parallel_size=rollout.tensor_parallel_size,
+            kv_cache_gib=rollout.kv_cache_gib,
+            gpu_memory_utilization=rollout.gpu_memory_utilization,
+            env=rollout.env,
+        )
+        for index in range(len(places.engines))
+    ]
+
+
+def start_engines(settings: list[EngineSettings], threads: int, places: Sequence[Place | None]) -> list[ActorHandle]:
+    """Start one engine for each of `settings`; returns at once."""
+    return [
+        start_actor(
+            EngineActor,
+            threads,
+            options_of(place),
+            ENGINE_VARIABLES | ({} if one.on_gpu else ENGINE_CPU_VARIABLES),
+            one,
+        )
+        for one, place in zip(settings, places, strict=True)
+    ]
+
+
+def wait_for_engines(engines: list[ActorHandle], timeout_seconds: float) -> None:
+    """Block until every engine has loaded its model."""
+    starting = [engine.ready.remote() for engine in engines]
+    gather(starting, timeout_seconds, f"the run waits for {len(engines)} engine(s) to start")
+
+
+def start_rollout(
+    settings: list[EngineSettings], threads: int, places: Sequence[Place | None], timeout_seconds: float
+) -> RolloutPool:
+    """Only engines, for evaluation."""
+    engines = start_engines(settings, threads, places)
+    wait_for_engines(engines, timeout_seconds)
+    return RolloutPool(engines, timeout_seconds)

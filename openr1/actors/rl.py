@@ -1,0 +1,60 @@
+"""The composition root of RL: what a run needs to be placed, and all of its actors."""
+
+from pathlib import Path
+
+from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
+from openr1.actors.workers import learner_settings, start_critic, start_policy, start_reference
+from openr1.config.train import TrainConfig
+from openr1.interfaces import Critic, Policy, Reference, Rollout
+from openr1.placement.group import Places
+from openr1.placement.layouts import Demand
+from openr1.rollout.pool import RolloutPool
+from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.workers.reference_client import BaseModelReference, ReferenceClient
+
+
+class Actors:
+    """The actors of one RL run, behind the interfaces that the trainer uses."""
+
+    rollout: Rollout
+    per_engine_rollouts: list[RolloutPool]
+    reference: Reference | None
+    policy: Policy
+    critic: Critic | None
+
+    def __init__(self, config: TrainConfig, places: Places, shared_memory: Path, *, with_reference: bool) -> None:
+        """Start the actors in their places, and connect the policy to the engines."""
+        logs, timeout = config.run.folder / "logs", config.policy.timeout_seconds
+        engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
+        if engines and places.placement.shares_gpus(0):
+            # vLLM measures the free memory while it starts: nobody else may take any then.
+            wait_for_engines(engines, config.rollout.timeout_seconds)
+        references = [start_reference(config, place, index, logs) for index, place in enumerate(places.reference)]
+        optimizer, policy = config.optimizer, config.policy
+        learner = learner_settings(config.model, optimizer, policy, config.policy_updates, config.rollout.temperature)
+        group = start_policy(learner, policy, places.policy, logs)
+        if engines:
+            wait_for_engines(engines, config.rollout.timeout_seconds)
+            group.connect_engines(ShmSenderFactory(engines, str(shared_memory), timeout))
+        pool = RolloutPool(engines, config.rollout.timeout_seconds)
+        self.rollout, self.per_engine_rollouts, self.policy = pool, pool.per_engine(), group
+        self.reference = None
+        if references:
+            self.reference = ReferenceClient(references, policy.micro_batch_tokens, timeout)
+        elif with_reference:
+            self.reference = BaseModelReference(group)
+        self.critic = start_critic(config, places.critic, logs) if config.has_critic else None
+
+
+def train_demand(config: TrainConfig) -> Demand:
+    """What an RL run needs to be placed; a replay needs less."""
+    rollout, policy, debug = config.rollout, config.policy, config.debug
+    return Demand(
+        ranks=policy.num_ranks,
+        engines=0 if debug.reads("rollout") else rollout.num_engines,
+        gpus_per_engine=rollout.tensor_parallel_size,
+        critic=config.has_critic,
+        reference=config.has_reference_model and not debug.reads("advantage"),
+        max_ranks=policy.train_batch_size,
+        max_engines=rollout.rollout_batch_size,
+    )

@@ -1,0 +1,97 @@
+"""Starts training workers: the ranks of policy and critic, and copies of the reference model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray.actor import ActorHandle
+
+from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.config.train import TrainConfig
+from openr1.placement.group import Place, options_of
+from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_cluster import start_actor
+from openr1.workers.deepspeed.build_locks import check_build_locks, extensions_folder
+from openr1.workers.group import CriticGroup, GroupSettings, PolicyGroup
+from openr1.workers.model import hidden_size
+from openr1.workers.reference import ReferenceWorker
+from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSettings
+from openr1.workers.worker import TrainWorker
+
+WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo"}
+# Micro-batches differ in size; fixed segments would fragment.
+WORKER_GPU_VARIABLES = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+
+
+def learner_settings(
+    model: ModelConfig, optimizer: OptimizerConfig, policy: PolicyConfig, total_updates: int, temperature: float = 1.0
+) -> LearnerSettings:
+    """Settings of a policy's learners; `total_updates` is the length of the learning-rate schedule."""
+    return LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates)
+
+
+def start_policy(
+    learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place | None], logs: Path
+) -> PolicyGroup:
+    """Start the ranks of a policy and have them load the model."""
+    workers = start_workers(learner, policy, places, logs, TrainWorker)
+    return PolicyGroup(workers, group_settings(learner, policy))
+
+
+def start_workers(
+    learner: LearnerSettings,
+    policy: PolicyConfig,
+    places: Sequence[Place | None],
+    logs: Path,
+    kind: type[TrainWorker] = TrainWorker,
+) -> list[ActorHandle]:
+    """Start the ranks of the policy or the critic and have them load the model; `kind` may add methods (tests)."""
+    check_build_locks(extensions_folder())
+    workers = []
+    for rank, place in enumerate(places):
+        on_gpu = place is not None
+        log_path = (logs / f"{learner.role}_{rank}.log").resolve()
+        settings = WorkerSettings(rank, len(places), policy.threads, on_gpu, policy.timeout_seconds, log_path)
+        workers.append(start_actor(kind, policy.threads, options_of(place), worker_variables(on_gpu), settings))
+    starting = f"the run waits for {learner.role} rank 0 to start"
+    port = gather([workers[0].open_store.remote()], policy.timeout_seconds, starting)[0]
+    calls = [worker.load_model.remote(port, learner) for worker in workers]
+    gather(calls, policy.timeout_seconds, f"the run waits for {len(workers)} {learner.role} rank(s) to load the model")
+    return workers
+
+
+def worker_variables(on_gpu: bool) -> dict[str, str]:
+    """Environment of a training worker or a reference."""
+    folder = {"TORCH_EXTENSIONS_DIR": str(extensions_folder())}
+    return folder | (WORKER_GPU_VARIABLES if on_gpu else WORKER_CPU_VARIABLES)
+
+
+def group_settings(learner: LearnerSettings, policy: PolicyConfig) -> GroupSettings:
+    """How the ranks of a model share out a batch."""
+    size, packing = hidden_size(learner.model), learner.model.packing
+    return GroupSettings(learner.role, policy.micro_batch_tokens, policy.timeout_seconds, size, packing)
+
+
+def start_critic(config: TrainConfig, places: Sequence[Place | None], logs: Path) -> CriticGroup:
+    learner = LearnerSettings(
+        config.critic_model,
+        config.optimizer.model_copy(update={"learning_rate": config.critic.learning_rate}),
+        config.policy.zero_stage,
+        config.rollout.temperature,
+        config.num_steps * config.updates_per_step,
+        role="critic",
+    )
+    workers = start_workers(learner, config.policy, places, logs, TrainWorker)
+    return CriticGroup(workers, group_settings(learner, config.policy))
+
+
+def start_reference(config: TrainConfig, place: Place | None, index: int, logs: Path) -> ActorHandle:
+    on_gpu = place is not None
+    settings = ReferenceSettings(
+        model=config.model,
+        temperature=config.rollout.temperature,
+        micro_batch_tokens=config.policy.micro_batch_tokens,
+        threads=config.policy.threads,
+        on_gpu=on_gpu,
+        log_path=(logs / f"reference_{index}.log").resolve(),
+    )
+    return start_actor(ReferenceWorker, config.policy.threads, options_of(place), worker_variables(on_gpu), settings)
