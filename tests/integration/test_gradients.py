@@ -149,6 +149,28 @@ def test_gradient_equals_plain_torch(
     assert stats.grad_norm == pytest.approx(float(norm), rel=1e-4)
 
 
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_ranks_add_up_bfloat16_gradients_in_float32(
+    ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path, zero_stage: int
+) -> None:
+    """Catches gradients that are rounded to bfloat16 for their way between ranks, once more the more ranks there are.
+
+    One micro-batch a rank: its gradient is in bfloat16, and the mean of two such numbers mostly is not.
+    """
+    policy = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=10_000)
+    settings = ModelConfig(path=tiny_model(True), dtype="bfloat16")
+    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(0.0, 0.95), max_norm=0.0)
+    group, workers = start_ranks(LearnerSettings(settings, optimizer, zero_stage, 1.0, 10), policy, tmp_path / "logs")
+    batch = make_batch().with_loss_weights("token", 100)
+    assert [len(rank) for rank in plan_batch(batch, 2, 10_000, 64)] == [1, 1]
+    group.step(batch, OBJECTIVE)
+    gradients = gradients_of(workers)
+    kill(workers)
+    for name, gradient in gradients.items():
+        rounded = (gradient != gradient.bfloat16().float()).float().mean()
+        assert rounded > 0.2, name
+
+
 class ChunkingWorker(ReadableWorker):
     """A policy rank that may hold the logits of few tokens, as with a large vocabulary."""
 

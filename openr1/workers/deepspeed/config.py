@@ -32,5 +32,7 @@ def deepspeed_config(
         "bf16": {"enabled": dtype == "bfloat16"},
         # bfloat16 accumulation would lose precision as the number of micro-batches grows.
         "data_types": {"grad_accum_dtype": "fp32"},
+        # So would bfloat16 sums over ranks, DeepSpeed's default for a bfloat16 model.
+        "communication_data_type": "fp32",
         "steps_per_print": 10**9,
     }
