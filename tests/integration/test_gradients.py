@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from openr1.actors.workers import group_settings, start_workers
+from openr1.algorithms import head
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
@@ -203,6 +204,39 @@ def test_ranks_may_have_different_numbers_of_chunks(ray_cluster: None, tmp_path:
     kill(workers)
     for name, gradient in plain_torch_gradients(tmp_path / "model", batch, entropy_coef=0.5).items():
         torch.testing.assert_close(gradients[name], gradient, atol=2e-6, rtol=1e-4)
+
+
+class BFloat16HeadWorker(ChunkingWorker):
+    """A policy rank whose head keeps bfloat16 operands, as on a GPU; the product itself is emulated."""
+
+    def load_model(self, port: int, learner: LearnerSettings) -> None:
+        """Choose that head, then load."""
+        head.keeps_bfloat16 = lambda weight: weight.dtype == torch.bfloat16
+        super().load_model(port, learner)
+
+
+@pytest.mark.parametrize(("zero_stage", "tied"), [(1, True), (3, True), (3, False)])
+def test_the_head_of_gpus_gives_the_same_gradient(
+    ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path, zero_stage: int, tied: bool
+) -> None:
+    """Catches a head whose weight ZeRO 3 has freed before the backward pass, and a gradient that DeepSpeed misses.
+
+    Against float32 copies of the operands: the gradient of the logits is rounded to bfloat16, by 2^-8 at most, and
+    then that of the weight and of hidden states. All gradients count together, since the backbone's own bfloat16
+    makes more of a difference in those that nearly cancel (biases of keys).
+    """
+    settings = ModelConfig(path=tiny_model(tied), dtype="bfloat16")
+    optimizer = OptimizerConfig(learning_rate=1e-3, adam_betas=(0.0, 0.95), max_norm=0.0)
+    learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10)
+    policy = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=40, timeout_seconds=60.0)
+    found = []
+    for kind in (ChunkingWorker, BFloat16HeadWorker):
+        group, workers = start_ranks(learner, policy, tmp_path / "logs", kind)
+        group.step(make_batch().with_loss_weights("token", 100), replace(OBJECTIVE, entropy_coef=0.5))
+        found.append(torch.cat([gradient.flatten() for gradient in gradients_of(workers).values()]))
+        kill(workers)
+    expected, gradient = found
+    assert 0 < (gradient - expected).norm() < 2 * 2**-8 * expected.norm()
 
 
 @pytest.mark.parametrize("packing", [False, True])
