@@ -1,7 +1,8 @@
 # The only entry points that CI and the README use. `make help` lists them.
 SEED ?= 1
 PYTHON_VENV := .venv/bin/python
-PYTEST := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(PYTHON_VENV) -m pytest --durations=20
+# Two processes: most tests keep one core busy. Those of a file stay together, since they share actors and servers.
+PYTEST := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(PYTHON_VENV) -m pytest --durations=20 -n 2 --dist loadfile
 
 .PHONY: help setup demo test test-slow lint type check bench
 
