@@ -15,6 +15,7 @@ import ray
 from filelock import FileLock, Timeout
 from ray.actor import ActorHandle
 
+from openr1.errors import MissingError
 from openr1.runtime.interrupts import INTERRUPTS
 from openr1.runtime.process import python_environment
 
@@ -69,8 +70,18 @@ def running_ray(num_gpus: int | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
-def shared_memory_folder() -> AbstractContextManager[Path]:
-    """A folder in shared memory for weight transfers, removed after the block."""
+def shared_memory_folder(num_bytes: int = 0) -> AbstractContextManager[Path]:
+    """A folder in shared memory for weight transfers, removed after the block.
+
+    Raises:
+        MissingError: There is no room for `num_bytes`.
+    """
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < num_bytes:
+        raise MissingError(
+            f"{SHARED_MEMORY} has {free / 2**30:.2f} GiB free, and a push of the weights needs "
+            f"{num_bytes / 2**30:.2f}: free some, or start the container with more, as in docker run --shm-size=16g"
+        )
     return own_folder(SHARED_MEMORY, "openr1-")
 
 

@@ -35,6 +35,7 @@ from openr1.training.summary import TABLE_HEADER, summarize, table_rows
 from openr1.training.trainer import Trainer
 from openr1.training.weight_check import WeightCheck
 from openr1.types import TrainerState
+from openr1.workers.model import weights_bytes
 
 
 def run_training(config: TrainConfig, resume: bool) -> None:
@@ -49,12 +50,13 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         check_tracking(config.tracking)
         datasets = load_datasets(config)
         check_unused(config.run.folder, resume)
+        pushed_bytes = 0 if config.debug.reads("rollout") else weights_bytes(config.model)
         replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
         recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
         with (
+            shared_memory_folder(pushed_bytes) as shared,
             ready_rewards(config, replay) as rewards,
             run_services(config, train_demand(config), resume) as (places, loggers),
-            shared_memory_folder() as shared,
         ):
             with_reference = config.has_reference and not config.debug.reads("advantage")
             actors = Actors(config, places, shared, with_reference=with_reference)

@@ -1,9 +1,11 @@
 """Models of the training workers: a language model that returns log-probs, and a value model."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -102,6 +104,15 @@ def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor
     hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
     hidden[attention_mask] = packed
     return hidden
+
+
+def weights_bytes(settings: ModelConfig) -> int:
+    """Size of a model's weights in memory, in its configured data type; 0 if the folder has no safetensors files."""
+    elements = 0
+    for path in sorted(settings.path.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            elements += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return elements * DTYPES[settings.dtype].itemsize
 
 
 def hidden_size(settings: ModelConfig) -> int:

@@ -1,10 +1,15 @@
 """The folders that a run leaves on its machine."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from openr1.errors import MissingError
+from openr1.runtime import ray_cluster
 from openr1.runtime.ray_cluster import own_folder
 from tests.running import ROOT
 
@@ -31,3 +36,17 @@ def test_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
     with own_folder(tmp_path, "run-"):
         pass
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_too_little_shared_memory_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a container with 64 MiB of shared memory, in which a run starts and dies at its first push."""
+    monkeypatch.setattr(ray_cluster, "SHARED_MEMORY", tmp_path)
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(MissingError, match=r"GiB free, and a push of the weights needs 1024.00: .*--shm-size"):
+        ray_cluster.shared_memory_folder(2**40)
+    assert list(tmp_path.iterdir()) == []
+    assert free < 2**40
+    with ray_cluster.shared_memory_folder(1) as folder:
+        assert folder.parent == tmp_path

@@ -1,0 +1,62 @@
+"""The GPU check on a machine without one: what is missing is told, and a crash ends one row."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu_check
+from benchmarks.gpu_rows import ROWS, Row, compare_heads
+from tests.running import ROOT
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="says what is missing on a machine without GPUs; this one has some"
+)
+def test_rows_without_a_gpu_are_not_run(tmp_path: Path) -> None:
+    """Catches a check that is green because it did nothing, and a result file without the machine."""
+    result = tmp_path / "result.json"
+    command = ["bash", "scripts/gpu_check.sh", "--only", "machine,head,half", "--output", str(result)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(result.read_text())["rows"]
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "machine": "ok",
+        "head": "not run",
+        "half": "not run",
+    }
+    assert rows["machine"]["found"]["gpus"] == 0
+    assert "OPENR1_STACK=cuda" in rows["head"]["reason"]
+    assert "head       not run" in done.stdout
+
+
+def test_a_row_that_fails_or_hangs_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a crash that ends the whole check, and a row that nobody waits out."""
+    fails = [sys.executable, "-c", "import sys; print('x'); sys.exit('ValueError: no such kernel')"]
+    hangs = [sys.executable, "-c", "import time; time.sleep(60)"]
+    real, row = subprocess.run, Row(dict, 2)
+    for command, error in ((fails, "ValueError: no such kernel"), (hangs, "not done in 2 s")):
+        monkeypatch.setattr(subprocess, "run", lambda words, command=command, **options: real(command, **options))
+        monkeypatch.setitem(ROWS, "head", row)
+        result = gpu_check.run_row("head")
+        assert (result["status"], result["error"]) == ("failed", error)
+        monkeypatch.undo()
+
+
+def test_unknown_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a misspelt row that is silently left out."""
+    with pytest.raises(SystemExit) as caught:
+        gpu_check.main(["--only", "heat"])
+    assert caught.value.code == 2
+    assert "no such row; there are machine, head" in capsys.readouterr().err
+
+
+def test_heads_are_compared() -> None:
+    """Catches a comparison of a head with itself: in bfloat16 only gradients differ, by their rounding."""
+    errors = compare_heads("cpu", vocabulary=500, hidden=64, tokens=40)
+    assert errors["logits"] < 1e-6
+    assert 1e-5 < errors["weight_gradient"] < 2**-7
+    assert 1e-5 < errors["hidden_gradient"] < 2**-7
