@@ -38,7 +38,7 @@ def start(model: ModelConfig, offload: str, zero_stage: int, logs: Path) -> tupl
         {"learning_rate": 1e-3, "lr_scheduler": "linear", "max_norm": 0.5, "weight_decay": 0.1, "offload": offload}
     )
     learner = learner_settings(model, optimizer, policy, total_updates=10)
-    workers = start_workers(learner, policy, False, logs, ReadableWorker)
+    workers = start_workers(learner, policy, [None], logs, ReadableWorker)
     assert ray.get(workers[0].offloads.remote()) == (offload == "cpu")
     return PolicyGroup(workers, group_settings(learner, policy)), workers[0]
 

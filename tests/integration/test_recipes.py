@@ -41,6 +41,7 @@ def test_a_twin_is_like_its_recipe(recipe: str) -> None:
         "max_num_seqs",
         "timeout_seconds",
         "num_engines",
+        "gpu_memory_utilization",
         "keep",
         "num_ranks",
         "temperature",
