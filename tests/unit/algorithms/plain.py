@@ -14,6 +14,17 @@ LONGEST = 16
 """Of a response, for weights that are constant."""
 
 
+def leaf(values: list[float] | list[list[float]]) -> Tensor:
+    """A tensor whose gradient is kept."""
+    return torch.tensor(values).requires_grad_()
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    """The gradient, which must be there."""
+    assert tensor.grad is not None
+    return tensor.grad
+
+
 class PlainBackend:
     """What DeepSpeed does on one rank: accumulate, then apply and clear. Notes what is called."""
 

@@ -10,19 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openr1.algorithms.kl import KL_ESTIMATORS, adapt_kl_coef, k1, k2, k3
+from tests.unit.algorithms.plain import gradient_of, leaf
 
 LN2 = math.log(2)
-
-
-def leaf(values: list[float] | list[list[float]]) -> Tensor:
-    """A tensor whose gradient is kept."""
-    return torch.tensor(values).requires_grad_()
-
-
-def gradient_of(tensor: Tensor) -> Tensor:
-    """The gradient, which must be there."""
-    assert tensor.grad is not None
-    return tensor.grad
 
 
 def test_k3_by_hand() -> None:

@@ -9,21 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from openr1.algorithms.losses import LOSSES, ClipBounds, clipped_surrogate
+from tests.unit.algorithms.plain import gradient_of, leaf
 
 BOUNDS = ClipBounds(low=0.2, high=0.3)
 ONE = torch.tensor([[True]])
 MASK = torch.tensor([[True, True, False], [True, False, False]])
-
-
-def leaf(values: list[float] | list[list[float]]) -> Tensor:
-    """A tensor whose gradient is kept."""
-    return torch.tensor(values).requires_grad_()
-
-
-def gradient_of(tensor: Tensor) -> Tensor:
-    """The gradient, which must be there."""
-    assert tensor.grad is not None
-    return tensor.grad
 
 
 def loss_of(name: str, ratios: list[list[float]], advantages: list[float], bounds: ClipBounds) -> tuple[Tensor, ...]:

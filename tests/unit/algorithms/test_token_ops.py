@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from openr1.algorithms import token_ops
 from openr1.algorithms.token_ops import Head, chunk_tokens, masked_sum, max_logits_tokens, token_log_probs
+from tests.unit.algorithms.plain import gradient_of, leaf
 
 LN2 = math.log(2)
 HIDDEN, VOCABULARY = 3, 7
@@ -42,17 +43,6 @@ def plain_log_probs(head: nn.Module, hidden: Tensor, input_ids: Tensor, mask: Te
         log_softmax = torch.log_softmax(logits[row, token - 1], dim=0)
         result[row, token] = log_softmax[input_ids[row, token]]
     return result
-
-
-def leaf(values: list[float] | list[list[float]]) -> Tensor:
-    """A tensor whose gradient is kept."""
-    return torch.tensor(values).requires_grad_()
-
-
-def gradient_of(tensor: Tensor) -> Tensor:
-    """The gradient, which must be there."""
-    assert tensor.grad is not None
-    return tensor.grad
 
 
 def test_log_prob_of_a_token_by_hand() -> None:
