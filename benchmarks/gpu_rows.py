@@ -228,4 +228,4 @@ ROWS = {
     "half": Row(half, 150),
     "separate": Row(separate, 150),
 }
-"""In the order in which they run. The deadlines add up to more than 10 minutes, which no machine should need."""
+"""In the order in which they run."""

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from cli.options import positive
 from data.generate.countdown import WORDINGS
 from data.prepare.hub_datasets import HUB_DATASETS
 
@@ -56,7 +57,7 @@ def _add_prepare(commands: Commands) -> None:
     add("--system-prompt", metavar="TEXT", help="system message to add to every row")
     add("--prefix", metavar="TEXT", help="text that every response continues, e.g. <think>")
     add("--model", type=Path, metavar="DIR", help="model whose tokenizer and chat template count tokens")
-    add("--prompt-max-len", type=_positive, metavar="N", help="drop prompts with more tokens than this")
+    add("--prompt-max-len", type=positive, metavar="N", help="drop prompts with more tokens than this")
     add("--difficulty", type=_names, default=(), metavar="NAMES", help="keep only these, e.g. easy,medium")
     add(
         "--pass-rates",
@@ -79,7 +80,7 @@ def _add_prepare(commands: Commands) -> None:
     )
     add(
         "--ngram",
-        type=_positive,
+        type=positive,
         default=10,
         metavar="N",
         help="consecutive shared words that count as the same question (default: %(default)s)",
@@ -92,7 +93,7 @@ def _add_prepare(commands: Commands) -> None:
         metavar="W",
         help="relative weight of each FILE in the mixture",
     )
-    add("--count", type=_positive, metavar="N", help="sample this many rows")
+    add("--count", type=positive, metavar="N", help="sample this many rows")
     add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     add("--held-out", type=_fraction, metavar="FRACTION", help="fraction of rows for held_out.jsonl")
 
@@ -106,7 +107,7 @@ def _add_select(commands: Commands) -> None:
     which.add_argument(
         "--threshold", type=float, default=0.6, help="keep prompts with an impact above this (default: %(default)s)"
     )
-    which.add_argument("--count", type=_positive, metavar="N", help="keep the N prompts with the highest impact")
+    which.add_argument("--count", type=positive, metavar="N", help="keep the N prompts with the highest impact")
 
 
 def _download(arguments: argparse.Namespace) -> int:
@@ -136,13 +137,6 @@ def _select(arguments: argparse.Namespace) -> int:
     selection = Selection(arguments.threshold, arguments.count)
     select(arguments.run, arguments.output, arguments.data, selection)
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 def _fraction(text: str) -> float:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from cli.options import positive
+
 
 def run(argv: list[str]) -> int:
     """Parse the flags and evaluate; returns the exit code: 0, or 1 if --check finds a label that fails."""
@@ -64,18 +66,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data", type=Path, default=Path("data/benchmarks"), help="folder of named benchmarks (default: %(default)s)"
     )
-    parser.add_argument("--n", type=int, default=1, help="samples per problem (default: %(default)s)")
+    parser.add_argument("--n", type=positive, default=1, help="samples per problem (default: %(default)s)")
     parser.add_argument("--temperature", type=float, help="default: 0 if --n is 1, else 0.7")
     parser.add_argument("--top-p", type=float, default=1.0, help="default: %(default)s")
-    parser.add_argument("--max-tokens", type=int, default=2048, help="maximum response length (default: %(default)s)")
+    parser.add_argument(
+        "--max-tokens", type=positive, default=2048, help="maximum response length (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="output folder (default: runs/eval/<model's folder name>)")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default: %(default)s")
-    parser.add_argument("--num-engines", type=int, help="default: one per GPU, or one on the CPU")
-    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs per engine (default: %(default)s)")
-    parser.add_argument("--max-num-seqs", type=int, default=256, help="sequences per engine (default: %(default)s)")
+    parser.add_argument("--num-engines", type=positive, help="default: one per GPU, or one on the CPU")
+    parser.add_argument(
+        "--tensor-parallel-size", type=positive, default=1, help="GPUs per engine (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-num-seqs", type=positive, default=256, help="sequences per engine (default: %(default)s)"
+    )
     parser.add_argument("--kv-cache-gib", type=float, help="KV cache per engine (default: 1 on the CPU, 0.9 of a GPU)")
-    parser.add_argument("--threads", type=int, default=2, help="threads per engine on the CPU (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=positive, default=2, help="threads per engine on the CPU (default: %(default)s)"
+    )
     parser.add_argument(
         "--timeout-seconds",
         type=float,

@@ -1,4 +1,4 @@
-"""Shared by `train`, `sft` and `dpo`: `--config`, dotted overrides, and help that lists every config key."""
+"""Shared by commands: `--config`, dotted overrides and help that lists every config key; types of flags."""
 
 import argparse
 from collections.abc import Callable
@@ -48,3 +48,11 @@ def run_fixed_dataset(
     else:
         train(config, args.resume)
     return 0
+
+
+def positive(text: str) -> int:
+    """Type of a flag that counts something."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value

@@ -137,7 +137,7 @@ def _sample(
     )
     with (
         running_ray(),
-        reserve("auto", demand, machine.timeout_seconds) as places,
+        reserve("auto", demand) as places,
         Grader(ServerConfig()) as grader,
         progress("sampling", total) as advance,
     ):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What works on this machine's GPUs, row by row, in less than 10 minutes: docs/gpu.md.
+# What works on this machine's GPUs, row by row: docs/gpu.md.
 #   bash scripts/gpu_check.sh [--only machine,head,attention,demo,lora,repeat,half,separate]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -26,7 +26,7 @@ from openr1.actors.rl import train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.placement.group import Gpu, Places
-from openr1.placement.layouts import place
+from openr1.placement.layouts import Machine, place
 from openr1.rollout.engine import EngineSettings, build_llm
 
 
@@ -96,8 +96,8 @@ def main(model: str, paths: list[str]) -> None:
     vllm.config.vllm.HAS_TRITON = True
     for path in paths:
         config = load_config(TrainConfig, Path(path), ["--model.path", model])
-        placement = place(config.placement.layout, train_demand(config), 4, "")
-        gpus = tuple(Gpu(number, "node", str(number)) for number in range(4))
+        placement = place(config.placement.layout, train_demand(config), Machine(4))
+        gpus = tuple(Gpu(number, str(number)) for number in range(4))
         settings = train_engine_settings(config, Places(placement, mock.Mock(), gpus))[0]
         print(json.dumps({"config": Path(path).stem, "layout": placement.layout, **describe(settings)}), flush=True)
 

@@ -15,9 +15,8 @@ class Recorder:
 
     def __init__(self, settings: Any) -> None:
         """Record this process's GPUs and what it was told."""
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        if getattr(settings, "visible_devices", None):
-            visible = settings.visible_devices
+        # Unset would mean all GPUs of the machine.
+        visible = vars(settings).get("visible_devices") or os.environ.get("CUDA_VISIBLE_DEVICES", "all")
         settings.log_path.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "gpus": visible.split(",") if visible else [],

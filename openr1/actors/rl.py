@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
-from openr1.actors.workers import learner_settings, start_critic, start_policy, start_reference
+from openr1.actors.workers import learner_settings, start_critic, start_policy, start_reference, wait_for_references
 from openr1.config.train import TrainConfig
 from openr1.interfaces import Critic, Policy, Reference, Rollout
 from openr1.placement.group import Places
@@ -26,13 +26,15 @@ class Actors:
         """Start the actors in their places, and connect the policy to the engines."""
         logs, timeout = config.run.folder / "logs", config.policy.timeout_seconds
         engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
-        if engines and places.placement.shares_gpus(0):
+        if any(places.placement.shares_gpus(index) for index in range(len(engines))):
             # vLLM measures the free memory while it starts: nobody else may take any then.
             wait_for_engines(engines, config.rollout.timeout_seconds)
         references = [start_reference(config, place, index, logs) for index, place in enumerate(places.reference)]
         optimizer, policy = config.optimizer, config.policy
         learner = learner_settings(config.model, optimizer, policy, config.policy_updates, config.rollout.temperature)
         group = start_policy(learner, policy, places.policy, logs)
+        if references:
+            wait_for_references(references, timeout)
         if engines:
             wait_for_engines(engines, config.rollout.timeout_seconds)
             group.connect_engines(ShmSenderFactory(engines, str(shared_memory), timeout))

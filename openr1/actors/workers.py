@@ -95,3 +95,9 @@ def start_reference(config: TrainConfig, place: Place | None, index: int, logs: 
         log_path=(logs / f"reference_{index}.log").resolve(),
     )
     return start_actor(ReferenceWorker, config.policy.threads, options_of(place), worker_variables(on_gpu), settings)
+
+
+def wait_for_references(references: list[ActorHandle], timeout_seconds: float) -> None:
+    """Block until every copy of the reference has loaded its model."""
+    starting = [reference.ready.remote() for reference in references]
+    gather(starting, timeout_seconds, f"the run waits for {len(references)} reference(s) to load the model")

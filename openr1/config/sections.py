@@ -102,8 +102,6 @@ class PlacementConfig(Section):
 
     layout: Literal["auto", "separate", "colocated", "half", "cpu"] = "auto"
     """separate: GPUs of their own per role; colocated: all roles on every GPU; half: engines apart; cpu: no GPU."""
-    timeout_seconds: Seconds = 60.0
-    """Timeout for all GPUs to be free at the start."""
 
 
 class PolicyConfig(Section):

@@ -10,20 +10,18 @@ import torch
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from openr1.errors import MissingError, StageTimeout
-from openr1.placement.layouts import Demand, Layout, Placement, place, place_on_cpu
+from openr1.placement.layouts import Demand, Layout, Machine, Placement, place, place_on_cpu
 from openr1.runtime.ray_calls import gather
 
-PROBE_SECONDS = 60.0
-"""Deadline of the tasks that ask each reserved GPU for its node and number."""
+RESERVE_SECONDS = 60.0
+"""Deadline of Ray's reservation, and of the tasks that ask each reserved GPU for its number."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A reserved GPU: its bundle in the placement group, and where it is."""
+    """A reserved GPU: its bundle in the placement group, and its number (or unique id) in CUDA_VISIBLE_DEVICES."""
 
     bundle: int
-    node: str
     number: str
 
 
@@ -66,7 +64,7 @@ class Places:
     @classmethod
     def on_cpu(cls, demand: Demand) -> "Places":
         """Of a run without GPUs."""
-        return cls(place_on_cpu(demand))
+        return cls(place_on_cpu(demand, Machine(0)))
 
     @property
     def policy(self) -> list[Place | None]:
@@ -99,76 +97,53 @@ class Places:
 
 
 @contextmanager
-def reserve(layout: Literal["auto"] | Layout, demand: Demand, timeout_seconds: float) -> Iterator[Places]:
-    """Place a run on the cluster that Ray is connected to, and hold its GPUs for the block.
+def reserve(layout: Literal["auto"] | Layout, demand: Demand) -> Iterator[Places]:
+    """Place a run on the GPUs of the Ray instance that this process is connected to, and hold them for the block.
 
     Raises:
-        ConfigError: The layout does not fit on the GPUs that the cluster has.
-        MissingError: The GPUs are there, but were not free within `timeout_seconds`.
+        ConfigError: The layout does not fit on these GPUs.
+        StageTimeout: Ray did not hand them out within `RESERVE_SECONDS`.
     """
-    by_node = gpus_by_node() if has_gpu_stack() else {}
-    placement = place(layout, demand, sum(by_node.values()), _describe(by_node))
+    placement = place(layout, demand, describe_machine())
     if not placement.on_gpu:
         yield Places(placement)
         return
     group = placement_group([{"GPU": 1}] * placement.num_gpus, strategy="PACK")
     try:
-        try:
-            gather([group.ready()], timeout_seconds, f"the run waits for {placement.num_gpus} free GPU(s)")
-        except StageTimeout as error:
-            raise MissingError(
-                f"{error} (placement.timeout_seconds): {placement.describe()}; {_describe(by_node)}"
-            ) from error
-        gpus = _locate(group, placement.num_gpus)
-        _check_engines(placement, gpus)
-        yield Places(placement, group, gpus)
+        gather([group.ready()], RESERVE_SECONDS, f"the run waits for Ray to reserve {placement.num_gpus} GPU(s)")
+        yield Places(placement, group, _locate(group, placement.num_gpus))
     finally:
         remove_placement_group(group)
 
 
 def has_gpu_stack() -> bool:
-    """Whether the installed PyTorch can use GPUs at all: with the CPU stack the GPUs of a machine are left alone."""
+    """Whether the installed stack is that for GPUs: the CPU stack leaves a machine's GPUs alone."""
     return torch.version.cuda is not None
 
 
-def gpus_by_node() -> dict[str, int]:
-    """GPUs of each living node of the cluster that has any, by address."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    counts = {node["NodeManagerAddress"]: int(node["Resources"].get("GPU", 0)) for node in nodes}
-    return {address: count for address, count in counts.items() if count}
-
-
-def _describe(by_node: dict[str, int]) -> str:
-    """What there is, in words."""
-    if len(by_node) > 1:
-        nodes = ", ".join(f"{address}: {count}" for address, count in by_node.items())
-        return f"the cluster has {sum(by_node.values())} GPU(s) ({nodes})"
-    if not by_node and not has_gpu_stack():
-        return "the CPU stack is installed, which uses no GPU (OPENR1_STACK=cuda bash scripts/setup.sh changes it)"
-    return f"this machine has {sum(by_node.values())} GPU(s)"
+def describe_machine() -> Machine:
+    """What a run may use: the GPUs that Ray counts, which respects CUDA_VISIBLE_DEVICES."""
+    if not has_gpu_stack():
+        reason = "the CPU stack is installed, which uses no GPU (OPENR1_STACK=cuda bash scripts/setup.sh changes it)"
+        return Machine(0, engines_on_cpu=True, description=reason)
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    return Machine(num_gpus, engines_on_cpu=False, description=f"this machine has {num_gpus} GPU(s)")
 
 
 def _locate(group: PlacementGroup, num_gpus: int) -> tuple[Gpu, ...]:
-    """The reserved GPUs in the order (node, number), in which Ray does not number its bundles."""
+    """The reserved GPUs in the order of their numbers, in which Ray does not number its bundles."""
 
-    def where() -> tuple[str, str]:
-        return ray.util.get_node_ip_address(), str(ray.get_gpu_ids()[0])
+    def which() -> str:
+        return str(ray.get_gpu_ids()[0])
 
     probes = []
     for bundle in range(num_gpus):
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
-        probes.append(ray.remote(where).options(num_cpus=0, num_gpus=1, scheduling_strategy=strategy).remote())
-    found = gather(probes, PROBE_SECONDS, f"the run waits for {num_gpus} reserved GPU(s) to answer")
-    gpus = [Gpu(bundle, node, number) for bundle, (node, number) in enumerate(found)]
-    return tuple(sorted(gpus, key=lambda gpu: (gpu.node, int(gpu.number))))
+        probes.append(ray.remote(which).options(num_cpus=0, num_gpus=1, scheduling_strategy=strategy).remote())
+    found = gather(probes, RESERVE_SECONDS, f"the run waits for {num_gpus} reserved GPU(s) to answer")
+    return tuple(Gpu(bundle, found[bundle]) for bundle in sorted(range(num_gpus), key=lambda b: _order(found[b])))
 
 
-def _check_engines(placement: Placement, gpus: tuple[Gpu, ...]) -> None:
-    """An engine's worker processes run on one node."""
-    for engine in placement.engines:
-        nodes = sorted({gpus[gpu].node for gpu in engine})
-        if len(nodes) > 1:
-            raise MissingError(
-                f"an engine over {len(engine)} GPUs would span the nodes {', '.join(nodes)}; lower "
-                "rollout.tensor_parallel_size, or free GPUs of one node"
-            )
+def _order(number: str) -> tuple[int, str]:
+    """Sorts 2 before 10; the unique ids that CUDA_VISIBLE_DEVICES may hold instead (GPU-..., MIG-...) as text."""
+    return (int(number), "") if number.isdigit() else (0, number)

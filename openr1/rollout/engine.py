@@ -300,11 +300,13 @@ def response_text(tokenizer: Any, context: Sequence[int], token_ids: Sequence[in
         return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     before = list(context[-TEXT_CONTEXT_TOKENS:])
-    sampled = list(token_ids[:-1] if finish_reason == "stop" else token_ids)
-    text = decode(before + sampled)
-    while sampled and text.endswith(UNKNOWN_CHARACTER):
-        sampled.pop()
-        text = decode(before + sampled)
+    tokens = before + list(token_ids[:-1] if finish_reason == "stop" else token_ids)
+    # The last tokens tell in nearly all cases, and the whole text would be decoded once per token that is left out.
+    while len(tokens) > len(before) and (
+        decode(tokens[-TEXT_CONTEXT_TOKENS:]).endswith(UNKNOWN_CHARACTER) or decode(tokens).endswith(UNKNOWN_CHARACTER)
+    ):
+        tokens.pop()
+    text = decode(tokens)
     # Not the length of what came before: its last bytes may be the start of a character that the response completes.
     return text[len(os.path.commonprefix([decode(before), text])) :]  # noqa: RUF071 (these are no paths)
 

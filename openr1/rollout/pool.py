@@ -18,7 +18,7 @@ RESERVE_FRACTION = 0.25
 
 
 def deal(prompts: Sequence[Prompt], num_engines: int) -> tuple[list[list[Prompt]], deque[Prompt]]:
-    """Distribute prompts over engines: a share for each at once, and a reserve for whichever is ahead later.
+    """Distribute prompts over engines: a share for each at once, and a reserve for those that finish first.
 
     How long a response gets is not known beforehand, and the slowest engine ends the step. Long prompts go first, since
     what starts last should be short; shares differ by at most one prompt. One engine gets everything at once.

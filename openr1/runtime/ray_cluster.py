@@ -96,12 +96,15 @@ def start_actor(
         # Otherwise Ray derives OMP_NUM_THREADS from num_cpus.
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": python_environment()["PYTHONPATH"],
-        # Tools of this Python's environment, such as ninja, which compiles DeepSpeed's CPU optimizer.
+        # Tools of this Python's environment, such as ninja, with which DeepSpeed compiles.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "TOKENIZERS_PARALLELISM": "false",
         # The threads of all actors share few cores, so waiting threads must not spin (4 times slower if they do).
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }
+    if not options:
+        # Ray leaves the variable alone for an actor without GPUs, which would then see all of them.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     own = {"num_cpus": 0, "num_gpus": 0, "runtime_env": {"env_vars": environment | variables}}
     return ray.remote(kind).options(**own | options).remote(settings)

@@ -85,7 +85,7 @@ def run_services(config: RunConfigs, demand: Demand, resume: bool) -> Iterator[t
     with (
         running_ray(),
         # Before the folder: a refusal leaves nothing behind.
-        reserve(config.placement.layout, demand, config.placement.timeout_seconds) as places,
+        reserve(config.placement.layout, demand) as places,
         open_run_folder(config.run.folder, config, resume),
         Loggers(config.tracking, config.run, public_settings(config)) as loggers,
     ):

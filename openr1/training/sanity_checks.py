@@ -28,7 +28,8 @@ class SanityChecks:
                 than rounding can explain.
         """
         kl, kl_bound = result.metrics["policy/kl_before"], REFERENCE_KL_BOUNDS[self._dtype]
-        if result.step == 1 and kl > kl_bound:
+        # Negated: NaN is out of bounds, too.
+        if result.step == 1 and not kl <= kl_bound:
             raise TrainingError(
                 f"step 1: before any update the policy is {kl:.2g} nats (policy/kl_before) from the reference, more "
                 f"than {kl_bound:g}: they were not loaded from the same weights"
@@ -43,7 +44,7 @@ class SanityChecks:
             f"step {result.step}: engine and trainer differ by {mismatch:.2g} nats per token, more than {bound:.2g} "
             f"({self._dtype}; rollout/mismatch_abs_mean); likely causes: {LIKELY_CAUSES}"
         )
-        if mismatch > ABORT_FACTOR * bound:
+        if not mismatch <= ABORT_FACTOR * bound:
             raise TrainingError(problem)
         if not self._warned:
             self._warned = True

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
+
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.mismatch import ABORT_FACTOR, LIKELY_CAUSES, mismatch_bound
 from openr1.config.train import TrainConfig
@@ -66,13 +68,15 @@ class WeightCheck:
         if not asked:
             return []
         batch = TrainBatch.from_groups([group for groups in asked for group in groups])
-        count, log_probs = len(self._prompts), self._policy.log_probs(batch)
-        difference = (log_probs - batch.rollout_log_probs).abs()
-        parts = zip(*(values.split(count) for values in (difference, log_probs, batch.response_mask)), strict=True)
-        return [
-            Difference(float(part[mask].mean()), ABORT_FACTOR * mismatch_bound(self._dtype, -float(own[mask].mean())))
-            for part, own, mask in parts
-        ]
+        sampled, mask = batch.rollout_log_probs, batch.response_mask
+        difference = (self._policy.log_probs(batch) - sampled).abs()
+        engines = zip(*(values.split(len(self._prompts)) for values in (difference, sampled, mask)), strict=True)
+        return [self._difference(nats[own], log_probs[own]) for nats, log_probs, own in engines]
+
+    def _difference(self, nats: torch.Tensor, sampled: torch.Tensor) -> Difference:
+        # Minus the log-probs of the distribution that was sampled from estimates its entropy.
+        bound = ABORT_FACTOR * mismatch_bound(self._dtype, -float(sampled.mean()))
+        return Difference(float(nats.mean()), bound)
 
     def check(self, step: int) -> None:
         """Compare after a push and before the next update. `step` is used in the message only.

@@ -8,7 +8,7 @@ import pytest
 from openr1.actors.rl import train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.placement.layouts import place
+from openr1.placement.layouts import Machine, place
 from tests.running import ROOT
 
 ROWS = re.findall(r"^\| (\d+) \| (\w+) \| (.*) \|$", (ROOT / "docs/gpu.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -24,6 +24,6 @@ def test_rows_are_what_happens(number: str, layout: Any, actors: str) -> None:
     """Catches a default of a layout that changed, and a row of `auto` that is not what the demo gets."""
     config = load_config(TrainConfig, ROOT / "scripts/configs/grpo_countdown_tiny.yaml", [])
     demand = train_demand(config)
-    assert place(layout, demand, int(number), "").describe() == actors
+    assert place(layout, demand, Machine(int(number))).describe() == actors
     if layout in ("cpu", "colocated"):
-        assert place("auto", demand, int(number), "").describe() == actors
+        assert place("auto", demand, Machine(int(number))).describe() == actors

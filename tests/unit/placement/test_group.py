@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -11,9 +12,9 @@ from openr1.actors import engines, workers
 from openr1.actors.rl import Actors, train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.errors import ConfigError, MissingError
+from openr1.errors import ConfigError
 from openr1.placement import group as placement_group
-from openr1.placement.group import Place, gpus_by_node, reserve
+from openr1.placement.group import Gpu, Place, describe_machine, reserve
 from openr1.placement.layouts import Demand
 from openr1.runtime.ray_cluster import running_ray
 from tests.recorders import Recorder
@@ -40,7 +41,7 @@ def four_gpus() -> Iterator[None]:
 
 def start(config: TrainConfig, folder: Path) -> dict[str, dict[str, Any]]:
     """Place a run's actors; what each recorded, by name."""
-    with reserve(config.placement.layout, train_demand(config), 60) as places:
+    with reserve(config.placement.layout, train_demand(config)) as places:
         Actors(config, places, folder, with_reference=True)
         return {path.stem: json.loads(path.read_text()) for path in sorted((config.run.folder / "logs").glob("*.json"))}
 
@@ -52,9 +53,11 @@ def demo(folder: Path, *overrides: str) -> TrainConfig:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("num_gpus", [0, 1, 2, *(pytest.param(number, marks=pytest.mark.slow) for number in (4, 8))])
-def test_the_demo_starts_on_every_machine(tmp_path: Path, num_gpus: int) -> None:
+def test_the_demo_starts_on_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_gpus: int) -> None:
     """Catches a machine on which no config starts, a GPU that hosts two ranks or is left idle, ranks in an order other
     than that of the GPUs, and settings of the CPU on a GPU."""
+    if num_gpus == 0:
+        monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
     with running_ray(num_gpus):
         records = start(demo(tmp_path), tmp_path)
     if num_gpus == 0:
@@ -71,31 +74,42 @@ def test_the_demo_starts_on_every_machine(tmp_path: Path, num_gpus: int) -> None
 
 
 @pytest.mark.timeout(300)
-def test_what_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a run that waits for ever for GPUs that another one holds, one that keeps some of them when it gives up,
-    and GPUs that are counted although the CPU stack is installed."""
+def test_reservations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches GPUs that stay reserved after the block, a share that is not the whole GPU, and GPUs that are counted
+    although the CPU stack is installed.
+    """
     demand = Demand(ranks=1, engines=1, reference=True)
     with running_ray(2):
-        assert list(gpus_by_node().values()) == [2]
-        refusal = r"needs 3 GPUs .*; this machine has 2 GPU\(s\)\. .*: colocated \(1 pol"
-        with pytest.raises(ConfigError, match=refusal), reserve("separate", demand, 30):
+        assert describe_machine().num_gpus == 2
+        refusal = r"layout separate needs 3 GPUs .*; this machine has 2 GPU\(s\)\. .*: colocated \(1 pol"
+        with pytest.raises(ConfigError, match=refusal), reserve("separate", demand):
             pass
-        with reserve("colocated", Demand(ranks=2, engines=0), 30) as places:
-            (first, second) = places.policy
-            assert isinstance(first, Place)
-            assert first.share == 1.0
-            assert second is not None
-            refusal = r"waits for 1 free GPU\(s\): not done within 1 s .*timeout_seconds"
-            with pytest.raises(MissingError, match=refusal), reserve("colocated", Demand(ranks=1, engines=0), 1):
-                pass
-        with reserve("colocated", Demand(ranks=2, engines=0), 30):
-            pass
+        for _ in range(2):
+            with reserve("colocated", Demand(ranks=2, engines=0)) as places:
+                assert [place.share for place in places.policy if isinstance(place, Place)] == [1.0, 1.0]
         monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
-        with reserve("auto", demand, 30) as places:
+        with reserve("auto", demand) as places:
             assert not places.placement.on_gpu
         refusal = r"the CPU stack is installed.*OPENR1_STACK=cuda"
-        with pytest.raises(ConfigError, match=refusal), reserve("colocated", demand, 30):
+        with pytest.raises(ConfigError, match=refusal), reserve("colocated", demand):
             pass
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        (["10", "2", "0"], [Gpu(2, "0"), Gpu(1, "2"), Gpu(0, "10")]),
+        (["GPU-9c", "GPU-1a"], [Gpu(1, "GPU-1a"), Gpu(0, "GPU-9c")]),
+    ],
+)
+def test_gpus_are_in_the_order_of_their_numbers(
+    monkeypatch: pytest.MonkeyPatch, numbers: list[str], expected: list[Gpu]
+) -> None:
+    """Catches ranks in the order of Ray's bundles, 10 before 2, and unique ids, which are no numbers."""
+    monkeypatch.setattr(placement_group, "gather", lambda calls, seconds, waiting: numbers)
+    monkeypatch.setattr(placement_group, "PlacementGroupSchedulingStrategy", lambda *group, **bundle: None)
+    monkeypatch.setattr(placement_group.ray, "remote", lambda task: mock.MagicMock())
+    assert list(placement_group._locate(mock.Mock(), len(numbers))) == expected
 
 
 @pytest.mark.timeout(300)
@@ -114,12 +128,22 @@ def test_what_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             ["--rollout.tensor_parallel_size", "2", "--policy.num_ranks", "2", "--model.lora", "{rank: 4}"],
             {"policy_0": "0", "policy_1": "1", "engine_0": "0,1", "engine_1": "2,3"},
         ),
-        (["--placement.layout", "cpu"], {"policy_0": "", "reference_0": "", "engine_0": ""}),
     ],
-    ids=["separate", "half", "colocated_lora", "cpu"],
+    ids=["separate", "half", "colocated_lora"],
 )
 def test_layouts_on_four_gpus(four_gpus: None, tmp_path: Path, overrides: list[str], expected: dict[str, str]) -> None:
-    """Catches an engine that sees one of its two GPUs, a reference that LoRA does not need, and a GPU used under
-    layout cpu."""
+    """Catches an engine that sees one of its two GPUs, and a reference that LoRA does not need."""
     records = start(demo(tmp_path, *overrides), tmp_path)
     assert {name: ",".join(record["gpus"]) for name, record in records.items()} == expected
+
+
+@pytest.mark.timeout(300)
+def test_the_cpu_stack_hides_all_gpus(four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches actors on the CPU that see the GPUs of the machine: Ray leaves the variable unset for them."""
+    monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
+    records = start(demo(tmp_path), tmp_path)
+    assert {name: record["gpus"] for name, record in records.items()} == {
+        "policy_0": [],
+        "reference_0": [],
+        "engine_0": [],
+    }

@@ -30,12 +30,16 @@ def result_of(
     return StepResult(Experience(step, [], [], batch, {}, none, none.bool()), metrics)
 
 
-@pytest.mark.parametrize(("dtype", "fine", "wrong"), [("float32", 2e-3, 5e-3), ("bfloat16", 0.3, 0.4)])
+@pytest.mark.parametrize(
+    ("dtype", "fine", "wrong"), [("float32", 0.015, 0.025), ("bfloat16", 0.3, 0.4), ("float32", 0.0, float("nan"))]
+)
 @pytest.mark.parametrize("step", [1, 41])
 def test_a_mismatch_that_cannot_be_rounding_ends_the_run(
     tmp_path: Path, dtype: str, fine: float, wrong: float, step: int
 ) -> None:
-    """Catches hours of training whose engines hold other weights than the trainer, from the start or from some step."""
+    """Catches hours of training whose engines hold other weights than the trainer, from the start or from some step on,
+    and NaN, which is above no bound.
+    """
     checks_of(tmp_path, dtype).check(result_of(step, mismatch=fine))
     with pytest.raises(
         TrainingError, match=rf"step {step}: engine and trainer differ by .* likely causes: weights that did not"
@@ -63,11 +67,11 @@ def test_rounding_is_no_alarm(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_mismatch_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a line at every step, and a nearly certain model that is held to a bound of almost 0."""
     checks = checks_of(tmp_path)
-    checks.check(result_of(1, mismatch=9e-5, entropy=1e-3))
+    checks.check(result_of(1, mismatch=4e-4, entropy=1e-3))
     assert capsys.readouterr().out == ""
     for step in range(2, 5):
-        checks.check(result_of(step, mismatch=3e-3))
-    assert capsys.readouterr().out.count("warning: step 2: engine and trainer differ by 0.003 nats") == 1
+        checks.check(result_of(step, mismatch=0.01))
+    assert capsys.readouterr().out.count("warning: step 2: engine and trainer differ by 0.01 nats") == 1
 
 
 def test_a_cut_distribution_differs_rightly(tmp_path: Path) -> None:
@@ -81,7 +85,7 @@ def test_older_weights_differ_rightly(tmp_path: Path, capsys: pytest.CaptureFixt
     checks.check(result_of(1))
     checks.check(result_of(2, mismatch=0.5, staleness=1))
     assert capsys.readouterr().out == ""
-    checks.check(result_of(3, mismatch=0.003))
+    checks.check(result_of(3, mismatch=0.01))
     assert "warning: step 3" in capsys.readouterr().out
 
 
@@ -90,6 +94,8 @@ def test_the_reference_is_the_policy_at_first(tmp_path: Path) -> None:
     checks_of(tmp_path).check(result_of(1, kl=1e-7))
     with pytest.raises(TrainingError, match="not loaded from the same weights"):
         checks_of(tmp_path).check(result_of(1, kl=1e-5))
+    with pytest.raises(TrainingError, match="not loaded from the same weights"):
+        checks_of(tmp_path).check(result_of(1, kl=float("nan")))
     checks_of(tmp_path).check(result_of(2, kl=1.0))
     with pytest.raises(TrainingError, match="not loaded from the same weights"):
         checks_of(tmp_path, policy={"train_batch_size": 2}).check(result_of(1, kl=1e-5))

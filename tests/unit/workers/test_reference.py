@@ -126,7 +126,7 @@ def test_work_is_shared_by_tokens(ray_cluster: None) -> None:
 def test_without_its_adapters_the_policy_is_its_reference(
     num_ranks: int, zero_stage: int, ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path
 ) -> None:
-    """Catches a LoRA run whose KL is measured to the policy itself, and adapters that stay off afterwards."""
+    """Catches a LoRA run whose KL is measured to the policy itself, and adapters that stay off or frozen afterwards."""
     model = tiny_model(True)
     config = ModelConfig(path=model, dtype="float32", lora=LoraConfig(rank=4))
     policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=MICRO_BATCH_TOKENS)
@@ -145,5 +145,8 @@ def test_without_its_adapters_the_policy_is_its_reference(
     assert float((trained - plain).abs().max()) > 0.1
     torch.testing.assert_close(reference.collect(groups), plain, atol=1e-4, rtol=0)
     torch.testing.assert_close(policy.log_probs(batch)[batch.response_mask], trained)
+    # Gradients still reach the adapters.
+    policy.step(batch, PolicyObjective("ppo", ClipBounds(0.2, 0.2), kl_coef=0.0))
+    assert float((policy.log_probs(batch)[batch.response_mask] - trained).abs().max()) > 0.01
     for worker in workers:
         ray.kill(worker)
