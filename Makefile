@@ -16,10 +16,10 @@ demo: setup ## the main job on the shipped tiny model (SEED=n): runs/demo
 	@if [ -e runs/demo ]; then aside=runs/demo-$$(date +%Y%m%d-%H%M%S); mv runs/demo $$aside; echo "demo: moved the old runs/demo to $$aside"; fi
 	@bash scripts/grpo.sh scripts/configs/grpo_countdown_tiny.yaml --run.name demo --run.seed $(SEED)
 
-test: setup ## the suite, at most 15 minutes on 2 cores
+test: setup ## the suite, about 10 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
-test-slow: setup ## what is too long for `make test`, at most 30 minutes
+test-slow: setup ## what is too long for `make test`, about 20 minutes
 	$(PYTEST) -m slow
 
 lint: setup ## ruff and the import rules

@@ -215,7 +215,10 @@ class BFloat16HeadWorker(ChunkingWorker):
         super().load_model(port, learner)
 
 
-@pytest.mark.parametrize(("zero_stage", "tied"), [(1, True), (3, True), (3, False)])
+@pytest.mark.parametrize(
+    ("zero_stage", "tied"),
+    [(3, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, True), (3, False)])],
+)
 def test_the_head_of_gpus_gives_the_same_gradient(
     ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path, zero_stage: int, tied: bool
 ) -> None:

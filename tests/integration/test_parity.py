@@ -97,7 +97,15 @@ def parity_config(model: Path, data: Path, folder: Path, temperature: float) -> 
     )
 
 
-@pytest.fixture(scope="module", params=[(True, 1.0), (True, 0.7), (False, 1.0), (False, 0.7)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[
+        (True, 1.0),
+        (False, 0.7),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in [(True, 0.7), (False, 1.0)]),
+    ],
+    ids=str,
+)
 def pair(
     request: pytest.FixtureRequest,
     ray_cluster: None,

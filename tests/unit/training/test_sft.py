@@ -143,7 +143,7 @@ def run_command(*words: str, script: str = "") -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", ["cot", "longcot"])
+@pytest.mark.parametrize("kind", [pytest.param("cot", marks=pytest.mark.slow), "longcot"])
 def test_a_twin_learns(kind: str, tmp_path: Path) -> None:
     """Catches a script that takes another config, packing or scaled positions that stop learning, and a lost export."""
     output = run_command("--run.output_dir", str(tmp_path), script=f"sft_{kind}.sh")
@@ -155,6 +155,7 @@ def test_a_twin_learns(kind: str, tmp_path: Path) -> None:
     assert (run / "model/model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
     """Catches a resume that repeats or skips rows, or loses the optimizer's moments; also rows dropped and counted."""
     config = ROOT / "scripts/configs/sft_cot_tiny.yaml"

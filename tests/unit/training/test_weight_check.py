@@ -69,7 +69,7 @@ class ShakenWorker(TrainWorker):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_stale_engine_is_named(
     ray_cluster: None, tiny_model: Callable[[bool], Path], countdown_files: Path, tmp_path: Path, dtype: str
 ) -> None:

@@ -78,7 +78,7 @@ def test_layers_that_cannot_have_adapters(modules: list[str], told: str, tiny_mo
         add_adapters(load_causal_lm(ModelConfig(path=tiny_model(True))), LoraConfig(target_modules=modules))
 
 
-@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_run_trains_adapters_alone(
     zero_stage: int, tiny_model: Callable[[bool], Path], countdown_files: Path, tmp_path: Path
 ) -> None:
