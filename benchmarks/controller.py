@@ -22,13 +22,15 @@ from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 ENGINES, RANKS, PROMPT_TOKENS, VOCABULARY, MICRO_BATCH_TOKENS, HIDDEN = 64, 8, 150, 151_936, 16_384, 1_536
 
 
-def make_groups(responses: int, samples: int, length: int) -> list[Group]:
+def make_groups(
+    responses: int, samples: int, length: int, prompt_length: int = PROMPT_TOKENS, vocabulary: int = VOCABULARY
+) -> list[Group]:
     """Groups of random tokens, as tuples."""
     rng = random.Random(0)
     groups = []
     for index in range(responses // samples):
-        prompt = Prompt(str(index), "x" * 400, tuple(rng.choices(range(VOCABULARY), k=PROMPT_TOKENS)), "1", "math")
-        tokens = [tuple(rng.choices(range(VOCABULARY), k=length)) for _ in range(samples)]
+        prompt = Prompt(str(index), "x" * 400, tuple(rng.choices(range(vocabulary), k=prompt_length)), "1", "math")
+        tokens = [tuple(rng.choices(range(vocabulary), k=length)) for _ in range(samples)]
         log_probs = tuple(-rng.random() for _ in range(length))
         made = [Response("x" * 3000, one, log_probs, (True,) * length, "stop", 0, 0) for one in tokens]
         groups.append(Group(prompt, tuple(made)))

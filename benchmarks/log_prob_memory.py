@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import ROOT, write_result
-from openr1.algorithms.token_ops import Compute, TokenOutputs, max_logits_tokens, token_log_probs
+from openr1.algorithms.token_ops import Compute, TokenOutputs, chunking, token_log_probs
 
 VOCABULARY, HIDDEN = 151_936, 256
 IMPLEMENTATIONS = ("chunked", "naive")
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         "tokens": args.tokens,
         "vocabulary": VOCABULARY,
         "hidden": HIDDEN,
-        "chunk_tokens": max_logits_tokens(VOCABULARY),
+        "chunk_tokens": chunking(VOCABULARY, None).size,
     }
     write_result(args.output, {**settings, **results, "memory_ratio": ratio})
     return 0

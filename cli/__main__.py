@@ -1,7 +1,8 @@
 """Command line: `python -m cli <command>`, or `openr1 <command>` once installed.
 
-Exit codes: 0 ok, 1 findings (grade-audit, eval --check), 2 bad usage or config, 3 a required service or file is
-missing, 4 training stopped on an error, 130 / 143 interrupted (with a checkpoint, if after the first step).
+Exit codes: 0 ok, 1 findings (grade-audit, eval --check, a plan that does not fit), 2 bad usage or config, 3 a required
+service or file is missing, 4 training stopped on an error, 130 / 143 interrupted (with a checkpoint, if after the first
+step).
 """
 
 import importlib
@@ -12,6 +13,7 @@ from openr1.runtime.interrupts import Interrupted
 
 COMMANDS = {
     "train": ("cli.train", "reinforcement learning from a config"),
+    "plan": ("cli.plan", "whether a run fits on a machine, and how long its steps take"),
     "sft": ("cli.sft", "supervised fine-tuning from a config"),
     "dpo": ("cli.dpo", "preference optimization from a config"),
     "serve": ("cli.serve", "the reward server"),

@@ -6,6 +6,7 @@ from cli.options import config_parser
 from openr1.config.checks import check_train
 from openr1.config.load import load_config, to_yaml
 from openr1.config.train import TrainConfig
+from openr1.errors import MissingError
 
 
 def run(argv: list[str]) -> int:
@@ -15,10 +16,24 @@ def run(argv: list[str]) -> int:
     config = load_config(TrainConfig, Path(args.config), overrides)
     checks = check_train(config)
     if args.dry_run:
-        print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks))
+        print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks), flush=True)
+        print("\n".join(f"# {line}" for line in _plan(config)))
         return 0
     # Imported late, so that --help and --dry-run are fast.
     from openr1.training.rl import run_training
 
     run_training(config, resume=args.resume)
     return 0
+
+
+def _plan(config: TrainConfig) -> list[str]:
+    """The plan for this machine; why there is none if the model's config.json is missing."""
+    # Imported late: torch and transformers take seconds.
+    from openr1.plan.machine import this_machine
+    from openr1.plan.plan import Planner
+    from openr1.plan.report import describe_plan
+
+    try:
+        return describe_plan(Planner(this_machine()), config)[0]
+    except MissingError as error:
+        return [f"no plan: {error}"]

@@ -11,9 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from openr1.algorithms.head import Projection, projection
 
-MAX_LOGITS_ELEMENTS = {"cpu": 2**26, "cuda": 2**29}
-"""Logits that may exist at one time, by device: 256 MiB and 2 GiB in float32; with their intermediates about four times
-that. Larger products keep a GPU busier, and each chunk adds up a whole gradient of the weight."""
+CPU_LOGITS, GPU_LOGITS = 2**26, 2**29
+"""Logits that may exist at one time: 256 MiB and 2 GiB in float32; with their intermediates about four times that.
+Larger products keep a GPU busier, and each chunk adds up a whole gradient of the weight."""
+GPU_BYTES_PER_LOGIT = 256
+"""Memory of a GPU for each of these logits, at least: a GPU of 24 GB holds 1e8, one of 80 GB 3e8."""
 CHUNK_TOKENS = 2048
 """Largest number of tokens per chunk on the CPU; on a GPU as many as may exist at one time."""
 
@@ -65,14 +67,50 @@ def _chunk_outputs(
     return TokenOutputs(log_probs, entropy, chosen - log_probs)
 
 
-def max_logits_tokens(vocab_size: int, device_type: str = "cpu") -> int:
-    """Tokens whose logits may exist at one time: `MAX_LOGITS_ELEMENTS` logits, and one token at least."""
-    return max(1, MAX_LOGITS_ELEMENTS[device_type] // vocab_size)
+class Chunking(NamedTuple):
+    """How positions are cut where their logits are computed.
+
+    Attributes:
+        held: Positions whose logits may exist at one time; where there are more, each chunk is computed again in the
+            backward pass.
+        size: Positions of a chunk.
+    """
+
+    held: int
+    size: int
 
 
-def chunk_tokens(max_tokens_held: int, device_type: str) -> int:
-    """Tokens per chunk, if the logits of `max_tokens_held` may exist at one time."""
-    return max_tokens_held if device_type == "cuda" else min(CHUNK_TOKENS, max_tokens_held)
+def chunking(vocab_size: int, gpu_bytes: int | None) -> Chunking:
+    """How to cut for a vocabulary, by the memory of the GPU; None for the CPU. A chunk has one position at least."""
+    if gpu_bytes is None:
+        held = max(1, CPU_LOGITS // vocab_size)
+        return Chunking(held, min(CHUNK_TOKENS, held))
+    held = max(1, min(GPU_LOGITS, gpu_bytes // GPU_BYTES_PER_LOGIT) // vocab_size)
+    return Chunking(held, held)
+
+
+def chunking_on(device: torch.device, vocab_size: int) -> Chunking:
+    """`chunking` on a device."""
+    gpu_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    return chunking(vocab_size, gpu_bytes)
+
+
+def chunked_outputs(
+    hidden: Float[Tensor, "N H"],
+    targets: Int[Tensor, " N"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"] | None,
+    temperature: float,
+    entropy: Entropy,
+    chunks: Chunking,
+) -> TokenOutputs:
+    """Outputs [N] of N positions from their hidden states and the tokens that follow them; see `token_log_probs`."""
+    project = projection(weight, bias)
+    recompute = len(targets) > chunks.held
+    compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if recompute else _chunk_outputs
+    parts = zip(hidden.split(chunks.size), targets.split(chunks.size), strict=True)
+    outputs = [compute(project, part, target, temperature, entropy) for part, target in parts]
+    return TokenOutputs(*(torch.cat(values) for values in zip(*outputs, strict=True)))
 
 
 def token_log_probs(
@@ -82,7 +120,7 @@ def token_log_probs(
     response_mask: Bool[Tensor, "B T"],
     temperature: float,
     entropy: Entropy = "value",
-    max_tokens_held: int | None = None,
+    chunks: Chunking | None = None,
 ) -> TokenOutputs:
     """Log-probs, entropies and normalizers of response tokens under softmax(logits / temperature).
 
@@ -96,7 +134,7 @@ def token_log_probs(
         response_mask: True on response tokens [B, T]; column 0 must be False.
         temperature: That of the sampling, > 0.
         entropy: What is wanted of entropies; a gradient through them costs a chunk's logits once more.
-        max_tokens_held: Tokens whose logits may exist at one time; None for `max_logits_tokens`.
+        chunks: How to cut the positions; None for `chunking_on` the weight's device.
 
     Returns:
         [B, T] each. An all-False mask gives zeros that still depend on `hidden`.
@@ -104,16 +142,11 @@ def token_log_probs(
     positions = response_mask[:, 1:]
     inputs, targets = hidden[:, :-1][positions], input_ids[:, 1:][positions]
 
-    def in_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> TokenOutputs:
-        held = max_tokens_held or max_logits_tokens(weight.shape[0], weight.device.type)
-        size, recompute = chunk_tokens(held, weight.device.type), len(targets) > held
-        project = projection(weight, bias)
-        compute = partial(checkpoint, _chunk_outputs, use_reentrant=False) if recompute else _chunk_outputs
-        parts = zip(hidden.split(size), targets.split(size), strict=True)
-        chunks = [compute(project, part, target, temperature, entropy) for part, target in parts]
-        return TokenOutputs(*(torch.cat(values) for values in zip(*chunks, strict=True)))
+    def compute(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> TokenOutputs:
+        cut = chunks or chunking_on(weight.device, weight.shape[0])
+        return chunked_outputs(hidden, targets, weight, bias, temperature, entropy, cut)
 
-    log_probs, entropies, logsumexp = head(inputs, in_chunks)
+    log_probs, entropies, logsumexp = head(inputs, compute)
     # The zero keeps the graph connected for an empty mask: every data-parallel rank must run a backward pass.
     zero = hidden[..., 0].float() * 0.0
     return TokenOutputs(

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from openr1.algorithms.head import projection
-from openr1.algorithms.token_ops import Entropy, TokenOutputs, token_log_probs
+from openr1.algorithms.token_ops import Chunking, Entropy, TokenOutputs, token_log_probs
 from openr1.config.sections import ModelConfig
 from openr1.workers.attention import attention_implementation
 from openr1.workers.attention_choice import choose_implementation
@@ -35,8 +35,8 @@ class LogProbModel(nn.Module):
         self.lm = lm
         self.temperature = temperature
         self.packing = packing
-        # As the device allows; tests lower it.
-        self.max_logits_tokens: int | None = None
+        # As the device allows; tests choose less.
+        self.chunks: Chunking | None = None
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, entropy: Entropy = "none"
@@ -44,8 +44,7 @@ class LogProbModel(nn.Module):
         """Log-probs, entropies and log-normalizers of response tokens; see `token_log_probs`."""
         hidden = hidden_states(self.lm.base_model, input_ids, attention_mask, self.packing)
         head = self.lm.get_output_embeddings()
-        size = self.max_logits_tokens
-        return token_log_probs(head, hidden, input_ids, response_mask, self.temperature, entropy, size)
+        return token_log_probs(head, hidden, input_ids, response_mask, self.temperature, entropy, self.chunks)
 
 
 class ValueHead(nn.Linear):

@@ -25,7 +25,7 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.algorithms.off_policy import OffPolicyCorrection
 from openr1.algorithms.optimizer_step import optimizer_step
-from openr1.algorithms.token_ops import TokenOutputs
+from openr1.algorithms.token_ops import Chunking, TokenOutputs
 from openr1.workers.model import LogProbModel, compute_head_in_float32
 from reward_server.compat.adapters import trl_reward
 from tests.unit.reward_server.test_adapters import PUZZLE, SOLVED
@@ -144,7 +144,7 @@ class PlainBackend:
         compute_head_in_float32(lm)
         self.model = LogProbModel(lm, 1.0)
         # As with a large vocabulary: logits in chunks, and again in the backward pass.
-        self.model.max_logits_tokens = 5
+        self.model.chunks = Chunking(5, 5)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **kwargs: Any) -> TokenOutputs:
         outputs: TokenOutputs = self.model(input_ids, attention_mask, response_mask, **kwargs)

@@ -18,6 +18,7 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.algorithms.objectives.value import ValueObjective
+from openr1.algorithms.token_ops import Chunking
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.workers.group import CriticGroup, PolicyGroup
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
@@ -178,7 +179,7 @@ class ChunkingWorker(ReadableWorker):
     def load_model(self, port: int, learner: LearnerSettings) -> None:
         """Load, then lower the limit."""
         super().load_model(port, learner)
-        self.learner.module.max_logits_tokens = 5
+        self.learner.module.chunks = Chunking(5, 5)
 
 
 @pytest.mark.parametrize("zero_stage", [1, 3])

@@ -2,6 +2,9 @@
 
 from typing import Any, Literal
 
+REDUCE_BUCKET_ELEMENTS = 10**8
+"""Gradients that are reduced over ranks at one time. DeepSpeed's default, 5e8, takes 2 GB of every GPU in float32."""
+
 
 def deepspeed_config(
     zero_stage: int, dtype: str, max_norm: float, offload: Literal["none", "cpu"] = "none"
@@ -25,7 +28,12 @@ def deepspeed_config(
         "managed_gradient_accumulation": False,
         # Without ZeRO, `DeepSpeedBackend` clips, since DeepSpeed would not report the norm.
         "gradient_clipping": max_norm if zero_stage > 0 else 0.0,
-        "zero_optimization": {"stage": zero_stage, "overlap_comm": False, **offloaded},
+        "zero_optimization": {
+            "stage": zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": REDUCE_BUCKET_ELEMENTS,
+            **offloaded,
+        },
         "zero_allow_untested_optimizer": True,
         # With offload it insists on its own Adam otherwise, which each machine must compile; PyTorch's is fused, too.
         "zero_force_ds_cpu_optimizer": False,

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from openr1.algorithms import head
 from openr1.algorithms.head import bfloat16_projection, float32_product, float32_projection, keeps_bfloat16, projection
-from openr1.algorithms.token_ops import token_log_probs
+from openr1.algorithms.token_ops import Chunking, token_log_probs
 
 TOKENS, HIDDEN, VOCABULARY = 48, 256, 640
 ROUNDING = 2**-8
@@ -203,7 +203,13 @@ def outputs_and_gradients(
     mask[:, 0] = False
     weights = torch.randn(3, 20, generator=generator)
     outputs = token_log_probs(
-        lambda rows, compute: compute(rows, weight, bias), hidden, input_ids, mask, temperature, "gradient", held
+        lambda rows, compute: compute(rows, weight, bias),
+        hidden,
+        input_ids,
+        mask,
+        temperature,
+        "gradient",
+        Chunking(held, held),
     )
     total = ((outputs.log_probs - 0.3 * outputs.entropy) * weights).sum()
     inputs = [hidden, weight] if bias is None else [hidden, weight, bias]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from openr1.algorithms import token_ops
-from openr1.algorithms.token_ops import Head, chunk_tokens, masked_sum, max_logits_tokens, token_log_probs
+from openr1.algorithms.token_ops import Chunking, Head, chunking, masked_sum, token_log_probs
 from tests.unit.algorithms.plain import gradient_of, leaf
 
 LN2 = math.log(2)
@@ -126,7 +126,7 @@ def test_chunks_change_nothing(counts: list[int]) -> None:
     head, hidden, input_ids, mask = make_inputs(rows=2, width=2000)
     count = int(mask.sum())
     assert 2000 < count < 3000
-    outputs = token_log_probs(called(head), hidden, input_ids, mask, 1.0, max_tokens_held=1000)
+    outputs = token_log_probs(called(head), hidden, input_ids, mask, 1.0, chunks=Chunking(1000, 1000))
     assert counts == [1000, 1000, count - 2000]
     plain = torch.zeros(mask.shape)
     plain[:, 1:] = head(hidden)[:, :-1].log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)
@@ -138,25 +138,21 @@ def test_chunks_change_nothing(counts: list[int]) -> None:
 
 
 def test_fewer_logits_are_held_of_larger_vocabularies() -> None:
-    """Catches logits of gigabytes for a real vocabulary, and chunks of no tokens. 2 ** 26 / 151,936 = 441.7; a GPU
-    holds eight times as many, 3,533.6."""
-    assert [max_logits_tokens(size) for size in (151_936, 512, 2**30)] == [441, 131_072, 1]
-    assert [max_logits_tokens(size, "cuda") for size in (151_936, 512, 2**30)] == [3533, 2**20, 1]
-
-
-def test_chunks_of_gpus_are_as_large_as_may_be() -> None:
-    """Catches chunks of the CPU's size on a GPU, and chunks on the CPU that grow with what may exist there."""
-    assert [chunk_tokens(held, "cpu") for held in (441, 131_072)] == [441, 2048]
-    assert [chunk_tokens(held, "cuda") for held in (3533, 2**20)] == [3533, 2**20]
+    """Catches logits of gigabytes for a real vocabulary, chunks of no tokens, chunks on the CPU that grow with what may
+    exist there, and logits that fill a small GPU. 2 ** 26 / 151,936 = 441.7; a GPU of 192 GB holds eight times as many,
+    3,533.6, one of 24 GB 24e9 / 256 / 151,936 = 617.0."""
+    assert [chunking(size, None) for size in (151_936, 512, 2**30)] == [(441, 441), (131_072, 2048), (1, 1)]
+    assert [chunking(size, 192 * 10**9).held for size in (151_936, 512, 2**30)] == [3533, 2**20, 1]
+    assert chunking(151_936, 24 * 10**9) == (617, 617)
 
 
 def test_limits_are_those_of_vocabulary_and_device(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a limit that is not asked for, or by another size than the vocabulary's."""
-    asked: list[tuple[int, str]] = []
-    monkeypatch.setattr(token_ops, "max_logits_tokens", lambda *sizes: asked.append(sizes) or 5)
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(token_ops, "chunking_on", lambda *sizes: asked.append(sizes) or Chunking(5, 5))
     head, hidden, input_ids, mask = make_inputs(rows=2, width=9)
     token_log_probs(called(head), hidden, input_ids, mask, 1.0)
-    assert asked == [(VOCABULARY, "cpu")]
+    assert asked == [(torch.device("cpu"), VOCABULARY)]
     assert max(counts) == 5
 
 
@@ -165,9 +161,9 @@ def test_logits_are_computed_again_only_where_they_are_too_many(counts: list[int
     head, hidden, input_ids, mask = make_inputs(rows=2, width=9)
     count = int(mask.sum())
     calls, gradients = [], []
-    for max_tokens_held in (count, count - 1):
+    for held in (count, count - 1):
         counts.clear()
-        outputs = token_log_probs(called(head), hidden, input_ids, mask, 1.0, max_tokens_held=max_tokens_held)
+        outputs = token_log_probs(called(head), hidden, input_ids, mask, 1.0, chunks=Chunking(held, held))
         outputs.log_probs.sum().backward()
         calls.append(sum(counts))
         gradients.append(gradient_of(hidden))

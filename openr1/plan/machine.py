@@ -1,0 +1,46 @@
+"""The machine that a plan is for: this one, or one that is described."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from openr1.errors import ConfigError
+from openr1.placement.group import has_gpu_stack
+from openr1.plan.hardware import GIB, GPUS, Gpu
+
+
+@dataclass(frozen=True)
+class PlannedMachine:
+    """GPUs of one model, or none; `host_bytes` of memory, None if unknown."""
+
+    num_gpus: int
+    gpu: Gpu | None
+    name: str
+    host_bytes: int | None
+
+
+def this_machine() -> PlannedMachine:
+    """What a run would find here. A GPU model that is not in `hardware.GPUS` has the speed of the slowest one there."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    count = torch.cuda.device_count() if has_gpu_stack() else 0
+    if count == 0:
+        return PlannedMachine(0, None, f"{os.cpu_count()} CPU cores", host)
+    properties = torch.cuda.get_device_properties(0)
+    known = [name for name in GPUS if name.split("-")[0] in properties.name.lower().replace(" ", "")]
+    like = GPUS[known[0] if known else "l4"]
+    gpu = Gpu(properties.total_memory / GIB, like.tflops, like.bandwidth_tb)
+    return PlannedMachine(count, gpu, f"{count} x {properties.name}", host)
+
+
+def described_machine(num_gpus: int, name: str) -> PlannedMachine:
+    """A machine with `num_gpus` GPUs of a model in `hardware.GPUS`.
+
+    Raises:
+        ConfigError: The model is not known.
+    """
+    if num_gpus == 0:
+        return PlannedMachine(0, None, "no GPU", None)
+    if name not in GPUS:
+        raise ConfigError(f"--gpu {name}: not a known GPU; the known ones are {', '.join(sorted(GPUS))}")
+    return PlannedMachine(num_gpus, GPUS[name], f"{num_gpus} x {name}, {GPUS[name].memory_gib:g} GiB each", None)

@@ -1,0 +1,96 @@
+"""The processes of a run, with what each occupies; and what its checkpoints take on disk."""
+
+from dataclasses import dataclass
+
+from openr1.actors.engines import GPU_MEMORY_ALONE, GPU_MEMORY_SHARED
+from openr1.config.train import TrainConfig
+from openr1.placement.layouts import Placement
+from openr1.plan import hardware
+from openr1.plan.hardware import GIB, Gpu
+from openr1.plan.memory import FLOAT32, Memory, frozen_memory, rank_memory
+from openr1.plan.trace import MicroBatch
+from openr1.plan.traces import Traces, largest_micro_batch, reference_settings
+from openr1.rollout.engine import MAX_BATCHED_TOKENS
+
+
+@dataclass(frozen=True)
+class Process:
+    """Processes of one role, all alike.
+
+    Attributes:
+        role: "policy rank", "critic rank", "reference" or "engine".
+        gpus: GPUs of each of them; empty tuples on the CPU.
+        memory: Peak of one of them, on each of its GPUs.
+        sequences: Of an engine: how many sequences of the greatest length its KV cache holds; negative if even its
+            other parts have no room.
+        sequence_bytes: Of an engine: KV cache of one of them.
+    """
+
+    role: str
+    gpus: tuple[tuple[int, ...], ...]
+    memory: Memory
+    sequences: float | None = None
+    sequence_bytes: int = 0
+
+
+def training_processes(config: TrainConfig, placement: Placement, traces: Traces) -> list[Process]:
+    """Policy, critic and reference."""
+    policy, optimizer = config.policy, config.optimizer
+    batch = largest_micro_batch(config, len(placement.policy))
+    context = {"CUDA context": hardware.GPU_CONTEXT_BYTES} if placement.on_gpu else {}
+    processes = []
+    roles = [("policy rank", placement.policy, config.model, False)]
+    if placement.critic:
+        roles.append(("critic rank", placement.critic, config.critic_model, True))
+    for role, gpus, settings, values in roles:
+        backward = traces.cost(settings, batch, backward=True, values=values)
+        model, ranks = traces.model(settings, values), len(gpus)
+        memory = rank_memory(model, backward, policy.zero_stage, ranks, optimizer.offload, placement.on_gpu)
+        processes.append(Process(role, _single(gpus), Memory(memory.device | context, memory.host)))
+    if placement.reference:
+        settings = reference_settings(config.model)
+        memory = frozen_memory(traces.model(settings), traces.cost(settings, batch, backward=False))
+        processes.append(Process("reference", _single(placement.reference), Memory(memory.device | context)))
+    return processes
+
+
+def _single(gpus: tuple[int | None, ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple(() if gpu is None else (gpu,) for gpu in gpus)
+
+
+def engine_processes(config: TrainConfig, placement: Placement, traces: Traces, gpu: Gpu | None) -> list[Process]:
+    """The engines. On a GPU they take their share of it, whatever is left of that for the KV cache."""
+    if not placement.engines:
+        return []
+    rollout = config.rollout
+    model, size = traces.model(reference_settings(config.model)), rollout.tensor_parallel_size
+    longest = config.data.prompt_max_len + rollout.generate_max_len
+    parts = {"weights": model.weight_bytes // size}
+    sequence_bytes = longest * model.kv_bytes // size
+    if gpu is None or not placement.on_gpu:
+        # The CPU keeps a second, packed copy of the weights.
+        cache = int((rollout.kv_cache_gib or 1.0) * GIB)
+        parts |= {"packed weights": model.weight_bytes // size, "KV cache": cache}
+        return [Process("engine", placement.engines, Memory(parts), cache / sequence_bytes, sequence_bytes)]
+    batch = MicroBatch(1, max(longest, MAX_BATCHED_TOKENS), 1)
+    parts["activations"] = traces.cost(reference_settings(config.model), batch, backward=False).peak_bytes // size
+    # Logits of the sampler, with their log-softmax and a sorted copy.
+    parts["logits"] = 3 * FLOAT32 * rollout.max_num_seqs * model.vocab_size
+    parts["CUDA context, graphs"] = hardware.GPU_CONTEXT_BYTES + hardware.GPU_GRAPHS_BYTES
+    shared = any(placement.shares_gpus(index) for index in range(len(placement.engines)))
+    share = rollout.gpu_memory_utilization or (GPU_MEMORY_SHARED if shared else GPU_MEMORY_ALONE)
+    left = int(share * gpu.memory_gib * GIB) - sum(parts.values())
+    cache = left if rollout.kv_cache_gib is None else int(rollout.kv_cache_gib * GIB)
+    parts["KV cache"] = max(0, cache)
+    return [Process("engine", placement.engines, Memory(parts), cache / sequence_bytes, sequence_bytes)]
+
+
+def checkpoint_bytes(config: TrainConfig, traces: Traces) -> int:
+    """All checkpoints that exist at one time: those kept, the best one, and the one being written."""
+    policy, model = traces.model(config.model), traces.model(reference_settings(config.model))
+    one = model.weight_bytes + policy.weight_bytes + 3 * FLOAT32 * policy.trained_elements
+    if config.has_critic:
+        critic = traces.model(config.critic_model, values=True)
+        one += critic.weight_bytes + 3 * FLOAT32 * critic.trained_elements
+    count = config.checkpoint.keep + 1 + (config.evaluation.eval_steps > 0)
+    return one * count
