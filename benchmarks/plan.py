@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from benchmarks.commands import run_command
 from benchmarks.controller import make_groups
 from benchmarks.machine import ROOT, write_result
+from benchmarks.markdown import fill_table
 from openr1.actors import workers as workers_module
 from openr1.actors.workers import start_workers
 from openr1.algorithms.batch import TrainBatch
@@ -41,6 +42,7 @@ from openr1.plan.memory import rank_memory
 from openr1.plan.plan import Planner
 from openr1.plan.shapes import read_shape
 from openr1.plan.trace import MicroBatch, TracedModel
+from openr1.runtime.files import write_whole
 from openr1.runtime.ray_cluster import running_ray
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 from openr1.workers.settings import LearnerSettings
@@ -49,7 +51,7 @@ from openr1.workers.worker import TrainWorker
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 PROMPT, RESPONSE, STEPS = 64, 192, 10
 TIMED = ("grpo_countdown_tiny", "grpo_math_tiny", "grpo_gsm8k_zh_tiny")
-HEADER = ["variant", "predicted, MiB", "measured, MiB", "error"]
+RESULT, PAGE = ROOT / "benchmarks/results/plan.json", ROOT / "docs/plan.md"
 
 
 @dataclass(frozen=True)
@@ -214,11 +216,45 @@ def compare_time(config_name: str, folder: Path) -> dict[str, Any]:
     return {"phases": result, "step_error": statistics.median(errors), "step_errors": [min(errors), max(errors)]}
 
 
+def memory_table(rows: dict[str, Any]) -> list[list[str]]:
+    """Of docs/plan.md: MiB and errors by variant."""
+    mib = [(name, one["predicted"] / 2**20, one["measured"] / 2**20, one["error"]) for name, one in rows.items()]
+    return [
+        ["variant", "predicted, MiB", "measured, MiB", "error"],
+        *([name, f"{predicted:,.0f}", f"{measured:,.0f}", f"{error:+.1%}"] for name, predicted, measured, error in mib),
+    ]
+
+
+def time_table(configs: dict[str, Any]) -> list[list[str]]:
+    """Of docs/plan.md: seconds, predicted / measured, by config."""
+    phases = ("step", "generate", "reference", "update")
+    return [
+        ["config", *(f"{phase}, predicted / measured" for phase in phases), "error of a step [smallest, largest]"],
+        *(
+            [
+                f"`{name}`",
+                *(
+                    f"{one['phases'][phase]['predicted']:.2f} / {one['phases'][phase]['measured']:.2f}"
+                    for phase in phases
+                ),
+                f"{one['step_error']:+.0%} [{one['step_errors'][0]:+.0%}, {one['step_errors'][1]:+.0%}]",
+            ]
+            for name, one in configs.items()
+        ),
+    ]
+
+
+def write_page(result: dict[str, Any]) -> None:
+    """Fill the tables of docs/plan.md."""
+    text = fill_table(PAGE.read_text(encoding="utf-8"), "plan memory", memory_table(result["memory"]))
+    write_whole(PAGE, fill_table(text, "plan time", time_table(result["time"])))
+
+
 def main() -> None:
     """Compare and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="memory,time", metavar="NAMES", help="memory, time, or both (default)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/plan.json", metavar="FILE")
+    parser.add_argument("--output", type=Path, default=RESULT, metavar="FILE")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     old = json.loads(args.output.read_text()) if args.output.exists() else {}
@@ -229,6 +265,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result["time"] = {name: compare_time(name, Path(folder)) for name in TIMED}
     write_result(args.output, result)
+    if args.output == RESULT:
+        write_page(result)
 
 
 if __name__ == "__main__":
