@@ -78,6 +78,7 @@ def describe(settings: EngineSettings) -> dict[str, Any]:
         "executor": parallel.distributed_executor_backend,
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "async_scheduling": scheduler.async_scheduling,
+        "batches": config.max_concurrent_batches,
         "chunked_prefill": scheduler.enable_chunked_prefill,
         "prefix_caching": cache.enable_prefix_caching,
         "cudagraph_mode": config.compilation_config.cudagraph_mode.name,

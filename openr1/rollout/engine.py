@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
 from openr1.rollout.env import SingleTurn, build_env
+from openr1.rollout.pausing import drain
 from openr1.runtime.process import log_to
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
@@ -144,11 +145,7 @@ class EngineActor:
                 async with self._between_steps:
                     queued, self._queued = self._queued, []
                     outputs = await self._call(self._steps, queued)
-                for output in outputs:
-                    finished = self._running.pop(output.request_id).finished
-                    # Cancelled if whoever asked is gone.
-                    if not finished.done():
-                        finished.set_result(output)
+                self._hand_out(outputs)
                 # Environments that got a result queue their next turn before the engine steps again.
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 (any error of vLLM ends all requests)
@@ -165,18 +162,28 @@ class EngineActor:
             self._running[request_id] = request
             self._llm.llm_engine.add_request(request_id, {"prompt_token_ids": request.token_ids}, request.sampling)
         end = time.monotonic() + STEPS_SECONDS
-        while True:
-            outputs: list[RequestOutput] = self._llm.llm_engine.step()
-            if outputs or time.monotonic() > end:
-                return outputs
+        outputs: list[RequestOutput] = []
+        # None is left if the last ones ended while the engine was drained for a push.
+        while self._running and not outputs and time.monotonic() < end:
+            outputs = self._llm.llm_engine.step()
+        return outputs
+
+    def _hand_out(self, outputs: "list[RequestOutput]") -> None:
+        """Give finished requests to whoever waits for them."""
+        for output in outputs:
+            finished = self._running.pop(output.request_id).finished
+            # Cancelled if whoever asked is gone.
+            if not finished.done():
+                finished.set_result(output)
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Set up the receiving end of vLLM's weight transfer."""
         await self._call(self._llm.init_weight_transfer_engine, {"init_info": init_info})
 
     async def start_weight_update(self) -> None:
-        """Stop between two steps, until `finish_weight_update`."""
+        """Stop between two steps, with no batch in flight, until `finish_weight_update`."""
         await self._between_steps.acquire()
+        self._hand_out(await self._call(drain, self._llm))
         await self._call(self._llm.start_weight_update)
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -244,8 +251,9 @@ def build_llm(settings: EngineSettings) -> "LLM":
         # On CPU, vLLM cannot split the prompt of a seeded request over two steps: a step must take any prompt whole.
         enable_chunked_prefill=settings.on_gpu,
         max_num_batched_tokens=max(settings.max_model_len, MAX_BATCHED_TOKENS),
-        # With it, a batch would be under way between two steps, while weights are loaded.
-        async_scheduling=False,
+        # The next batch is scheduled while the GPU computes one, so a push has to drain the engine first. On the CPU
+        # nothing could overlap, and vLLM turns it off.
+        async_scheduling=settings.on_gpu,
         # Log-probs of the distribution that was sampled from: after temperature and top-p.
         logprobs_mode="processed_logprobs",
         # Logits in float32, as the trainer's: rounded to bfloat16, the two would differ by more.

@@ -39,13 +39,14 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 @pytest.mark.parametrize("path", [*CONFIGS, Path("split.yaml")], ids=lambda path: path.stem)
 def test_vllm_takes_the_settings(path: Path, resolved: dict[str, dict[str, Any]]) -> None:
     """Catches an option that this vLLM does not know or silently changes on a GPU: eager mode instead of CUDA graphs,
-    log-probs before temperature, a head in bfloat16, batches under way while weights are loaded, or a share of the
-    GPU that does not leave room for training workers.
+    log-probs before temperature, a head in bfloat16, a GPU that waits for the scheduler between two batches, or a share
+    of the GPU that does not leave room for training workers.
     """
     row = resolved[path.stem]
     assert row["logprobs_mode"] == "processed_logprobs"
     assert row["head_dtype"] == "torch.float32"
-    assert (row["chunked_prefill"], row["prefix_caching"], row["async_scheduling"]) == (True, True, False)
+    assert (row["chunked_prefill"], row["prefix_caching"], row["async_scheduling"]) == (True, True, True)
+    assert row["batches"] == 2
     assert row["cudagraph_mode"].startswith("FULL")
     if path.stem == "split":
         assert (row["tensor_parallel_size"], row["executor"], row["layout"]) == (2, "mp", "half")
