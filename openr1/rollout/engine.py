@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
 from openr1.rollout.env import SingleTurn, build_env
-from openr1.rollout.pausing import drain
+from openr1.rollout.pausing import drain, fall_asleep, wake_cache, wake_weights
 from openr1.runtime.process import log_to
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
@@ -47,6 +47,7 @@ class EngineSettings:
             does not start on a GPU that has less than this part free.
         tensor_parallel_size: Processes, with a GPU each, over which the model is split.
         visible_devices: Numbers of these GPUs if there are several; empty where Ray chooses the only one.
+        sleep: Whether it can release its GPU memory; for engines on GPUs.
     """
 
     model_path: Path
@@ -62,6 +63,7 @@ class EngineSettings:
     weight_transfer_backend: str
     log_path: Path
     env: str = "single_turn"
+    sleep: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class EngineActor:
 
     Environments run on the actor's event loop and queue requests. One task, alive while there are requests, steps the
     engine on its thread and hands results back. All calls into vLLM happen on that thread. `_between_steps` is held
-    while the engine steps (at most `STEPS_SECONDS`) and from the start of a weight update to its end.
+    while the engine steps (at most `STEPS_SECONDS`), from the start of a weight update to its end, and in sleep.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -93,6 +95,7 @@ class EngineActor:
         self._end_token_ids = end_token_ids(self.tokenizer)
         self._env = build_env(settings.env, self.tokenizer)
         self._between_steps = asyncio.Lock()
+        self._asleep = False
         self._num_requests = 0
         self._queued: list[_Request] = []
         self._running: dict[str, _Request] = {}
@@ -180,10 +183,18 @@ class EngineActor:
         """Set up the receiving end of vLLM's weight transfer."""
         await self._call(self._llm.init_weight_transfer_engine, {"init_info": init_info})
 
+    async def sleep(self) -> None:
+        """Release the GPU memory of weights and KV cache until the next weight update, which takes it back."""
+        await self._stop()
+        await self._call(fall_asleep, self._llm)
+        self._asleep = True
+
     async def start_weight_update(self) -> None:
         """Stop between two steps, with no batch in flight, until `finish_weight_update`."""
-        await self._between_steps.acquire()
-        self._hand_out(await self._call(drain, self._llm))
+        if self._asleep:
+            await self._call(wake_weights, self._llm)
+        else:
+            await self._stop()
         await self._call(self._llm.start_weight_update)
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -193,9 +204,18 @@ class EngineActor:
     async def finish_weight_update(self, version: WeightVersion) -> WeightVersion:
         """Put the weights into service, forget what the old ones computed, and answer the version now held."""
         await self._call(self._llm.finish_weight_update, str(version))
+        if self._asleep:
+            # Only now, so that the cache and what loading takes beside the weights need no room at one time.
+            await self._call(wake_cache, self._llm)
+            self._asleep = False
         await self._call(self._llm.llm_engine.reset_prefix_cache, True)
         self._between_steps.release()
         return int(await self._call(self._llm.get_weight_version))
+
+    async def _stop(self) -> None:
+        """Wait for the end of a step, and finish what is in flight; no other step until the lock is released."""
+        await self._between_steps.acquire()
+        self._hand_out(await self._call(drain, self._llm))
 
     async def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a call into vLLM on its thread, leaving the actor free to answer others."""
@@ -245,6 +265,7 @@ def build_llm(settings: EngineSettings) -> "LLM":
         kv_cache_memory_bytes=settings.kv_cache_bytes,
         # On the CPU this would be a part of the machine's memory, of which nothing but the KV cache is taken.
         **({"gpu_memory_utilization": settings.gpu_memory_utilization} if settings.on_gpu else {}),
+        enable_sleep_mode=settings.sleep,
         tensor_parallel_size=settings.tensor_parallel_size,
         # Worker processes of this actor; vLLM would choose Ray actors, which need GPUs of their own.
         distributed_executor_backend="mp" if settings.tensor_parallel_size > 1 else None,

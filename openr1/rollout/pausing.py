@@ -1,6 +1,9 @@
-"""Brings a vLLM engine to rest between two of its steps. Called on its thread."""
+"""Brings a vLLM engine to rest between two of its steps, with its GPU memory or without. Called on its thread."""
 
 from typing import TYPE_CHECKING, Any
+
+DROP_ALL = 2
+"""vLLM's sleep level that keeps neither weights nor KV cache: the next push brings new weights."""
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
@@ -30,3 +33,21 @@ def batches_in_flight(llm: "LLM") -> int:
     # asynchronous scheduling.
     client: Any = llm.llm_engine.engine_core
     return len(client.engine_core.batch_queue or ())
+
+
+def fall_asleep(llm: "LLM") -> None:
+    """Release the GPU memory of weights and KV cache; requests are kept, and start again from their tokens.
+
+    Nothing may be in flight, and no other process may claim memory of the GPU meanwhile: vLLM measures what it frees.
+    """
+    llm.sleep(level=DROP_ALL, mode="keep")
+
+
+def wake_weights(llm: "LLM") -> None:
+    """Take memory for the weights, whose values are lost until they are pushed."""
+    llm.wake_up(tags=["weights"])
+
+
+def wake_cache(llm: "LLM") -> None:
+    """Take memory for the KV cache, after the weights; the engine can generate again."""
+    llm.wake_up(tags=["kv_cache"])
