@@ -206,6 +206,22 @@ def lora() -> dict[str, Any]:
         return train(Path(folder), *flags)
 
 
+def sleep() -> dict[str, Any]:
+    """An engine asleep and awake again, and five steps in which engines and training take turns in the memory."""
+    need_gpus()
+    from benchmarks.gpu_sleep import sleep_and_wake
+
+    flags = ["--placement.layout", "colocated", "--placement.sleep", "true", "--policy.zero_stage", "2"]
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train(Path(folder), *flags, "--num_steps", "5")
+    # Afterwards: this process keeps its part of the GPU.
+    slept = sleep_and_wake(on_gpu=True, free_memory=lambda: torch.cuda.mem_get_info()[0])
+    assert slept["same_responses"] == "16 of 16", slept
+    assert slept["log_probs_apart"] < 0.01, slept
+    assert slept["freed_gib"] > 0.4 * torch.cuda.get_device_properties(0).total_memory / 2**30, slept
+    return slept | trained
+
+
 def repeat() -> dict[str, Any]:
     """Two runs of three steps with one seed: whether accuracies and losses are the same."""
     need_gpus()
@@ -224,6 +240,7 @@ ROWS = {
     "attention": Row(attention, 60),
     "demo": Row(demo, 240),
     "lora": Row(lora, 150),
+    "sleep": Row(sleep, 240),
     "repeat": Row(repeat, 240),
     "half": Row(half, 150),
     "separate": Row(separate, 150),

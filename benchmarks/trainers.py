@@ -10,4 +10,5 @@ from openr1.training.trainer import Trainer
 def make_trainer(config: TrainConfig, stages: Stages, prompts: PromptSource) -> Trainer:
     """Return a trainer that makes steps of `prompts` with these stages."""
     producer = ExperienceProducer(config, prompts, stages.rollout, stages.rewards, stages.reference, stages.interrupts)
-    return Trainer(config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.interrupts)
+    estimate, policy, critic, memory = stages.estimate_advantages, stages.policy, stages.critic, stages.memory
+    return Trainer(config, producer, estimate, policy, critic, memory, stages.interrupts)

@@ -114,6 +114,20 @@ class Critic(Trainable, Protocol):
         """Start an optimizer step and return at once, with a function that waits for its statistics."""
 
 
+class GpuMemory(Protocol):
+    """Who has the memory of GPUs that engines and training workers share (`actors.gpu_memory`).
+
+    Between two steps engines have it: they generate and are evaluated, and the policy can still compute log-probs, push
+    and save. From `for_training` to the push that follows `for_generation`, no engine can generate.
+    """
+
+    def for_training(self) -> None:
+        """Make room for updates."""
+
+    def for_generation(self) -> None:
+        """Make room for engines; a push must follow, since they may have dropped their weights."""
+
+
 class WeightProvider(Protocol):
     """The full weights of a model (`workers.learner.PolicyLearner`)."""
 

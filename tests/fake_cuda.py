@@ -15,6 +15,7 @@ from unittest import mock
 sys.modules["vllm._C_stable_libtorch"] = types.ModuleType("vllm._C_stable_libtorch")
 
 import vllm
+import vllm.config.model
 import vllm.config.vllm
 import vllm.platforms
 from vllm.engine.arg_utils import EngineArgs
@@ -53,6 +54,10 @@ class FakeH800(NonNvmlCudaPlatform):
     def device_count(cls) -> int:
         return 4
 
+    def is_cumem_allocator_available(self) -> bool:
+        # Part of the CUDA build, too.
+        return True
+
 
 def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
     """What `build_llm` gives to vLLM."""
@@ -78,6 +83,7 @@ def describe(settings: EngineSettings) -> dict[str, Any]:
         "executor": parallel.distributed_executor_backend,
         "tensor_parallel_size": parallel.tensor_parallel_size,
         "async_scheduling": scheduler.async_scheduling,
+        "batches": config.max_concurrent_batches,
         "chunked_prefill": scheduler.enable_chunked_prefill,
         "prefix_caching": cache.enable_prefix_caching,
         "cudagraph_mode": config.compilation_config.cudagraph_mode.name,
@@ -86,12 +92,14 @@ def describe(settings: EngineSettings) -> dict[str, Any]:
         "kv_cache_bytes": cache.kv_cache_memory_bytes,
         "gpu_memory_utilization": cache.gpu_memory_utilization,
         "max_num_seqs": scheduler.max_num_seqs,
+        "sleep": config.model_config.enable_sleep_mode,
     }
 
 
 def main(model: str, paths: list[str]) -> None:
     """Print what becomes of each config's first engine on four GPUs, with another model of the same family."""
-    vllm.platforms._current_platform = FakeH800()
+    # The model's configuration has taken the platform of this machine when it was imported.
+    vllm.platforms._current_platform = vllm.config.model.current_platform = FakeH800()
     # The CPU build has no Triton; with it vLLM chooses what it chooses on a GPU.
     vllm.config.vllm.HAS_TRITON = True
     for path in paths:

@@ -262,6 +262,21 @@ class FakeCritic:
         self.calls.append(("load", folder))
 
 
+@dataclass
+class FakeMemory:
+    """Writes whose turn it is into the policy's list of calls, if it is given that one."""
+
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+
+    def for_training(self) -> None:
+        """Only recorded."""
+        self.calls.append(("for_training", None))
+
+    def for_generation(self) -> None:
+        """Only recorded."""
+        self.calls.append(("for_generation", None))
+
+
 def make_stages(config: TrainConfig, **stages: Any) -> Stages:
     """Fakes of all stages, with a reference only if the config has one; keyword arguments replace single ones."""
     critic = stages.pop("critic", None)

@@ -25,11 +25,23 @@ class Recorder:
             "alloc_conf": os.environ.get("PYTORCH_ALLOC_CONF"),
             "accelerator": os.environ.get("DS_ACCELERATOR"),
         }
-        settings.log_path.with_suffix(".json").write_text(json.dumps(record))
+        self._path = settings.log_path.with_suffix(".json")
+        self._path.write_text(json.dumps(record))
 
     def ready(self) -> bool:
         """As of an engine."""
         return True
+
+    def sleep(self) -> None:
+        """As of an engine: writes down which actors had started before."""
+        others = sorted(path.stem for path in self._path.parent.glob("*.json"))
+        self._path.write_text(json.dumps(json.loads(self._path.read_text()) | {"asleep_with": others}))
+
+    def offload(self) -> None:
+        """As of a policy rank."""
+
+    def reload(self) -> None:
+        """As of a policy rank."""
 
     def open_store(self) -> int:
         """As of a policy rank."""

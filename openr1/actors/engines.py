@@ -25,8 +25,9 @@ ENGINE_VARIABLES = {
 }
 ENGINE_CPU_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "GLOO_SOCKET_IFNAME": "lo"}
 
-GPU_MEMORY_ALONE, GPU_MEMORY_SHARED = 0.9, 0.3
-"""Part of a GPU's memory that an engine takes by default: of one of its own, and of one with training workers."""
+GPU_MEMORY_ALONE, GPU_MEMORY_SHARED, GPU_MEMORY_IN_TURN = 0.9, 0.3, 0.5
+"""Part of a GPU's memory that an engine takes by default: of one of its own, of one with training workers, and of one
+where these keep only weights, and a reference, while it generates."""
 
 
 def engine_settings(
@@ -41,10 +42,13 @@ def engine_settings(
     kv_cache_gib: float | None = None,
     gpu_memory_utilization: float | None = None,
     env: str = "single_turn",
+    sleep: bool = False,
 ) -> EngineSettings:
     """Settings of engine `index` of a run, for training, evaluation and benchmarks alike."""
     place, on_gpu = places.engines[index], places.placement.on_gpu
-    share = GPU_MEMORY_SHARED if on_gpu and places.placement.shares_gpus(index) else GPU_MEMORY_ALONE
+    share = GPU_MEMORY_ALONE
+    if on_gpu and places.placement.shares_gpus(index):
+        share = GPU_MEMORY_IN_TURN if sleep else GPU_MEMORY_SHARED
     if kv_cache_gib is None and not on_gpu:
         kv_cache_gib = 1.0
     return EngineSettings(
@@ -61,6 +65,7 @@ def engine_settings(
         weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
         log_path=log_path.resolve(),
         env=env,
+        sleep=sleep and on_gpu,
     )
 
 
@@ -79,6 +84,7 @@ def train_engine_settings(config: TrainConfig, places: Places) -> list[EngineSet
             kv_cache_gib=rollout.kv_cache_gib,
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             env=rollout.env,
+            sleep=config.placement.sleep,
         )
         for index in range(len(places.engines))
     ]

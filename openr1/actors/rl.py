@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
+from openr1.actors.gpu_memory import KeptMemory, MemoryInTurns, put_to_sleep
 from openr1.actors.workers import learner_settings, start_critic, start_policy, start_reference, wait_for_references
 from openr1.config.train import TrainConfig
-from openr1.interfaces import Critic, Policy, Reference, Rollout
+from openr1.interfaces import Critic, GpuMemory, Policy, Reference, Rollout
 from openr1.placement.group import Places
 from openr1.placement.layouts import Demand
 from openr1.rollout.pool import RolloutPool
+from openr1.runtime.console import say
 from openr1.weight_sync.backends import ShmSenderFactory
 from openr1.workers.reference_client import BaseModelReference, ReferenceClient
 
@@ -21,14 +23,21 @@ class Actors:
     reference: Reference | None
     policy: Policy
     critic: Critic | None
+    memory: GpuMemory
 
     def __init__(self, config: TrainConfig, places: Places, shared_memory: Path, *, with_reference: bool) -> None:
         """Start the actors in their places, and connect the policy to the engines."""
         logs, timeout = config.run.folder / "logs", config.policy.timeout_seconds
         engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
-        if any(places.placement.shares_gpus(index) for index in range(len(engines))):
+        sleep = config.placement.sleep and places.placement.on_gpu
+        if sleep or any(places.placement.shares_gpus(index) for index in range(len(engines))):
             # vLLM measures the free memory while it starts: nobody else may take any then.
             wait_for_engines(engines, config.rollout.timeout_seconds)
+        if sleep:
+            # Training has the first turn: it starts in the memory that the engines release.
+            put_to_sleep(engines, timeout)
+        elif config.placement.sleep:
+            say("placement.sleep has no effect on the CPU: the memory of processes is not divided there")
         references = [start_reference(config, place, index, logs) for index, place in enumerate(places.reference)]
         optimizer, policy = config.optimizer, config.policy
         learner = learner_settings(config.model, optimizer, policy, config.policy_updates, config.rollout.temperature)
@@ -45,7 +54,9 @@ class Actors:
             self.reference = ReferenceClient(references, policy.micro_batch_tokens, timeout)
         elif with_reference:
             self.reference = BaseModelReference(group)
-        self.critic = start_critic(config, places.critic, logs) if config.has_critic else None
+        self.critic = critic = start_critic(config, places.critic, logs) if config.has_critic else None
+        trained = [group] if critic is None else [group, critic]
+        self.memory = MemoryInTurns(engines, trained, timeout) if sleep else KeptMemory()
 
 
 def train_demand(config: TrainConfig) -> Demand:
@@ -59,4 +70,5 @@ def train_demand(config: TrainConfig) -> Demand:
         reference=config.has_reference_model and not debug.reads("advantage"),
         max_ranks=policy.train_batch_size,
         max_engines=rollout.rollout_batch_size,
+        sleep=config.placement.sleep,
     )

@@ -88,9 +88,34 @@ def _check_algorithm(config: TrainConfig) -> None:
         raise ConfigError(
             "placement.layout half needs rollout.max_staleness 1 or more: otherwise each half waits for the other"
         )
+    _check_sleep(config)
     _check_critic(config)
     _check_kl(config)
     _check_rewards(config)
+
+
+def _check_sleep(config: TrainConfig) -> None:
+    """Refuse turns in a GPU's memory where engines and training do not take turns, or training state cannot move."""
+    if not config.placement.sleep:
+        return
+    layout, ahead, stage = config.placement.layout, config.rollout.max_staleness, config.policy.zero_stage
+    if layout in ("separate", "half"):
+        raise ConfigError(
+            f"placement.sleep is for engines that share their GPUs with training, and placement.layout {layout} gives "
+            "them GPUs of their own: take layout colocated, or leave sleep out"
+        )
+    if ahead > 0:
+        raise ConfigError(
+            f"placement.sleep needs rollout.max_staleness 0, and it is {ahead}: an engine that samples ahead of "
+            "training cannot release its memory to it"
+        )
+    if config.debug.reads("rollout"):
+        raise ConfigError("placement.sleep needs engines, and debug.replay starts none: leave it out")
+    if stage != 2 and config.optimizer.offload == "none":
+        raise ConfigError(
+            f"placement.sleep needs policy.zero_stage 2, and it is {stage}: at other stages DeepSpeed cannot move the "
+            "optimizer state of its usual AdamW to host memory and back; or keep it there, optimizer.offload cpu"
+        )
 
 
 def _check_critic(config: TrainConfig) -> None:

@@ -83,7 +83,7 @@ class RolloutConfig(Section):
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
     """KV cache of one engine per GPU, GiB; null: 1 on the CPU, what gpu_memory_utilization leaves on a GPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Part of a GPU's memory that an engine takes; null: 0.9, or 0.3 of a GPU shared with training workers."""
+    """Part of a GPU's memory that an engine takes; null: 0.9; 0.3 of a shared GPU, 0.5 with placement.sleep."""
     threads: Positive = 1
     """CPU threads per engine."""
     verify_steps: NotNegative = 50
@@ -217,6 +217,13 @@ class EvaluationConfig(Section):
     """Interval between evaluations, in steps; the best checkpoint is kept. 0: only before and after."""
 
 
+class TrainPlacementConfig(PlacementConfig):
+    """Which GPUs the actors run on; docs/gpu.md."""
+
+    sleep: bool = False
+    """Engines and training take turns in the memory of colocated GPUs, for models that do not fit beside an engine."""
+
+
 class DebugConfig(Section):
     """Recording and replaying steps; docs/reproducibility.md."""
 
@@ -248,7 +255,7 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
     policy: PolicyConfig = PolicyConfig()
-    placement: PlacementConfig = PlacementConfig()
+    placement: TrainPlacementConfig = TrainPlacementConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()

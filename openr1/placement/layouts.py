@@ -27,6 +27,7 @@ class Demand:
         reference: Whether a reference model of its own is loaded.
         max_ranks: Most policy ranks that have work (rows of an optimizer step).
         max_engines: Most engines that have work (prompts of a step).
+        sleep: Whether engines and training take turns in the memory of GPUs, which they must share then.
     """
 
     ranks: int | None
@@ -36,6 +37,7 @@ class Demand:
     reference: bool = False
     max_ranks: int = 2**31
     max_engines: int = 2**31
+    sleep: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,23 @@ def place(layout: Literal["auto"] | Layout, demand: Demand, machine: Machine) ->
     enough GPUs for one each; else colocated.
 
     Raises:
-        ConfigError: The layout does not fit; the message says what it needs and which layouts fit.
+        ConfigError: The layout does not fit; the message says what it needs and which layouts fit. Or engines would
+            have GPUs of their own, and are to release their memory.
     """
     layouts = _auto_layouts(demand, machine) if layout == "auto" else [layout]
     reasons = []
     for name in layouts:
         try:
-            return LAYOUTS[name](demand, machine)
+            placement = LAYOUTS[name](demand, machine)
         except _DoesNotFit as reason:
             reasons.append(f"layout {name} {reason}")
+            continue
+        if demand.sleep and name in ("separate", "half"):
+            raise ConfigError(
+                f"placement.sleep is for layout colocated, and layout {layout} is {name} here "
+                f"({placement.describe()}): set placement.layout colocated, or leave placement.sleep out"
+            )
+        return placement
     fits = _describe_fits(demand, machine) or "none"
     raise ConfigError(f"{'; '.join(reasons)}; {machine.description}. Layouts that fit: {fits}")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
 from openr1.rollout.env import SingleTurn, build_env
+from openr1.rollout.pausing import drain, fall_asleep, wake_cache, wake_weights
 from openr1.runtime.process import log_to
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
@@ -46,6 +47,7 @@ class EngineSettings:
             does not start on a GPU that has less than this part free.
         tensor_parallel_size: Processes, with a GPU each, over which the model is split.
         visible_devices: Numbers of these GPUs if there are several; empty where Ray chooses the only one.
+        sleep: Whether it can release its GPU memory; for engines on GPUs.
     """
 
     model_path: Path
@@ -61,6 +63,7 @@ class EngineSettings:
     weight_transfer_backend: str
     log_path: Path
     env: str = "single_turn"
+    sleep: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class EngineActor:
 
     Environments run on the actor's event loop and queue requests. One task, alive while there are requests, steps the
     engine on its thread and hands results back. All calls into vLLM happen on that thread. `_between_steps` is held
-    while the engine steps (at most `STEPS_SECONDS`) and from the start of a weight update to its end.
+    while the engine steps (at most `STEPS_SECONDS`), from the start of a weight update to its end, and in sleep.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -92,6 +95,7 @@ class EngineActor:
         self._end_token_ids = end_token_ids(self.tokenizer)
         self._env = build_env(settings.env, self.tokenizer)
         self._between_steps = asyncio.Lock()
+        self._asleep = False
         self._num_requests = 0
         self._queued: list[_Request] = []
         self._running: dict[str, _Request] = {}
@@ -144,11 +148,7 @@ class EngineActor:
                 async with self._between_steps:
                     queued, self._queued = self._queued, []
                     outputs = await self._call(self._steps, queued)
-                for output in outputs:
-                    finished = self._running.pop(output.request_id).finished
-                    # Cancelled if whoever asked is gone.
-                    if not finished.done():
-                        finished.set_result(output)
+                self._hand_out(outputs)
                 # Environments that got a result queue their next turn before the engine steps again.
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 (any error of vLLM ends all requests)
@@ -165,18 +165,36 @@ class EngineActor:
             self._running[request_id] = request
             self._llm.llm_engine.add_request(request_id, {"prompt_token_ids": request.token_ids}, request.sampling)
         end = time.monotonic() + STEPS_SECONDS
-        while True:
-            outputs: list[RequestOutput] = self._llm.llm_engine.step()
-            if outputs or time.monotonic() > end:
-                return outputs
+        outputs: list[RequestOutput] = []
+        # None is left if the last ones ended while the engine was drained for a push.
+        while self._running and not outputs and time.monotonic() < end:
+            outputs = self._llm.llm_engine.step()
+        return outputs
+
+    def _hand_out(self, outputs: "list[RequestOutput]") -> None:
+        """Give finished requests to whoever waits for them."""
+        for output in outputs:
+            finished = self._running.pop(output.request_id).finished
+            # Cancelled if whoever asked is gone.
+            if not finished.done():
+                finished.set_result(output)
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Set up the receiving end of vLLM's weight transfer."""
         await self._call(self._llm.init_weight_transfer_engine, {"init_info": init_info})
 
+    async def sleep(self) -> None:
+        """Release the GPU memory of weights and KV cache until the next weight update, which takes it back."""
+        await self._stop()
+        await self._call(fall_asleep, self._llm)
+        self._asleep = True
+
     async def start_weight_update(self) -> None:
-        """Stop between two steps, until `finish_weight_update`."""
-        await self._between_steps.acquire()
+        """Stop between two steps, with no batch in flight, until `finish_weight_update`."""
+        if self._asleep:
+            await self._call(wake_weights, self._llm)
+        else:
+            await self._stop()
         await self._call(self._llm.start_weight_update)
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -186,9 +204,18 @@ class EngineActor:
     async def finish_weight_update(self, version: WeightVersion) -> WeightVersion:
         """Put the weights into service, forget what the old ones computed, and answer the version now held."""
         await self._call(self._llm.finish_weight_update, str(version))
+        if self._asleep:
+            # Only now, so that the cache and what loading takes beside the weights need no room at one time.
+            await self._call(wake_cache, self._llm)
+            self._asleep = False
         await self._call(self._llm.llm_engine.reset_prefix_cache, True)
         self._between_steps.release()
         return int(await self._call(self._llm.get_weight_version))
+
+    async def _stop(self) -> None:
+        """Wait for the end of a step, and finish what is in flight; no other step until the lock is released."""
+        await self._between_steps.acquire()
+        self._hand_out(await self._call(drain, self._llm))
 
     async def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a call into vLLM on its thread, leaving the actor free to answer others."""
@@ -238,14 +265,16 @@ def build_llm(settings: EngineSettings) -> "LLM":
         kv_cache_memory_bytes=settings.kv_cache_bytes,
         # On the CPU this would be a part of the machine's memory, of which nothing but the KV cache is taken.
         **({"gpu_memory_utilization": settings.gpu_memory_utilization} if settings.on_gpu else {}),
+        enable_sleep_mode=settings.sleep,
         tensor_parallel_size=settings.tensor_parallel_size,
         # Worker processes of this actor; vLLM would choose Ray actors, which need GPUs of their own.
         distributed_executor_backend="mp" if settings.tensor_parallel_size > 1 else None,
         # On CPU, vLLM cannot split the prompt of a seeded request over two steps: a step must take any prompt whole.
         enable_chunked_prefill=settings.on_gpu,
         max_num_batched_tokens=max(settings.max_model_len, MAX_BATCHED_TOKENS),
-        # With it, a batch would be under way between two steps, while weights are loaded.
-        async_scheduling=False,
+        # The next batch is scheduled while the GPU computes one, so a push has to drain the engine first. On the CPU
+        # nothing could overlap, and vLLM turns it off.
+        async_scheduling=settings.on_gpu,
         # Log-probs of the distribution that was sampled from: after temperature and top-p.
         logprobs_mode="processed_logprobs",
         # Logits in float32, as the trainer's: rounded to bfloat16, the two would differ by more.

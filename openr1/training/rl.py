@@ -117,7 +117,7 @@ class RLJob:
             config, prompts, stages.rollout, stages.rewards, stages.reference, stages.interrupts
         )
         self._trainer = Trainer(
-            config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.interrupts
+            config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.memory, stages.interrupts
         )
         self._checks = SanityChecks(config) if stages.comparable else None
         self._weights = WeightCheck(config, stages.per_engine_rollouts, stages.policy, datasets.train)

@@ -1,10 +1,11 @@
 """The stages of one RL run, as handed to its trainer; `replay` and tests exchange some of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from openr1.actors.gpu_memory import KeptMemory
 from openr1.actors.rl import Actors
-from openr1.interfaces import Critic, Policy, Reference, RewardSource, Rollout
+from openr1.interfaces import Critic, GpuMemory, Policy, Reference, RewardSource, Rollout
 from openr1.runtime.interrupts import INTERRUPTS, Interrupts
 from openr1.training.trainer import AdvantageStage
 
@@ -18,6 +19,7 @@ class Stages:
         critic: None unless the estimator is gae.
         comparable: Whether engines, policy and reference run under the weights of this run, so that their log-probs
             must agree.
+        memory: Who has the memory of shared GPUs.
     """
 
     rollout: Rollout
@@ -29,6 +31,7 @@ class Stages:
     critic: Critic | None
     interrupts: Interrupts = INTERRUPTS
     comparable: bool = True
+    memory: GpuMemory = field(default_factory=KeptMemory)
 
     @classmethod
     def of_actors(cls, actors: Actors, rewards: RewardSource, estimate_advantages: AdvantageStage) -> "Stages":
@@ -41,4 +44,5 @@ class Stages:
             estimate_advantages=estimate_advantages,
             policy=actors.policy,
             critic=actors.critic,
+            memory=actors.memory,
         )

@@ -17,7 +17,7 @@ from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.algorithms.off_policy import OffPolicyCorrection
 from openr1.config.train import TrainConfig
 from openr1.errors import TrainingError
-from openr1.interfaces import Critic, Policy
+from openr1.interfaces import Critic, GpuMemory, Policy
 from openr1.rollout.experience import Experience, StepResult, timed
 from openr1.runtime.interrupts import Interrupts
 from openr1.training.critic import begin_critic_updates
@@ -58,6 +58,7 @@ class Trainer:
         estimate_advantages: AdvantageStage,
         policy: Policy,
         critic: Critic | None,
+        memory: GpuMemory,
         interrupts: Interrupts,
     ) -> None:
         """Take the stages; `critic` is None unless the estimator is gae."""
@@ -66,6 +67,7 @@ class Trainer:
         self._estimate_advantages = estimate_advantages
         self._policy = policy
         self._critic = critic
+        self._memory = memory
         self._interrupts = interrupts
         self._state = TrainerState(step=0, version=0, prompts=experiences.state())
         self._last_end: float | None = None
@@ -79,7 +81,7 @@ class Trainer:
         """Continue after a complete step; the policy must hold that step's weights. Pushes them."""
         self._state = state
         self._experiences.restore(state.step, state.prompts)
-        self._policy.push_weights(state.version)
+        self._push(state.version)
 
     def close(self) -> None:
         """End what samples ahead; no step can be made after it."""
@@ -100,9 +102,10 @@ class Trainer:
             experience = self._estimate_advantages(experience, self._state.running_reward)
             self._interrupts.defer()
             with timed(experience.seconds, "update"):
+                self._memory.for_training()
                 updates = self._update(experience.batch)
             with timed(experience.seconds, "sync"), self._experiences.paused():
-                self._policy.push_weights(self._state.version + 1)
+                self._push(self._state.version + 1)
             return self._report(experience, updates, start)
 
     def _check_graded(self, experience: Experience) -> None:
@@ -161,6 +164,11 @@ class Trainer:
             entropy_coef=algorithm.entropy_coef,
             off_policy=OffPolicyCorrection(**off_policy.model_dump() | {"importance": self._config.importance}),
         )
+
+    def _push(self, version: WeightVersion) -> None:
+        """Bring the policy's weights to the engines, which have the memory of shared GPUs from then on."""
+        self._memory.for_generation()
+        self._policy.push_weights(version)
 
     def _report(self, experience: Experience, updates: StepUpdates, start: float) -> StepResult:
         """Advance the state and assemble the step's metrics."""

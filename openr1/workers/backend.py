@@ -48,6 +48,15 @@ class Backend(Protocol):
             The number of ranks that saved it if the state had to be converted; None if it could be loaded directly.
         """
 
+    def offload(self) -> None:
+        """Move optimizer state, master weights and gradients to host memory, and give up cached GPU memory.
+
+        Forward passes, `gathered` and `save` still work; `backward`, `step` and `load` need `reload` first.
+        """
+
+    def reload(self) -> None:
+        """Take back what `offload` moved; nothing if it did not."""
+
     def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """Inside the block, the full parameters are available on every rank."""
 

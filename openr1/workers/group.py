@@ -102,10 +102,18 @@ class WorkerGroup:
             role = self._settings.role
             say(f"{folder}: saved by {saved} {role} rank(s), converted for {len(self._workers)}")
 
-    def _send(self, method: str, argument: object) -> list[Any]:
-        """Call a method on every rank with the same argument; returns at once."""
+    def offload(self) -> None:
+        """Move optimizer state, master weights and gradients to host memory; see `Backend.offload`."""
+        self._wait(self._send("offload"), "moving training state to host memory")
+
+    def reload(self) -> None:
+        """Take back what `offload` moved."""
+        self._wait(self._send("reload"), "moving training state back from host memory")
+
+    def _send(self, method: str, *arguments: object) -> list[Any]:
+        """Call a method on every rank with the same arguments; returns at once."""
         with self._sending:
-            return [getattr(worker, method).remote(argument) for worker in self._workers]
+            return [getattr(worker, method).remote(*arguments) for worker in self._workers]
 
     def _plan(self, batch: TrainBatch, rows_together: int = 1) -> list[list[list[int]]]:
         settings, ranks = self._settings, len(self._workers)

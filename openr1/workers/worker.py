@@ -77,6 +77,14 @@ class TrainWorker:
         """See `Backend.load`."""
         return self.learner.backend.load(folder)
 
+    def offload(self) -> None:
+        """See `Backend.offload`."""
+        self.learner.backend.offload()
+
+    def reload(self) -> None:
+        """See `Backend.reload`."""
+        self.learner.backend.reload()
+
     def connect_engines(self, make_sender: WeightSenderFactory) -> None:
         """Set up the sending end of the weight transfer (policy only)."""
         self._sender = make_sender(self.policy, self._settings.rank)

@@ -108,7 +108,9 @@ def rl_metrics(folder: Path) -> list[str]:
     prompts = PromptStream([make_prompt(number) for number in range(4)], seed=0)
     interrupts = stages.interrupts
     producer = ExperienceProducer(config, prompts, stages.rollout, stages.rewards, stages.reference, interrupts)
-    trainer = Trainer(config, producer, stages.estimate_advantages, stages.policy, stages.critic, interrupts)
+    trainer = Trainer(
+        config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.memory, interrupts
+    )
     return [*trainer.step().metrics, "eval/accuracy"]
 
 

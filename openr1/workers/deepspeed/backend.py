@@ -9,6 +9,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
 from torch import Tensor, nn
 from transformers import get_scheduler
 
@@ -17,6 +18,9 @@ from openr1.errors import PolicyError
 from openr1.workers.deepspeed.config import deepspeed_config
 from openr1.workers.deepspeed.universal import count_saved_ranks, write_universal
 from openr1.workers.settings import LearnerSettings
+
+MOVED_STATES = (OffloadStateTypeEnum.optim_states, OffloadStateTypeEnum.hp_params, OffloadStateTypeEnum.lp_grads)
+"""What `offload` moves: all but the weights that forward passes and pushes read."""
 
 
 def init_process_group(backend: str) -> None:
@@ -105,6 +109,22 @@ class DeepSpeedBackend:
         if dist.get_rank() == 0:
             shutil.rmtree(universal)
         return saved
+
+    def offload(self) -> None:
+        """Move optimizer state, master weights and gradients to host memory; see `Backend.offload`.
+
+        Requires ZeRO 2 (`config.checks`), unless `optimizer.offload` keeps all of it in host memory anyway.
+        """
+        if self._settings.optimizer.offload == "none":
+            self._engine.offload_states(include=MOVED_STATES)
+        if self.device.type == "cuda":
+            # What activations had is cached by this process, and lost to others.
+            torch.cuda.empty_cache()
+
+    def reload(self) -> None:
+        """Take back what `offload` moved."""
+        if self._settings.optimizer.offload == "none":
+            self._engine.reload_states()
 
     def gathered(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """Inside the block, the full parameters are available on every rank."""

@@ -72,6 +72,21 @@ def test_unknown_rows_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such row; there are machine, head" in capsys.readouterr().err
 
 
+def test_an_engine_sleeps_and_wakes() -> None:
+    """Catches a row that fails in its own code: a push in another form than a run's, or a wrong order of waking up.
+
+    On the CPU, where vLLM sleeps without releasing memory, the numbers of bytes are counted up here: 1, 3 and 6 GiB.
+    """
+    program = (
+        "import json; from benchmarks.gpu_sleep import sleep_and_wake; "
+        "free = iter([2**30, 3 * 2**30, 6 * 2**30]); "
+        "print(json.dumps(sleep_and_wake(on_gpu=False, free_memory=lambda: next(free))))"
+    )
+    found = gpu_check.run_command([sys.executable, "-c", program], 120)
+    assert found.pop("log_probs_apart") < 1e-5
+    assert found == {"same_responses": "16 of 16", "freed_gib": 2.0, "taken_back_gib": -3.0}
+
+
 def test_heads_are_compared() -> None:
     """Catches a comparison of a head with itself: in bfloat16 only gradients differ, by their rounding."""
     errors = compare_heads("cpu", vocabulary=500, hidden=64, tokens=40)

@@ -138,6 +138,27 @@ def test_layouts_on_four_gpus(four_gpus: None, tmp_path: Path, overrides: list[s
 
 
 @pytest.mark.timeout(300)
+def test_training_starts_in_the_memory_of_sleeping_engines(
+    four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches engines that are still awake when policy and reference load, engines that sleep although nobody asked,
+    and a setting that has no effect and says nothing.
+    """
+    flags = ["--placement.layout", "colocated", "--policy.num_ranks", "1", "--rollout.num_engines", "4"]
+    records = start(demo(tmp_path / "sleep", *flags, "--placement.sleep", "true"), tmp_path)
+    awake = start(demo(tmp_path / "awake", *flags), tmp_path)
+    names = [f"engine_{index}" for index in range(4)]
+    assert [records[name]["asleep_with"] for name in names] == [names] * 4
+    assert records.keys() == awake.keys() == {*names, "policy_0", "reference_0"}
+    assert all("asleep_with" not in record for record in awake.values())
+    assert "placement.sleep" not in capsys.readouterr().out
+    monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
+    plain = start(demo(tmp_path / "cpu", "--placement.sleep", "true"), tmp_path)
+    assert all("asleep_with" not in record for record in plain.values())
+    assert capsys.readouterr().out.count("placement.sleep has no effect on the CPU") == 1
+
+
+@pytest.mark.timeout(300)
 def test_the_cpu_stack_hides_all_gpus(four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches actors on the CPU that see the GPUs of the machine: Ray leaves the variable unset for them."""
     monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)

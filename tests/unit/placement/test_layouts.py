@@ -184,6 +184,17 @@ def test_refusals_say_what_fits(layout: Any, num_gpus: int, demand: Demand, need
             assert f"{name} ({described})" in fits
 
 
+def test_sleep_needs_shared_gpus() -> None:
+    """Catches engines that have GPUs of their own, and would throw away weights and cache for nothing."""
+    sleeping = replace(GRPO, ranks=2, engines=1, sleep=True)
+    assert place("auto", sleeping, machine(2)).layout == "colocated"
+    assert place("auto", sleeping, machine(0)).layout == "cpu"
+    refusal = r"sleep is for layout colocated, and layout auto is separate here \(2 policy.*: set placement.layout c"
+    with pytest.raises(ConfigError, match=refusal):
+        place("auto", sleeping, machine(4))
+    assert place("auto", replace(sleeping, sleep=False), machine(4)).layout == "separate"
+
+
 def test_descriptions() -> None:
     """Catches GPUs that are counted wrongly in what the user reads."""
     assert place("separate", GRPO, machine(4)).describe() == (

@@ -17,18 +17,24 @@ CONFIGS = sorted(path for path in (ROOT / "scripts/configs").glob("grpo_*.yaml")
 
 @pytest.fixture(scope="module")
 def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """vLLM's configuration of each recipe's engines on four GPUs of 80 GB, and of one that is split over two."""
+    """vLLM's configuration of each recipe's engines on four GPUs of 80 GB, of one that is split over two, and of one
+    that sleeps while the policy trains."""
     split = tmp_path_factory.mktemp("configs") / "split.yaml"
     values = yaml.safe_load(CONFIGS[0].read_text())
     values["rollout"] |= {"tensor_parallel_size": 2, "kv_cache_gib": 4.0}
     values["placement"] = {"layout": "half"}
     values["rollout"]["max_staleness"] = 1
     split.write_text(yaml.safe_dump(values))
+    turns = split.with_name("turns.yaml")
+    values = yaml.safe_load(CONFIGS[0].read_text())
+    values["rollout"].pop("gpu_memory_utilization", None)
+    values["placement"] = {"layout": "colocated", "sleep": True}
+    turns.write_text(yaml.safe_dump(values))
     model = tmp_path_factory.mktemp("models") / "long"
     shutil.copytree(ROOT / "data/models/tiny_base", model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32_768}))
-    command = [sys.executable, "-m", "tests.fake_cuda", str(model), *map(str, CONFIGS), str(split)]
+    command = [sys.executable, "-m", "tests.fake_cuda", str(model), *map(str, CONFIGS), str(split), str(turns)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -36,17 +42,22 @@ def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 @pytest.mark.timeout(320)
-@pytest.mark.parametrize("path", [*CONFIGS, Path("split.yaml")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CONFIGS, Path("split.yaml"), Path("turns.yaml")], ids=lambda path: path.stem)
 def test_vllm_takes_the_settings(path: Path, resolved: dict[str, dict[str, Any]]) -> None:
     """Catches an option that this vLLM does not know or silently changes on a GPU: eager mode instead of CUDA graphs,
-    log-probs before temperature, a head in bfloat16, batches under way while weights are loaded, or a share of the
-    GPU that does not leave room for training workers.
+    log-probs before temperature, a head in bfloat16, a GPU that waits for the scheduler between two batches, or a share
+    of the GPU that does not leave room for training workers.
     """
     row = resolved[path.stem]
     assert row["logprobs_mode"] == "processed_logprobs"
     assert row["head_dtype"] == "torch.float32"
-    assert (row["chunked_prefill"], row["prefix_caching"], row["async_scheduling"]) == (True, True, False)
+    assert (row["chunked_prefill"], row["prefix_caching"], row["async_scheduling"]) == (True, True, True)
+    assert row["batches"] == 2
     assert row["cudagraph_mode"].startswith("FULL")
+    assert row["sleep"] == (path.stem == "turns")
+    if path.stem == "turns":
+        assert (row["layout"], row["gpu_memory_utilization"], row["executor"]) == ("colocated", 0.5, "uni")
+        return
     if path.stem == "split":
         assert (row["tensor_parallel_size"], row["executor"], row["layout"]) == (2, "mp", "half")
         assert (row["kv_cache_bytes"], row["gpu_memory_utilization"]) == (4 * 2**30, 0.9)

@@ -64,7 +64,9 @@ def trainer_of(config: TrainConfig, stages: Stages, prompts: Sequence[Prompt] = 
         stages.reference,
         stages.interrupts,
     )
-    return Trainer(config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.interrupts)
+    return Trainer(
+        config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.memory, stages.interrupts
+    )
 
 
 def make_trainer(config: TrainConfig, **stages: Any) -> Trainer:
