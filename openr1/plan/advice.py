@@ -5,19 +5,18 @@ Every suggestion is planned before it is made.
 
 from collections.abc import Callable, Iterator
 
+from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError
 from openr1.plan.plan import MemoryPlan, Planner
 
 WORTHWHILE = 0.05
 """Part of a step's time that a change must save to be suggested."""
-LEAST_MICRO_BATCH = 2048
-"""Tokens; smaller micro-batches leave a GPU idle between its kernels."""
 
 Change = tuple[str, object]
 """A config key and its new value."""
-Propose = Callable[[TrainConfig, MemoryPlan], Iterator[Change]]
-"""Changes of one key for a config and what it occupies, the least costly first."""
+Propose = Callable[[TrainConfig, MemoryPlan], Iterator[list[Change]]]
+"""Variants of a change for a config and what it occupies, the least costly first."""
 
 
 def changed(config: TrainConfig, changes: list[Change]) -> TrainConfig:
@@ -29,41 +28,58 @@ def changed(config: TrainConfig, changes: list[Change]) -> TrainConfig:
     return config
 
 
-def _sharding(config: TrainConfig, plan: MemoryPlan) -> Iterator[Change]:
-    if len(plan.placement.policy) > 1:
-        for stage in range(config.policy.zero_stage + 1, 4):
-            yield "policy.zero_stage", stage
-
-
-def _smaller_micro_batches(config: TrainConfig, _: MemoryPlan) -> Iterator[Change]:
-    tokens = config.policy.micro_batch_tokens // 2
-    while tokens >= LEAST_MICRO_BATCH:
-        yield "policy.micro_batch_tokens", tokens
-        tokens //= 2
-
-
-def _checkpointing(config: TrainConfig, _: MemoryPlan) -> Iterator[Change]:
-    if not config.model.gradient_checkpointing:
-        yield "model.gradient_checkpointing", True
-
-
-def _engine_share(config: TrainConfig, plan: MemoryPlan) -> Iterator[Change]:
+def _engine_share(config: TrainConfig, plan: MemoryPlan) -> Iterator[list[Change]]:
     if plan.placement.on_gpu and config.rollout.kv_cache_gib is None:
-        for hundredths in range(10, 95, 5):
-            yield "rollout.gpu_memory_utilization", hundredths / 100
+        for hundredths in range(90, 5, -5):
+            yield [("rollout.gpu_memory_utilization", hundredths / 100)]
 
 
-def _offload(config: TrainConfig, plan: MemoryPlan) -> Iterator[Change]:
+def _sharding(last: int) -> Propose:
+    def propose(config: TrainConfig, plan: MemoryPlan) -> Iterator[list[Change]]:
+        if len(plan.placement.policy) > 1:
+            for stage in range(config.policy.zero_stage + 1, last + 1):
+                yield [("policy.zero_stage", stage)]
+
+    return propose
+
+
+def _micro_batches(least: int) -> Propose:
+    def propose(config: TrainConfig, _: MemoryPlan) -> Iterator[list[Change]]:
+        tokens = config.policy.micro_batch_tokens // 2
+        while tokens >= least:
+            yield [("policy.micro_batch_tokens", tokens)]
+            tokens //= 2
+
+    return propose
+
+
+def _sleep(config: TrainConfig, plan: MemoryPlan) -> Iterator[list[Change]]:
+    stage, state = config.policy.zero_stage, config.optimizer.offload
+    colocated = plan.placement.layout == "colocated" and config.rollout.max_staleness == 0
+    if colocated and not config.placement.sleep and (stage <= 2 or state == "cpu"):
+        yield [("placement.sleep", True), ("policy.zero_stage", stage if state == "cpu" else 2)]
+
+
+def _checkpointing(config: TrainConfig, _: MemoryPlan) -> Iterator[list[Change]]:
+    if not config.model.gradient_checkpointing:
+        yield [("model.gradient_checkpointing", True)]
+
+
+def _offload(config: TrainConfig, plan: MemoryPlan) -> Iterator[list[Change]]:
     if plan.placement.on_gpu and config.optimizer.offload == "none" and config.policy.zero_stage > 0:
-        yield "optimizer.offload", "cpu"
+        yield [("optimizer.offload", "cpu")]
 
 
 FITTING: tuple[Propose, ...] = (
     _engine_share,
-    _sharding,
-    _smaller_micro_batches,
-    _checkpointing,
+    _sharding(2),
+    _micro_batches(4096),
+    _sleep,
     _engine_share,
+    _checkpointing,
+    _sharding(3),
+    # Smaller ones leave a GPU idle between its kernels.
+    _micro_batches(2048),
     _offload,
     _engine_share,
 )
@@ -75,7 +91,8 @@ def what_makes_it_fit(planner: Planner, config: TrainConfig) -> list[Change] | N
     made: list[Change] = []
     for propose in FITTING:
         plan = planner.memory(changed(config, made))
-        variants = [[*made, change] for change in propose(changed(config, made), plan)]
+        variants = [[*made, *changes] for changes in propose(changed(config, made), plan)]
+        variants = [changes for changes in variants if _is_consistent(changed(config, changes))]
         plans = [planner.memory(changed(config, changes)) for changes in variants]
         for changes, variant in zip(variants, plans, strict=True):
             if not variant.problems():
@@ -91,9 +108,18 @@ def _without_needless(planner: Planner, config: TrainConfig, changes: list[Chang
     kept = list(dict(changes).items())
     for change in reversed(kept):
         fewer = [one for one in kept if one != change]
-        if not planner.memory(changed(config, fewer)).problems():
+        variant = changed(config, fewer)
+        if _is_consistent(variant) and not planner.memory(variant).problems():
             kept = fewer
     return kept
+
+
+def _is_consistent(config: TrainConfig) -> bool:
+    try:
+        check_train(config)
+    except ConfigError:
+        return False
+    return True
 
 
 def _faster(config: TrainConfig) -> Iterator[list[Change]]:

@@ -51,6 +51,7 @@ class Speed:
         sequence_seconds: Of each sequence in a decoding step.
         push_seconds: Of a weight push, whatever its size.
         push_bandwidth: Bytes of a weight push, through shared memory.
+        host_bandwidth: Bytes that move between a GPU and host memory.
     """
 
     bfloat16_flops: float
@@ -63,6 +64,7 @@ class Speed:
     sequence_seconds: float
     push_seconds: float
     push_bandwidth: float
+    host_bandwidth: float
 
 
 def gpu_speed(gpu: Gpu) -> Speed:
@@ -82,6 +84,8 @@ def gpu_speed(gpu: Gpu) -> Speed:
         push_seconds=0.1,
         # Through pageable host memory and shared memory, by one thread.
         push_bandwidth=1e9,
+        # Assumed: pinned memory over PCIe 4.
+        host_bandwidth=20e9,
     )
 
 
@@ -98,6 +102,7 @@ def cpu_speed(threads: float) -> Speed:
         sequence_seconds=50e-6,
         push_seconds=0.025,
         push_bandwidth=0.5e9,
+        host_bandwidth=float("inf"),
     )
 
 

@@ -38,8 +38,16 @@ class MemoryPlan:
     disk_bytes: int
 
     def gpu_bytes(self, gpu: int) -> int:
-        """What all processes of a GPU take together."""
-        return sum(process.memory.device_bytes * gpus.count(gpu) for process in self.processes for gpus in process.gpus)
+        """What all processes of a GPU take together, at the turn that needs most of it (`placement.sleep`)."""
+        return max(self._gpu_bytes(gpu, generating) for generating in (True, False))
+
+    def _gpu_bytes(self, gpu: int, generating: bool) -> int:
+        total = 0
+        for process in self.processes:
+            rests = process.resting_bytes is not None and (process.role == "engine") != generating
+            num_bytes = process.resting_bytes if rests else process.memory.device_bytes
+            total += (num_bytes or 0) * sum(gpus.count(gpu) for gpus in process.gpus)
+        return total
 
     def problems(self) -> list[str]:
         """Why the run does not fit, one line each; empty if it does."""

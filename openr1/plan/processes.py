@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from openr1.actors.engines import GPU_MEMORY_ALONE, GPU_MEMORY_SHARED
+from openr1.actors.engines import GPU_MEMORY_ALONE, GPU_MEMORY_IN_TURN, GPU_MEMORY_SHARED
 from openr1.config.train import TrainConfig
 from openr1.placement.layouts import Placement
 from openr1.plan import hardware
@@ -11,6 +11,9 @@ from openr1.plan.memory import FLOAT32, Memory, frozen_memory, rank_memory
 from openr1.plan.trace import MicroBatch
 from openr1.plan.traces import Traces, largest_micro_batch, reference_settings
 from openr1.rollout.engine import MAX_BATCHED_TOKENS
+
+MOVED_PARTS = ("master weights", "optimizer moments")
+"""What `placement.sleep` moves to host memory while engines generate."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Process:
         sequences: Of an engine: how many sequences of the greatest length its KV cache holds; negative if even its
             other parts have no room.
         sequence_bytes: Of an engine: KV cache of one of them.
+        resting_bytes: What it keeps on its GPU while others have their turn (`placement.sleep`); None if it keeps all.
     """
 
     role: str
@@ -31,6 +35,7 @@ class Process:
     memory: Memory
     sequences: float | None = None
     sequence_bytes: int = 0
+    resting_bytes: int | None = None
 
 
 def training_processes(config: TrainConfig, placement: Placement, traces: Traces) -> list[Process]:
@@ -46,7 +51,12 @@ def training_processes(config: TrainConfig, placement: Placement, traces: Traces
         backward = traces.cost(settings, batch, backward=True, values=values)
         model, ranks = traces.model(settings, values), len(gpus)
         memory = rank_memory(model, backward, policy.zero_stage, ranks, optimizer.offload, placement.on_gpu)
-        processes.append(Process(role, _single(gpus), Memory(memory.device | context, memory.host)))
+        device, host, resting = memory.device | context, memory.host, None
+        if config.placement.sleep and placement.on_gpu:
+            # Its forward passes while engines are awake (checks of the weights) are small.
+            resting = memory.device["weights"] + hardware.GPU_CONTEXT_BYTES
+            host = host | {part: device[part] for part in MOVED_PARTS if part in device}
+        processes.append(Process(role, _single(gpus), Memory(device, host), resting_bytes=resting))
     if placement.reference:
         settings = reference_settings(config.model)
         memory = frozen_memory(traces.model(settings), traces.cost(settings, batch, backward=False))
@@ -78,11 +88,14 @@ def engine_processes(config: TrainConfig, placement: Placement, traces: Traces, 
     parts["logits"] = 3 * FLOAT32 * rollout.max_num_seqs * model.vocab_size
     parts["CUDA context, graphs"] = hardware.GPU_CONTEXT_BYTES + hardware.GPU_GRAPHS_BYTES
     shared = any(placement.shares_gpus(index) for index in range(len(placement.engines)))
-    share = rollout.gpu_memory_utilization or (GPU_MEMORY_SHARED if shared else GPU_MEMORY_ALONE)
+    sleep = config.placement.sleep
+    default = (GPU_MEMORY_IN_TURN if sleep else GPU_MEMORY_SHARED) if shared else GPU_MEMORY_ALONE
+    share = rollout.gpu_memory_utilization or default
     left = int(share * gpu.memory_gib * GIB) - sum(parts.values())
     cache = left if rollout.kv_cache_gib is None else int(rollout.kv_cache_gib * GIB)
     parts["KV cache"] = max(0, cache)
-    return [Process("engine", placement.engines, Memory(parts), cache / sequence_bytes, sequence_bytes)]
+    resting = parts["CUDA context, graphs"] if sleep else None
+    return [Process("engine", placement.engines, Memory(parts), cache / sequence_bytes, sequence_bytes, resting)]
 
 
 def checkpoint_bytes(config: TrainConfig, traces: Traces) -> int:

@@ -9,6 +9,9 @@ from openr1.plan.hardware import Gpu, Speed, cpu_speed, gpu_speed
 from openr1.plan.times import EngineModel, StepSeconds, Workload, generate_seconds, optimizer_seconds, seconds_of
 from openr1.plan.traces import Traces, mean_micro_batch, reference_settings
 
+STATE_BYTES = 12
+"""Of the optimizer state, per parameter: master weight and two moments in float32."""
+
 
 class StepTimes:
     """A step of a placed run. Rewards are left out: they are computed while other responses are sampled."""
@@ -35,7 +38,7 @@ class StepTimes:
         if placement.critic:
             values = self._passes(self._config.critic_model, len(placement.critic), backward=False, values=True)
             update += values + self._update(self._config.critic_model, values=True)
-        push = self._push()
+        push = self._push() + self._moves()
         return StepSeconds(generate, reference, old, update, push, self._step(generate, reference, old + update + push))
 
     def _step(self, generate: float, reference: float, training: float) -> float:
@@ -93,6 +96,14 @@ class StepTimes:
         speed = self._speed(self._config.policy.threads, 1)
         num_bytes = self._traces.model(reference_settings(self._config.model)).weight_bytes
         return speed.push_seconds + num_bytes / speed.push_bandwidth
+
+    def _moves(self) -> float:
+        """Of the optimizer state to host memory and back (`placement.sleep`)."""
+        config, placement = self._config, self._placement
+        if self._gpu is None or not config.placement.sleep or config.optimizer.offload == "cpu":
+            return 0.0
+        share = self._traces.model(config.model).trained_elements / len(placement.policy)
+        return 2 * STATE_BYTES * share / self._speed(config.policy.threads, 1).host_bandwidth
 
     def _speed(self, threads: int, processes: int) -> Speed:
         """Of one of several processes at work at the same time; on the CPU they share its cores."""

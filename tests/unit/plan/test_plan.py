@@ -165,3 +165,33 @@ def test_machines_without_gpus_are_planned_on_the_cpu() -> None:
         Planner(described_machine(1, "h100")).memory(
             config_of("grpo_math", "--placement.layout", "half", "--rollout.max_staleness", "1")
         )
+
+
+def test_turns_need_the_larger_half() -> None:
+    """Catches turns that are added up, and a turn in which the others have nothing.
+
+    With `placement.sleep` a GPU holds the training rank, the reference and what a sleeping engine keeps, or the engine,
+    the reference and the rank's weights.
+    """
+    changes = ["--placement.sleep", "true", "--policy.zero_stage", "2", "--rollout.gpu_memory_utilization", "0.5"]
+    plan = Planner(described_machine(4, "h800")).memory(config_of("grpo_math", *changes))
+    rank, reference, engine = plan.processes
+    assert rank.resting_bytes is not None
+    assert engine.resting_bytes is not None
+    training = rank.memory.device_bytes + engine.resting_bytes
+    generating = rank.resting_bytes + engine.memory.device_bytes
+    assert plan.gpu_bytes(0) == reference.memory.device_bytes + max(training, generating)
+    assert rank.resting_bytes < 0.1 * rank.memory.device_bytes
+    assert engine.memory.device_bytes == pytest.approx(0.5 * 79.1 * 2**30)
+    # While engines generate, the optimizer's state is in host memory: 12 bytes of a quarter of 1.54e9 parameters.
+    assert rank.memory.host_bytes == pytest.approx(12 * 1.5437e9 / 4, rel=1e-3)
+
+
+def test_moves_take_time() -> None:
+    """Catches a sleep that costs nothing: 12 bytes of a quarter of 1.54e9 parameters, there and back."""
+    planner = Planner(described_machine(4, "h800"))
+    awake, turns = (
+        planner.seconds(config_of("grpo_math", "--policy.zero_stage", "2", "--placement.sleep", sleep)).push
+        for sleep in ("false", "true")
+    )
+    assert turns - awake == pytest.approx(2 * 12 * 1.5437e9 / 4 / 20e9, rel=1e-3)

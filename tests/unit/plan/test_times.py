@@ -20,6 +20,7 @@ SPEED = Speed(
     sequence_seconds=0.5,
     push_seconds=0.0,
     push_bandwidth=1.0,
+    host_bandwidth=1.0,
 )
 
 
