@@ -83,7 +83,10 @@ class Trainable(Protocol):
         """One optimizer step on the whole batch; with `apply=False` only its statistics."""
 
     def save(self, folder: Path) -> None:
-        """Write what resuming needs."""
+        """Copy what resuming needs; it is written to `folder` in the background, until `is_written`."""
+
+    def is_written(self) -> bool:
+        """Whether everything that was saved and exported is written; raises if it cannot be."""
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
@@ -99,7 +102,7 @@ class Policy(Trainable, Protocol):
         """Bring the current weights to every engine."""
 
     def export(self, folder: Path) -> None:
-        """Write model and tokenizer in Hugging Face format."""
+        """Copy the model; it is written in Hugging Face format in the background, until `is_written`."""
 
 
 class Critic(Trainable, Protocol):

@@ -208,6 +208,10 @@ class FakePolicy:
         """An empty folder."""
         folder.mkdir()
 
+    def is_written(self) -> bool:
+        """At once."""
+        return True
+
     def load(self, folder: Path) -> None:
         """Only recorded."""
         self.calls.append(("load", folder))
@@ -256,6 +260,10 @@ class FakeCritic:
         """An empty folder."""
         self.calls.append(("save", folder))
         folder.mkdir()
+
+    def is_written(self) -> bool:
+        """At once."""
+        return True
 
     def load(self, folder: Path) -> None:
         """Only recorded."""

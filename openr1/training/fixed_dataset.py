@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from threading import Event
 
 from openr1.actors.workers import learner_settings, start_policy
 from openr1.config.dpo import DpoConfig
@@ -11,7 +12,7 @@ from openr1.interfaces import Policy
 from openr1.placement.layouts import Demand
 from openr1.runtime.console import say
 from openr1.runtime.interrupts import INTERRUPTS, Interrupts
-from openr1.tracking.checkpoint import Checkpoints
+from openr1.tracking.checkpoint import Checkpoints, wait_until_written
 from openr1.training.run import Run, StepOutput, run_services
 from openr1.types import TrainerState
 
@@ -50,6 +51,7 @@ class FixedDatasetJob:
         self._folder = config.run.folder
         self._order = order
         self._policy = policy
+        self._timeout_seconds = config.policy.timeout_seconds
         self._train = train
         self._held_out_loss = held_out_loss
         self._eval_steps = eval_steps
@@ -100,9 +102,13 @@ class FixedDatasetJob:
         return False
 
     def save(self, folder: Path) -> None:
-        """Write policy and exported model."""
+        """Save policy and exported model."""
         self._policy.save(folder / "policy")
         self._policy.export(folder / "model")
+
+    def is_written(self) -> bool:
+        """Whether the policy is."""
+        return self._policy.is_written()
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Losses and accuracies."""
@@ -113,6 +119,7 @@ class FixedDatasetJob:
         """Export the model to `<run folder>/model`."""
         with self._interrupts.held_back():
             self._policy.export(self._folder / "model")
+            wait_until_written(f"{self._folder}/model", self._policy.is_written, self._timeout_seconds, Event())
         say(f"after {self.num_steps} updates: {self.describe(metrics)}; the model: {self._folder}/model")
 
 

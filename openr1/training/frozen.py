@@ -36,6 +36,10 @@ class DetachedPolicy:
         """See `Policy`."""
         self._policy.save(folder)
 
+    def is_written(self) -> bool:
+        """See `Policy`."""
+        return self._policy.is_written()
+
     def load(self, folder: Path) -> None:
         """See `Policy`."""
         self._policy.load(folder)
@@ -81,6 +85,10 @@ class FrozenCritic:
     def save(self, folder: Path) -> None:
         """See `Critic`."""
         self._critic.save(folder)
+
+    def is_written(self) -> bool:
+        """See `Critic`."""
+        return self._critic.is_written()
 
     def load(self, folder: Path) -> None:
         """See `Critic`."""

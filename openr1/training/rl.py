@@ -189,7 +189,7 @@ class RLJob:
         return better
 
     def save(self, folder: Path) -> None:
-        """Write policy, critic, exported model and pass rates.
+        """Save policy, critic, exported model and pass rates.
 
         The pass rates go into the run folder, too, for people and other runs; resuming needs those of just this step.
         """
@@ -199,6 +199,11 @@ class RLJob:
             self._stages.critic.save(folder / "critic")
         self._pass_rates.write(folder / PASS_RATE_FILE)
         self._pass_rates.write(self._folder / PASS_RATE_FILE)
+
+    def is_written(self) -> bool:
+        """Whether policy and critic are."""
+        critic = self._stages.critic
+        return self._stages.policy.is_written() and (critic is None or critic.is_written())
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Training accuracy."""

@@ -70,7 +70,10 @@ class Job(Protocol):
         """Whether the last evaluation is better than that of the best step so far; False without evaluations."""
 
     def save(self, folder: Path) -> None:
-        """Write what resuming needs, and the model."""
+        """Copy what resuming needs, and the model, which are written in the background until `is_written`."""
+
+    def is_written(self) -> bool:
+        """Whether all that was saved is written; raises if it cannot be."""
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """A step's metrics in a few words, for the progress bar."""
@@ -105,12 +108,19 @@ class Run:
         self._loggers = loggers
         self._interrupts = interrupts
         self._recorder = RunRecorder(self._folder)
-        self._checkpoints = Checkpoints(self._folder / "checkpoints", config.checkpoint.keep)
+        folder, timeout = self._folder / "checkpoints", config.policy.timeout_seconds
+        self._checkpoints = Checkpoints(folder, config.checkpoint.keep, timeout)
         self._saved = 0
         self._metrics: dict[str, float] = {}
 
     def go(self, resume: bool) -> None:
         """Train to the last step; past the first one a signal or an exhausted dataset leaves a checkpoint."""
+        try:
+            self._go(resume)
+        finally:
+            self._checkpoints.close()
+
+    def _go(self, resume: bool) -> None:
         job = self._job
         job.start(self._newest_checkpoint() if resume else None)
         step = self._saved = job.state.step
@@ -131,6 +141,8 @@ class Run:
             with self._interrupts.held_back():
                 self._save_last_step()
             raise
+        with self._interrupts.held_back():
+            self._checkpoints.finish()
         job.finish(self._metrics, self._checkpoints)
 
     def _step(self) -> None:
@@ -150,6 +162,7 @@ class Run:
                     self._recorder.record_rollouts(job.state.step, rollouts())
                 # Before a checkpoint keeps what is wrong.
                 job.check()
+                self._checkpoints.check()
                 if self._is_save_due(job.state.step):
                     self._save()
             self._evaluate()
@@ -186,9 +199,9 @@ class Run:
         return step == self._job.num_steps or (self._save_steps > 0 and step % self._save_steps == 0)
 
     def _save(self) -> None:
-        """Write a checkpoint of the last complete step."""
+        """Begin a checkpoint of the last complete step."""
         state = self._job.state
-        self._checkpoints.save(state, self._job.save)
+        self._checkpoints.save(state, self._job.save, self._job.is_written)
         self._saved = state.step
 
     def _save_last_step(self) -> None:
@@ -196,6 +209,7 @@ class Run:
         step = self._job.state.step
         if step > self._saved:
             self._save()
+        self._checkpoints.finish()
         if step > 0:
             say(f"stopped after step {step}; continue with --resume")
 

@@ -39,7 +39,7 @@ class Backend(Protocol):
         """Gradient norm of the most recent step, before clipping; not finite if that step was skipped."""
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer state and schedule."""
+        """Copy weights, optimizer state and schedule to host memory; the writer given to `build` writes them."""
 
     def load(self, folder: Path) -> int | None:
         """Load what `save` wrote, with any number of ranks.

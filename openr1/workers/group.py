@@ -92,8 +92,16 @@ class WorkerGroup:
         return self.begin_step(batch, objective, apply)()
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer state and schedule for resuming."""
+        """Copy weights, optimizer state and schedule to host memory; files in `folder` follow until `is_written`."""
         self._wait(self._send("save", folder), "saving")
+
+    def is_written(self) -> bool:
+        """Whether all ranks have written the files of all `save` and `export` calls.
+
+        Raises:
+            PolicyError: A file could not be written.
+        """
+        return all(self._wait(self._send("is_written"), "asking for written files"))
 
     def load(self, folder: Path) -> None:
         """Load what `save` wrote, with any number of ranks."""
@@ -142,7 +150,7 @@ class PolicyGroup(WorkerGroup):
         self._wait(self._send("push_weights", version), "a weight push")
 
     def export(self, folder: Path) -> None:
-        """Write model and tokenizer in Hugging Face format."""
+        """Copy the model to host memory; files in Hugging Face format follow until `is_written`."""
         self._wait(self._send("export", folder), "exporting the model")
 
 

@@ -19,6 +19,7 @@ from openr1.errors import PolicyError
 from openr1.runtime.console import say
 from openr1.workers.attention_choice import describe_attention
 from openr1.workers.backend import Backend
+from openr1.workers.background import BackgroundWriter
 from openr1.workers.deepspeed import backend as deepspeed_backend
 from openr1.workers.lora import add_adapters, full_weights
 from openr1.workers.model import LogProbModel, ValueModel, load_causal_lm
@@ -34,7 +35,8 @@ class Learner:
         """Shard `module` over the process group."""
         self.settings = settings
         self.module = module
-        self.backend: Backend = deepspeed_backend.build(module, settings)
+        self.writer = BackgroundWriter()
+        self.backend: Backend = deepspeed_backend.build(module, settings, self.writer)
 
     @torch.no_grad()
     def predict(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
@@ -89,17 +91,21 @@ class PolicyLearner(Learner):
             return self.predict(micro_batches)
 
     def export(self, folder: Path) -> None:
-        """Write model and tokenizer in Hugging Face format; rank 0 writes.
+        """Copy the weights to rank 0's host memory; its writer writes model and tokenizer in Hugging Face format.
 
         LoRA adapters are merged into the model, and also saved separately in `folder/adapter` in PEFT format.
         """
         writes = dist.get_rank() == 0
         state, adapters = copy_to_host(self.weights(), writes), copy_to_host(self._adapter_weights(), writes)
         if writes:
-            self.lm.save_pretrained(folder, state_dict=state)
-            AutoTokenizer.from_pretrained(self.settings.model.path).save_pretrained(folder)
-            if self._adapters is not None:
-                self._adapters.save_pretrained(folder / "adapter", state_dict=adapters)
+            self.writer.submit(folder, lambda: self._write_model(folder, state, adapters))
+
+    def _write_model(self, folder: Path, state: dict[str, Tensor], adapters: dict[str, Tensor]) -> None:
+        """Write copied weights. Of the model itself, which trains on, only names and configuration are read."""
+        self.lm.save_pretrained(folder, state_dict=state)
+        AutoTokenizer.from_pretrained(self.settings.model.path).save_pretrained(folder)
+        if self._adapters is not None:
+            self._adapters.save_pretrained(folder / "adapter", state_dict=adapters)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the full tensors with their names in the Hugging Face model, gathered one at a time.
@@ -138,7 +144,8 @@ def copy_to_host(tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str,
     Every rank must read them all, since each is gathered by a collective. If all kept them, the ranks of one machine
     would hold as many copies of the model.
     """
-    return {name: tensor.cpu() for name, tensor in tensors if keep}
+    # Copied on the CPU, too: what is written later must not train on.
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors if keep}
 
 
 def build_learner(settings: LearnerSettings) -> Learner:

@@ -73,6 +73,10 @@ class TrainWorker:
         """See `Backend.save`."""
         self.learner.backend.save(folder)
 
+    def is_written(self) -> bool:
+        """Whether the files of all `save` and `export` calls are written; see `BackgroundWriter.is_done`."""
+        return self.learner.writer.is_done()
+
     def load(self, folder: Path) -> int | None:
         """See `Backend.load`."""
         return self.learner.backend.load(folder)

@@ -16,7 +16,7 @@ from openr1.errors import PolicyError
 from openr1.workers.deepspeed.config import deepspeed_config
 from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker
-from tests.integration.test_world_size import batch_of
+from tests.integration.test_world_size import batch_of, save
 
 
 class ReadableWorker(TrainWorker):
@@ -79,7 +79,7 @@ def test_updates_are_those_without_offload(
 
     group, worker = start(model, "cpu", zero_stage, tmp_path / "logs_cpu")
     first = step(group, 0)
-    group.save(tmp_path / "policy")
+    save(group, tmp_path / "policy")
     second = step(group, 1)
     offloaded = ray.get(worker.read.remote())
     group.load(tmp_path / "policy")

@@ -28,7 +28,7 @@ from openr1.weight_sync.backends import ShmSenderFactory
 from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker
 from tests.integration.test_parity import BOUND, ChangeableWorker, Pair, parity_config
-from tests.integration.test_world_size import batch_of
+from tests.integration.test_world_size import batch_of, save
 
 
 class ReadableWorker(TrainWorker):
@@ -92,7 +92,7 @@ def test_updates_are_those_of_a_state_that_stays(
     found = [step(group, 0)]
     group.offload()
     assert torch.equal(group.log_probs(batch_of(9)), log_probs)
-    group.save(tmp_path / "policy")
+    save(group, tmp_path / "policy")
     group.reload()
     found.append(step(group, 1))
     moved = ray.get(worker.read.remote())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 import ray
@@ -12,7 +13,8 @@ from openr1.actors.workers import group_settings, learner_settings, start_worker
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.workers.group import PolicyGroup
+from openr1.tracking.checkpoint import wait_until_written
+from openr1.workers.group import PolicyGroup, WorkerGroup
 from openr1.workers.worker import TrainWorker
 
 
@@ -22,6 +24,12 @@ class ReadableWorker(TrainWorker):
     def read(self) -> dict[str, Tensor]:
         """Full weights, by name; all ranks at once."""
         return {name: tensor.clone() for name, tensor in self.policy.weights()}
+
+
+def save(group: WorkerGroup, folder: Path) -> None:
+    """Save, and wait for the files."""
+    group.save(folder)
+    wait_until_written(str(folder), group.is_written, 60, Event())
 
 
 def batch_of(update: int) -> TrainBatch:
@@ -73,7 +81,7 @@ def test_updates_of_another_number_of_ranks(
     group, workers = start(saved)
     for update in range(3):
         group.step(batch_of(update), SftObjective())
-    group.save(tmp_path / "policy")
+    save(group, tmp_path / "policy")
     expected, weights = two_more(group, workers)
     # 8 updates of decay: 7/8 and 6/8 of them are left at the fourth and the fifth.
     assert expected[2::3] == pytest.approx([8.75e-4, 7.5e-4])

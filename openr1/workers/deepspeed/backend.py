@@ -15,6 +15,8 @@ from transformers import get_scheduler
 
 from openr1.config.sections import OptimizerConfig
 from openr1.errors import PolicyError
+from openr1.workers.background import BackgroundWriter
+from openr1.workers.deepspeed.checkpoint_engine import BackgroundCheckpointEngine
 from openr1.workers.deepspeed.config import deepspeed_config
 from openr1.workers.deepspeed.universal import count_saved_ranks, write_universal
 from openr1.workers.settings import LearnerSettings
@@ -28,16 +30,16 @@ def init_process_group(backend: str) -> None:
     deepspeed.init_distributed(dist_backend=backend)
 
 
-def build(module: nn.Module, settings: LearnerSettings) -> "DeepSpeedBackend":
+def build(module: nn.Module, settings: LearnerSettings, writer: BackgroundWriter) -> "DeepSpeedBackend":
     """Shard a model over the process group. Every rank calls this at the same time."""
-    return DeepSpeedBackend(module, settings)
+    return DeepSpeedBackend(module, settings, writer)
 
 
 class DeepSpeedBackend:
     """See `workers.backend.Backend`."""
 
-    def __init__(self, module: nn.Module, settings: LearnerSettings) -> None:
-        """Shard `module`. Frozen parameters get no optimizer state."""
+    def __init__(self, module: nn.Module, settings: LearnerSettings, writer: BackgroundWriter) -> None:
+        """Shard `module`. Frozen parameters get no optimizer state. `writer` gets the files of `save`."""
         self._settings = settings
         optimizer = settings.optimizer
         adamw = torch.optim.AdamW(
@@ -57,6 +59,7 @@ class DeepSpeedBackend:
             lr_scheduler=lambda opt: build_scheduler(opt, optimizer, settings.total_updates),
             config=deepspeed_config(settings.zero_stage, settings.model.dtype, optimizer.max_norm, optimizer.offload),
         )
+        self._engine.checkpoint_engine = BackgroundCheckpointEngine(self._engine._config, writer)
         self._engine.train()
         self.device: torch.device = self._engine.device
 
@@ -83,7 +86,7 @@ class DeepSpeedBackend:
         return self._unsharded_norm if self._settings.zero_stage == 0 else float(self._engine.get_global_grad_norm())
 
     def save(self, folder: Path) -> None:
-        """Write weights, optimizer state and schedule."""
+        """Copy weights, optimizer state and schedule to host memory; the writer writes them."""
         self._engine.save_checkpoint(str(folder), tag=self._settings.role, save_latest=False)
 
     def load(self, folder: Path) -> int | None:

@@ -11,7 +11,7 @@ import pytest
 
 from openr1.actors.rl import train_demand
 from openr1.config.train import TrainConfig
-from openr1.errors import ConfigError, DatasetExhausted, TrainingError
+from openr1.errors import ConfigError, DatasetExhausted, PolicyError, TrainingError
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.eval_results import read_eval_results
@@ -219,7 +219,7 @@ def test_exhausted_dataset_leaves_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DatasetExhausted):
         # Every prompt is solved at its first visit: the six are enough for three steps of two.
         make_run(config, score=graded(default=[1.0, 1.0])).go(resume=False)
-    newest = Checkpoints(config.run.folder / "checkpoints", 2).newest()
+    newest = Checkpoints(config.run.folder / "checkpoints", 2, timeout_seconds=60).newest()
     assert newest is not None
     assert newest[1].step == 3
     assert recorded_steps(config) == [1, 2, 3]
@@ -232,7 +232,7 @@ def test_broken_step_is_recorded_and_not_saved(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="after the push of step 2"):
         make_run(config, engines=[engine_of_old_weights()], loggers=loggers).go(resume=False)
     assert recorded_steps(config) == [row["step"] for row in loggers.rows] == [1, 2]
-    newest = Checkpoints(config.run.folder / "checkpoints", 2).newest()
+    newest = Checkpoints(config.run.folder / "checkpoints", 2, timeout_seconds=60).newest()
     assert newest is not None
     assert newest[1].step == 1
 
@@ -269,7 +269,7 @@ def test_held_out_prompts_are_sampled_once_a_step(tmp_path: Path, eval_steps: in
     summary = json.loads((config.run.folder / "summary.json").read_text())
     assert (summary["accuracy_after"], summary["greedy_after"]) == (0.5, 0.5)
     # The same accuracy at each step: the first one stays.
-    best = Checkpoints(config.run.folder / "checkpoints", 2).best()
+    best = Checkpoints(config.run.folder / "checkpoints", 2, timeout_seconds=60).best()
     assert best == {0: None, 1: 1, 2: 2}[eval_steps]
 
 
@@ -279,7 +279,7 @@ def test_the_last_step_can_be_the_best(tmp_path: Path) -> None:
     policy = FakePolicy()
     score = held_out_by_version(policy, {0: 0.0, 1: 0.5, 2: 0.0, 3: 1.0})
     make_run(config, policy, score=score).go(resume=False)
-    assert Checkpoints(config.run.folder / "checkpoints", 1).best() == 3
+    assert Checkpoints(config.run.folder / "checkpoints", 1, timeout_seconds=60).best() == 3
     assert evaluated_steps(metrics_of(config)) == {1: 0.5, 2: 0.0, 3: 1.0}
 
 
@@ -300,12 +300,12 @@ def test_best_checkpoint_whose_evaluation_is_gone(tmp_path: Path) -> None:
     config = make_evaluated(tmp_path, 1)
     stop_in_update(config, 2)
     folder = config.run.folder
-    assert Checkpoints(folder / "checkpoints", 2).best() == 1
+    assert Checkpoints(folder / "checkpoints", 2, timeout_seconds=60).best() == 1
     (folder / "eval/step_000001.json").unlink()
     policy = FakePolicy()
     score = held_out_by_version(policy, {2: 0.25, 3: 0.0})
     make_run(config, policy, score=score).go(resume=True)
-    assert Checkpoints(folder / "checkpoints", 2).best() == 2
+    assert Checkpoints(folder / "checkpoints", 2, timeout_seconds=60).best() == 2
 
 
 def test_evaluation_that_a_signal_stopped_is_made_up_for(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_evaluation_that_a_signal_stopped_is_made_up_for(tmp_path: Path) -> None
     make_run(config, policy, rollout, score=score).go(resume=True)
     assert evaluated_steps(metrics_of(config)) == {2: 1.0, 4: 0.0}
     assert samplings(rollout)[:2] == [("eval", 1.0), ("train/2", 1.0)]
-    assert Checkpoints(config.run.folder / "checkpoints", 5).best() == 2
+    assert Checkpoints(config.run.folder / "checkpoints", 5, timeout_seconds=60).best() == 2
 
 
 def test_complete_evaluation_is_not_made_again(tmp_path: Path) -> None:
@@ -411,3 +411,43 @@ def test_gpus_of_a_replay(tmp_path: Path, replay_from: str | None, engines: int,
     sections = {"policy": {"num_ranks": 2}, "rollout": {"num_engines": 4, "rollout_batch_size": 4}}
     demand = train_demand(make_config(tmp_path, debug=debug, **sections))
     assert (demand.ranks, demand.engines, demand.reference) == (2, engines, reference)
+
+
+# Checkpoints in the background
+
+
+@dataclass
+class SlowPolicy(FakePolicy):
+    """Writes what it saves only when it is asked for the third time; or cannot write it."""
+
+    error: Exception | None = None
+    asked: int = 0
+
+    def is_written(self) -> bool:
+        """At the third time."""
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return self.asked % 3 == 0
+
+
+def test_a_stopped_run_waits_for_its_checkpoint(tmp_path: Path) -> None:
+    """Catches an interrupt, and an end, that leave a checkpoint half-written although it only takes a moment."""
+    config = make_config(tmp_path, checkpoint={"save_steps": 0, "keep": 9})
+    policy, interrupts = SlowPolicy(), Interrupts()
+    policy.during_update = lambda number: signal.raise_signal(signal.SIGTERM) if number == 2 else None
+    with interrupts.installed(), pytest.raises(Interrupted):
+        make_run(config, policy, interrupts=interrupts).go(resume=False)
+    folder = config.run.folder / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_000002"]
+    make_run(config, SlowPolicy()).go(resume=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "step_000002", "step_000003"]
+
+
+def test_a_write_that_fails_ends_the_run(tmp_path: Path) -> None:
+    """Catches a run that goes on to its end without a checkpoint, and one of which a part is taken for all of it."""
+    config = make_config(tmp_path, checkpoint={"save_steps": 1})
+    with pytest.raises(TrainingError, match="policy: disk full"):
+        make_run(config, SlowPolicy(error=PolicyError("policy: disk full"))).go(resume=False)
+    assert recorded_steps(config)[-1] <= 2
+    assert [path.name for path in (config.run.folder / "checkpoints").glob("[!t]*")] == []

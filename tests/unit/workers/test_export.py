@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from openr1.config.sections import ModelConfig, OptimizerConfig
+from openr1.tracking.checkpoint import wait_until_written
 from openr1.workers import learner
+from openr1.workers.background import BackgroundWriter
 from openr1.workers.learner import PolicyLearner
 from openr1.workers.model import load_causal_lm
 from openr1.workers.settings import LearnerSettings
@@ -23,7 +26,7 @@ class GatheringLearner(PolicyLearner):
         """Load the model alone: no backend, which needs a process group."""
         model = ModelConfig(path=path, dtype="float32")
         self.settings = LearnerSettings(model, OptimizerConfig(), 3, 1.0, 1)
-        self.lm, self._adapters = load_causal_lm(model), None
+        self.lm, self._adapters, self.writer = load_causal_lm(model), None, BackgroundWriter()
         self.copies: list[weakref.ref[Tensor]] = []
         self.most_alive = 0
 
@@ -49,6 +52,7 @@ def test_only_the_rank_that_writes_keeps_the_weights(
     names = [name for name, _ in policy.lm.named_parameters()]
     monkeypatch.setattr(learner.dist, "get_rank", lambda: rank)
     policy.export(tmp_path / "model")
+    wait_until_written("the model", policy.writer.is_done, 60, Event())
     assert len(policy.copies) == len(names) > 10
     if rank == 1:
         assert policy.most_alive <= 2
