@@ -18,6 +18,7 @@ from deepspeed.runtime.config import DeepSpeedConfig
 from torch import nn
 
 from openr1.config.sections import ModelConfig, OptimizerConfig
+from openr1.workers.background import BackgroundWriter
 from openr1.workers.deepspeed import backend
 from openr1.workers.deepspeed.config import deepspeed_config
 from openr1.workers.model import DTYPES
@@ -62,7 +63,7 @@ def build_without_compiling() -> list[str]:
         model = nn.Linear(8, 8).to(DTYPES[dtype])
         settings = ModelConfig(path=Path("none"), dtype=dtype)  # type: ignore[arg-type]
         optimizer = OptimizerConfig(offload=offload)  # type: ignore[arg-type]
-        built = backend.build(_Inputs(model), LearnerSettings(settings, optimizer, stage, 1.0, 1))
+        built = backend.build(_Inputs(model), LearnerSettings(settings, optimizer, stage, 1.0, 1), BackgroundWriter())
         rows = torch.ones(2, 8, dtype=next(model.parameters()).dtype)
         built.backward(built(rows, rows, rows).sum())
         built.step()

@@ -12,7 +12,6 @@ from typing import ClassVar, Self
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
@@ -27,6 +26,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from openr1.weight_sync.stream import write_tensors
 
 BACKEND = WEIGHT_TRANSFER_BACKEND
 
@@ -137,8 +137,8 @@ class ShmTrainerEngine(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
         # A new name for every push, so that no engine can map a file that is being written.
         path = self._folder / f"push-{self._pushes:06d}.safetensors"
         try:
-            # On the CPU: safetensors writes from host memory, and one gathered tensor at a time stays on the GPU.
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in self.source}, path)
+            shapes = [(one.name, one.dtype, tuple(one.shape)) for one in self.source.metadata()]
+            write_tensors(path, shapes, self.source)
             # The engines are paused only from here on, not while the weights are gathered and written.
             self.client.start_weight_update()
             self.client.update_weights(asdict(ShmUpdateInfo(path=str(path))))

@@ -137,7 +137,7 @@ def test_a_rank_says_what_it_uses(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Catches a run on GPUs whose logs do not tell which kernel it had."""
-    monkeypatch.setattr(learner.deepspeed_backend, "build", lambda module, settings: None)
+    monkeypatch.setattr(learner.deepspeed_backend, "build", lambda module, settings, writer: None)
     model = settings("auto", path=tiny_model(True))
     learner.build_learner(LearnerSettings(model, OptimizerConfig(), 1, 1.0, 1, role))
     assert "attention: packed rows, with PyTorch's kernels\n" in capsys.readouterr().out
