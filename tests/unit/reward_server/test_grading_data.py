@@ -111,7 +111,7 @@ def test_no_gold_equals_the_next(name: str, grader: Grader) -> None:
 
 @pytest.mark.parametrize("task", ["math", "math_any"])
 def test_adversarial_answers(task: str, grader: Grader) -> None:
-    """Catches a bomb that gets past the caps and the clock, or costs a worker for good."""
+    """Catches a forged or huge answer that gets past the limits and the clock, or costs a worker for good."""
     rows = read("grader/adversarial.jsonl")
     start = time.monotonic()
     items = [ScoreItem(id=row["name"], response=row["pred"], label=row["gold"]) for row in rows]
