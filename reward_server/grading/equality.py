@@ -61,11 +61,21 @@ def same_statement(answer: Statement, gold: Statement) -> bool | None:
         if not (isinstance(answer.node, _SINGLE) and isinstance(gold.node, _SINGLE)):
             return False
         return same_nodes(_as_relation(answer), _as_relation(gold))
+    if _names_another(answer, gold) or _names_another(gold, answer):
+        return False
     if isinstance(answer.node, Relation) and gold.name and not isinstance(gold.node, Items):
         return same_nodes(answer.node, _as_relation(gold))
     if isinstance(gold.node, Relation) and answer.name and not isinstance(answer.node, Items):
         return same_nodes(_as_relation(answer), gold.node)
     return same_nodes(answer.node, gold.node)
+
+
+def _names_another(one: Statement, other: Statement) -> bool:
+    """Whether an element of a list has another name than the whole of the other list: `q=2, a=3` is not `a = 2, 3`."""
+    if not other.name or not isinstance(one.node, Items):
+        return False
+    left = [element.sides[0] for element in one.node.elements if isinstance(element, Relation)]
+    return any(isinstance(side, Symbol) and not _same_name(side.name, other.name) for side in left)
 
 
 def _with_argument_of(answer: Statement, gold: Statement) -> Statement:

@@ -104,7 +104,9 @@ def _whole_words(text: str) -> str:
     words = plain.split()
     if not words or not all(re.fullmatch(r"[^\W\d_][\w'’.-]*[.,;]?", word) for word in words):
         return ""
-    if any(re.search(r"\d|_", word) for word in words) or (len(plain) == 1):
+    if any(re.search(r"\d|_", word) for word in words) or all(
+        len(word.strip(",;")) == 1 for word in words if word not in ("and", "or")
+    ):
         return ""
     return " ".join(word.strip(".").lower() for word in words)
 
