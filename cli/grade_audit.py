@@ -28,7 +28,6 @@ def run(argv: list[str]) -> int:
     from openr1.errors import ConfigError
     from reward_server.config import ServerConfig
     from reward_server.grader import Grader
-    from reward_server.grading.exact import read_number
     from reward_server.grading.golds import read_gold
     from reward_server.tasks import UnknownTask, find_task
     from reward_server.tasks.task import CannotGrade, Comparison, LabelError
@@ -52,7 +51,7 @@ def run(argv: list[str]) -> int:
     others = {
         number: Comparison(OTHER_ANSWER, comparison.gold)
         for number, comparison in comparisons.items()
-        if read_number(comparison.gold) is None and not read_gold(comparison.gold)
+        if not read_gold(comparison.gold)
     }
     with Grader(ServerConfig()) as grader:
         results = grader.compare_all({*comparisons.values(), *others.values()}, time.monotonic() + SECONDS)

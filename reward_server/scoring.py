@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from reward_server.grading import GoldUnparseable
 from reward_server.grading.decision import decide
 from reward_server.grading.exact import exact_match
-from reward_server.grading.golds import read_gold
+from reward_server.grading.golds import is_number, read_gold
 from reward_server.grading.limits import is_expensive, why_too_large
 from reward_server.schema import Verdict
 from reward_server.tasks.task import CannotGrade, Comparator, Comparison, GradingContext, Task
@@ -66,6 +66,8 @@ def compare_exact(comparison: Comparison) -> bool:
     match = exact_match(answer, gold)
     if match is False and not prose:
         return False  # both are numbers, or the answer is blank
+    if match and is_number(gold):
+        return True
     try:
         known = read_gold(gold)
     except GoldUnparseable as error:

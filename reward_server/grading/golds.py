@@ -9,6 +9,7 @@ from reward_server.grading.notation import unify
 from reward_server.grading.statement import Statement, read
 from reward_server.grading.vocabulary import QUALIFIERS, is_no_answer, plain_words
 
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _DOLLAR = re.compile(r"(?<!\\)\$+")
 _OPEN_BOX = re.compile(r"\A[\s$]*\\+boxed\s*\{")
 """The beginning of a box that fills the gold and is never closed."""
@@ -16,6 +17,11 @@ _LINK = re.compile(r"[\s,;.、，]*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\})?[\s,
 _INTRODUCTION = re.compile(r"(?:.*\b(?:is|are|be|equals?|gives?|get)|.*[:=])\s*", re.IGNORECASE | re.DOTALL)
 _BEHIND = QUALIFIERS | {"at", "attained", "which", "achieved", "obtained", "reached", "units", "unit", "and"}
 _OPENING, _CLOSING = r"([{", r")]}"
+
+
+def is_number(gold: str) -> bool:
+    """Whether a gold is written as a single number, which needs no further reading; a fast test for most golds."""
+    return _NUMBER.fullmatch(gold) is not None
 
 
 @lru_cache(maxsize=4096)

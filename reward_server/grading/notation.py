@@ -95,7 +95,9 @@ def unify(text: str) -> str:
     if not text.isascii():
         text = _RAISED.sub(lambda found: f"^{{{found.group().translate(_SUPERSCRIPTS)}}}", text)
         text = _LOWERED.sub(lambda found: f"_{{{found.group().translate(_SUBSCRIPTS)}}}", text)
-    text = text.translate(_CHARACTERS)
+        text = text.translate(_CHARACTERS)
+    elif not text.isprintable():
+        text = text.translate(_CHARACTERS)  # line breaks and tabs
     if "\\" in text:
         text = _ESCAPED_TWICE.sub(r"\\", text)
         text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"\cfrac", r"\frac")

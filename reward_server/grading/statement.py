@@ -217,6 +217,8 @@ def _relation(tokens: list[Token], units: bool) -> Statement:
         if signs == [r"\in"]:
             return Statement(_value(sides[-1], units), name)
         return _chain(sides, signs, name, units)
+    if len(sides) == 1 and _is_half_open(tokens[1:]) and tokens[0].kind == "letter":
+        return Statement(_value(tokens[1:], units), tokens[0].text)  # `t(0,4]` can only mean that t is in the interval
     if len(sides) == 1:
         return Statement(_value(sides[0], units))
     nodes = tuple(_value(side, units) for side in sides)
@@ -225,6 +227,13 @@ def _relation(tokens: list[Token], units: bool) -> Statement:
     if set(signs) <= {"=", r"\approx"} and not any(_has_letters(node) for node in nodes):
         return Statement(Call("chain", nodes))
     return Statement(Relation(nodes, tuple(signs)))
+
+
+def _is_half_open(tokens: Sequence[Token]) -> bool:
+    """Whether tokens are a bracket of one kind up to one of the other kind, and none between them."""
+    if len(tokens) < 3 or (tokens[0].text, tokens[-1].text) not in (("(", "]"), ("[", ")")):
+        return False
+    return not any(token.text in ("(", ")", "[", "]") for token in tokens[1:-1])
 
 
 def _sides(tokens: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:

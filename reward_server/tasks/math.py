@@ -3,9 +3,8 @@ r"""Mathematics with a single known answer: the last `\boxed{}` is compared with
 from collections.abc import Callable
 
 from reward_server.grading import GoldUnparseable
-from reward_server.grading.exact import read_number
 from reward_server.grading.extraction import find_boxed, find_tail
-from reward_server.grading.golds import read_gold
+from reward_server.grading.golds import is_number, read_gold
 from reward_server.tasks.task import Comparison, Example, GradingContext, LabelError, RewardComponent, Task
 
 
@@ -15,10 +14,11 @@ def parse_label(label: str) -> str:
     Raises:
         LabelError: The label is blank, says that there is no answer, is prose, or is cut off.
     """
-    gold = find_boxed(label) or label.rpartition("####")[2].strip()
+    boxed = find_boxed(label) if "{" in label else None
+    gold = boxed or label.rpartition("####")[2].strip()
     if not gold:
         raise LabelError("the label is blank")
-    if read_number(gold) is None:
+    if not is_number(gold):
         try:
             read_gold(gold)
         except GoldUnparseable as error:

@@ -124,8 +124,8 @@ def test_audit_names_labels_that_lose_something(tmp_path: Path) -> None:
         r"\frac{1}{",
         "x = ",
     ]
-    good = ["$6m$", "R-r", "-x + c", "16,3,1,1", "24,300", r"\sum_{k=1}^{n} k", r"\text{no solution}"]
+    good = ["$6m$", "R-r", "-x + c", "16,3,1,1", "24,300", "$t(0,4]$", r"\sum_{k=1}^{n} k", r"\text{no solution}"]
     done = run("grade-audit", str(write_rows(tmp_path / "labels.jsonl", *({"label": label} for label in bad + good))))
     *problems, summary = done.stdout.splitlines()
     assert [int(problem.split(":")[1]) for problem in problems] == list(range(1, 11))
-    assert summary == "17 labels, 10 that cannot be graded"
+    assert summary == "18 labels, 10 that cannot be graded"
