@@ -65,13 +65,9 @@ class Parser(TokenReader):
         Raises:
             Unreadable: The tokens are no such expression.
         """
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise Unreadable("brackets are nested too deep")
         parts = [self._with_unit(self.sum())]
         while self.accept(r"\cup"):
             parts.append(self.sum())
-        self._depth -= 1
         whole = parts[0] if len(parts) == 1 else Union(tuple(parts))
         return Difference(whole, self.sum()) if self.accept(r"\setminus") else whole
 
@@ -147,10 +143,13 @@ class Parser(TokenReader):
         return factors[0] if len(factors) == 1 else Product(tuple(_no_items(factor) for factor in factors))
 
     def _signed(self) -> Node:
-        if self.accept("-"):
-            return negative(_no_items(self._signed()))
-        self.accept("+")
-        return self._power()
+        minus = self.accept("-")
+        if not minus:
+            self.accept("+")
+        if self.peek().text in ("+", "-"):
+            raise Unreadable("several signs in a row")
+        factor = self._power()
+        return negative(_no_items(factor)) if minus else factor
 
     def _at_factor(self) -> bool:
         token = self.peek()
@@ -172,12 +171,14 @@ class Parser(TokenReader):
     def _script(self) -> Node:
         """An exponent: a group, or a single token."""
         if self.accept("-"):
-            return negative(self._script())
+            return negative(self._script()) if self.peek().text != "-" else self._primary()
         if self.peek().kind == "number":
             node: Node = Number(Fraction(self.take().text))
         else:
             node = self._primary()
-        return Power(node, self._script()) if self.accept("^") else node
+        if self.peek().text == "^":
+            raise Unreadable("an exponent of an exponent without braces")
+        return node
 
     def _postfix(self, node: Node) -> Node:
         while True:
@@ -185,6 +186,8 @@ class Parser(TokenReader):
                 if self.peek().text == "!":
                     raise Unreadable("a double factorial")
                 node = Call("factorial", (_no_items(node),))
+            elif isinstance(node, Percent | Degrees):
+                return node
             elif self.accept("%"):
                 node = Percent(_no_items(node))
             elif self.accept(DEGREE):
@@ -196,6 +199,14 @@ class Parser(TokenReader):
                 return node
 
     def _primary(self) -> Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise Unreadable("brackets or commands are nested too deep")
+        node = self._begin()
+        self._depth -= 1
+        return node
+
+    def _begin(self) -> Node:
         token = self.peek()
         if token.kind == "number":
             return self._number()

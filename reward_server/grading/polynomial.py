@@ -22,6 +22,7 @@ MAX_BITS = 4000
 """Maximum size of a number, in bits."""
 MAX_FACTORED = 10**9
 """Largest number whose roots are simplified; of larger ones they are opaque."""
+MAX_NAME_CHARS = 3000
 MAX_FACTORIAL = 200
 IMAGINARY = "i"
 
@@ -60,7 +61,13 @@ def number(value: Fraction | int) -> Form:
 
 
 def generator(name: str, exponent: Fraction = Fraction(1), opaque: bool = False) -> Form:
-    """The form of a single generator to a power."""
+    """The form of a single generator to a power.
+
+    Raises:
+        TooComplex: Its name, which contains the forms of its arguments, is too long.
+    """
+    if len(name) > MAX_NAME_CHARS:
+        raise TooComplex("functions are nested too deep")
     return Form({((name, exponent),): Fraction(1)}, _ONE, opaque)
 
 
@@ -184,6 +191,8 @@ def _join(first: Monomial, second: Monomial) -> tuple[Monomial, Fraction]:
     for name, exponent in list(exponents.items()):
         if name.isdigit():
             whole = exponent.__floor__()
+            if abs(whole) * int(name).bit_length() > MAX_BITS:
+                raise TooComplex("a number is too large")
             factor *= Fraction(int(name)) ** whole
             exponents[name] = exponent - whole
         elif name == IMAGINARY and exponent.denominator == 1:

@@ -38,6 +38,9 @@ from reward_server.grading.vocabulary import (
 _CODE = re.compile(
     r"(?=.*[-/.])(?:\d+(?:[-/]\d+){2,}|0\d+(?:[-/]\d+)+|\d+(?:[-/]\d+)*[-/]0\d+(?:[-/]\d+)*|\d{3}-\d{4}|\d+(?:\.\d+){2,})"
 )
+MAX_CHARS = 20_000
+_ORDERS = frozenset({"<", ">", "=", r"\le", r"\ge"})
+"""Signs that are a whole answer: which of two numbers is larger."""
 _ELLIPSIS = re.compile(r"\\[lcv]?dots[a-z]?|\.\.\.|…")
 _TEXT_WORD = re.compile(r"[^\W\d_]+")
 _IN_PHRASES = frozenset({",", "or", "-", ":", ".", "'", "(", ")"})
@@ -64,7 +67,11 @@ def read(text: str, gold: bool) -> list[Statement]:
         gold: Whether this is the known answer. A unit without `\\text` is read as one in a gold only after a blank:
             the gold `7ml` is a product, `12 cm` a length.
     """
+    if len(text) > MAX_CHARS:
+        return []
     text = unify(text)
+    if text in _ORDERS:
+        return [Statement(Words(text))]
     if _CODE.fullmatch(text.strip()):
         return [Statement(Words(text.strip()))]
     if _ELLIPSIS.search(text):

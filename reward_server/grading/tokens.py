@@ -95,17 +95,19 @@ _UNIT_POWER = re.compile(r"(?<=[A-Za-z])\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
 _GLUED_SEPARATOR = re.compile(r"(and|or)(?=[A-Z])")
 _LONE_SIGNS = frozenset({":", "=", "<", ">", "+", "-", "*", "/", ","})
 """Signs that braces make a plain character, which changes the blanks around them only: `3{:}20`."""
+MAX_TEXT_DEPTH = 5
 MAX_TOKENS = 3000
 _WORD_RUN = re.compile(r"[A-Za-z]{2,}")
 
 
-def tokenize(text: str, thousands: bool = True) -> list[Token]:
+def tokenize(text: str, thousands: bool = True, depth_left: int = MAX_TEXT_DEPTH) -> list[Token]:
     """The tokens of a text. Every character but blanks, dollar signs for mathematics and sizes is in one of them.
 
     Args:
         text: Unified by `notation.unify`.
         thousands: Whether a comma between digits that could group them (`24,300`) does; else it separates a list.
             Inside of brackets, it does only before a group that begins with 0.
+        depth_left: How many `\\text{...}` inside of each other are still opened; others are words.
     """
     tokens: list[Token] = []
     depth = position = 0
@@ -123,7 +125,7 @@ def tokenize(text: str, thousands: bool = True) -> list[Token]:
             content, end = _content(text, position) if found in _WITH_CONTENT else ("", -1)
             if end >= 0:
                 position = end
-                new = _read_content(found, content)
+                new = _read_content(found, content, depth_left)
             else:
                 new = _read_command(found)
         elif kind == "number":
@@ -174,12 +176,14 @@ def _read_command(command: str) -> list[Token]:
     return [Token("command" if text.startswith("\\") else "sign", text)]
 
 
-def _read_content(command: str, content: str) -> list[Token]:
+def _read_content(command: str, content: str, depth_left: int) -> list[Token]:
     if command == r"\mathbb":
         return [Token("letter", rf"\mathbb{{{content.strip()}}}")]
     if command in (r"\begin", r"\end"):
         return [Token("command", f"{command}{{{content.strip()}}}")]
-    return _read_text(content, command in _BOLD)
+    if depth_left == 0:
+        return [Token("words", content)]
+    return _read_text(content, command in _BOLD, depth_left - 1)
 
 
 def _read_number(text: str, thousands: bool, inside: bool) -> list[Token]:
@@ -212,7 +216,7 @@ def _read_run(run: str, glued: bool) -> list[Token]:
     return [Token("run", run)]
 
 
-def _read_text(content: str, bold: bool) -> list[Token]:
+def _read_text(content: str, bold: bool, depth_left: int) -> list[Token]:
     """The tokens of `\\text{content}` and its kin: mathematics, a single letter, a separator, or words."""
     content = _UNIT_POWER.sub("", content)
     plain = content.strip().strip(".,;: ").strip()
@@ -233,9 +237,9 @@ def _read_text(content: str, bold: bool) -> list[Token]:
     if lower in DEGREE_WORDS:
         return [Token("sign", DEGREE)]
     if "\\" not in plain and not _WORD_RUN.search(plain) and not any(char.isdigit() for char in plain):
-        return [replace(token, upright=not bold) for token in tokenize(plain)]
+        return [replace(token, upright=not bold) for token in tokenize(plain, depth_left=depth_left)]
     if "\\" in plain or not _WORD_RUN.search(plain):
-        return tokenize(re.sub(r"(?:US|HK|CA|AU)\s*(?=\\\$)", "", plain))
+        return tokenize(re.sub(r"(?:US|HK|CA|AU)\s*(?=\\\$)", "", plain), depth_left=depth_left)
     return _split_words(content)
 
 

@@ -79,7 +79,7 @@ _SENTINELS = re.compile(
     (?: see\b.* | refer\b.* | proof\b.* | prove\b.* | proved | proven | q\.?e\.?d\.? | omitted | answers?\ (?:may|will|
     can|is|are)\b.* | the\ (?:answer|solution|result|value)s?\b.* | solution\b.* | none | null | nil | nan | n/?a |
     not\ ?found | not\ (?:available|given|applicable)\b.* | no\ answer\b.* | unknown | missing | unsolved | error |
-    tbd | todo | empty | \W* )
+    tbd | todo | empty | [^\w<>=]* )
     """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_server.components.steps import MAX_STEPS, find_steps, process_correctness
+from reward_server.grading import GoldUnparseable
+from reward_server.grading.decision import decide
 from reward_server.grading.exact import exact_match, read_number
 from reward_server.grading.extraction import MAX_TAIL_CHARS, find_boxed, find_tail
 from reward_server.grading.limits import DEFAULT_LIMITS, ExpressionLimits, is_expensive, why_too_large
 from reward_server.grading.notation import normalize
+from reward_server.grading.statement import read
 
 FLOOD_CHARS = 200_000
 BOUND_SECONDS = 5.0
@@ -439,7 +442,19 @@ FUNCTIONS: list[Callable[[str], object]] = [
     lambda text: exact_match(text, "1"),
     lambda text: exact_match("1", text),
     lambda text: process_correctness(text, [1, 2]),
+    lambda text: read(text, gold=False),
+    lambda text: read(text[:1500], gold=True),
+    lambda text: compare("x+1", text[:1500]),
+    lambda text: compare(text[:1500], r"\frac{\sqrt{2}}{2}"),
 ]
+
+
+def compare(answer: str, gold: str) -> bool | None:
+    """What the server's process decides; None also for a gold without an answer."""
+    try:
+        return decide(answer, gold)
+    except GoldUnparseable:
+        return None
 
 
 @settings(deadline=None)
@@ -455,6 +470,23 @@ def test_no_text_raises(text: str) -> None:
     [
         *(r"\boxed{", r"\boxed", r"\boxed ", r"\boxed{1},", r"\boxed{} and ", "{", "}", "\\", r"\ ", r"\;", r"\text{"),
         *("$", "$ ", " ", "\n", "\u3000", ".", "。", ",", "、", "*", "a", r"\sqrt", r"\sqrt[", "^{", "!", "<think>"),
+        *(
+            r"\frac",
+            r"\sin",
+            r"\text{\text{",
+            "^",
+            "^-",
+            "_",
+            "=",
+            r"\pm",
+            r"\cup",
+            "x",
+            "x^",
+            "|",
+            r"\binom",
+            r"\le",
+            ":",
+        ),
         *("1", "1 ", "1.", "1,", "1/1", "1 / ", "(", "( ", "(1", ")", "1)", "-", "1+", "1+ ", "1+1=", "1+1=1 ", "="),
     ],
 )

@@ -252,6 +252,8 @@ LISTS: list[Row] = [
     ("(5,2),(7,2)", "p=5,q=2;p=7,q=2", True),
     ("(1,1,2)", "(1,2)", False),
     ("1,2,3", r"1, 2, \text{ and } 3", True),
+    ("<", "<", True),
+    ("<", ">", False),
     (r"\emptyset", r"\{ \}", True),
     (r"\varnothing", "∅", True),
     (r"\emptyset", "0", False),
