@@ -52,7 +52,8 @@ OUTSIDE: Mapping[str, OutsideGrader] = {
     "math-verify": OutsideGrader((), ("math-verify==0.9.0", "latex2sympy2_extended==1.11.0", *_SYMPY)),
     "lighteval": OutsideGrader(
         ("lighteval==0.13.0",),
-        ("latex2sympy2_extended==1.0.6", "numpy", "packaging", "pytablewriter", *_SYMPY),
+        # Its own pin of the parser needs another ANTLR.
+        ("latex2sympy2_extended==1.0.6", "numpy", "packaging", "pytablewriter", "antlr4-python3-runtime==4.13.2"),
     ),
     "minerva": OutsideGrader(("lm-eval==0.4.13",), ("math-verify==0.9.0", "latex2sympy2_extended==1.11.0", *_SYMPY)),
     "verl-math": OutsideGrader(("verl==0.9.1",), ()),

@@ -106,7 +106,7 @@ def same_nodes(one: Node, other: Node) -> bool | None:
     """Whether two nodes are equal; None if they cannot be compared here."""
     match one, other:
         case Words(), Words():
-            return one == other
+            return one.letters == other.letters if one.letters and other.letters else one.text == other.text
         case (Words(), _) | (_, Words()):
             return False
         case Relation(), Relation():

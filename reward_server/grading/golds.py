@@ -9,6 +9,8 @@ from reward_server.grading.notation import unify
 from reward_server.grading.statement import Statement, read
 from reward_server.grading.vocabulary import QUALIFIERS, is_no_answer, plain_words
 
+CACHE_SIZE = 256
+"""Golds whose readings are kept, since responses of one group share a gold. More would slow garbage collection."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _DOLLAR = re.compile(r"(?<!\\)\$+")
 _OPEN_BOX = re.compile(r"\A[\s$]*\\+boxed\s*\{")
@@ -24,7 +26,7 @@ def is_number(gold: str) -> bool:
     return _NUMBER.fullmatch(gold) is not None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHE_SIZE)
 def read_gold(gold: str) -> tuple[Statement, ...]:
     """All sensible readings of a gold; none if only a parser for all of LaTeX might read it.
 

@@ -115,9 +115,13 @@ class Degrees:
 
 @dataclass(frozen=True)
 class Words:
-    """Text, in lower case, with single blanks between its words and numbers."""
+    """Text, in lower case, with single blanks between its words and numbers.
+
+    `letters` is the text as written if it may also be a product of letters, and blank if it is certainly text.
+    """
 
     text: str
+    letters: str = ""
 
 
 Node = (

@@ -109,7 +109,7 @@ def in_base(tokens: Sequence[Token], end: int, base: int) -> Fraction:
 def hexadecimal(tokens: Sequence[Token], start: int) -> int:
     r"""How many tokens from `start` are digits and letters that an index behind them makes a number, as in `2A_{16}`.
 
-    0 if there are no such tokens, or if they hold no letter or no digit.
+    0 if there are no such tokens, if they hold no letter, or if they hold no digit and the index is not 16.
     """
     position = start
     while position < len(tokens) and (
@@ -118,8 +118,13 @@ def hexadecimal(tokens: Sequence[Token], start: int) -> int:
     ):
         position += 1
     digits = "".join(token.text for token in tokens[start:position])
-    named = _is(tokens, position, "_") and not digits.isdigit() and not digits.isalpha()
-    return position - start if named else 0
+    mixed_digits = not digits.isdigit() and not digits.isalpha()
+    sixteen = len(digits) > 1 and digits.isalpha() and _is_sixteen(tokens, position + 1)
+    return position - start if _is(tokens, position, "_") and (mixed_digits or sixteen) else 0
+
+
+def _is_sixteen(tokens: Sequence[Token], position: int) -> bool:
+    return _is(tokens, position, "{") and _is(tokens, position + 1, "16") and _is(tokens, position + 2, "}")
 
 
 def mixed(tokens: Sequence[Token], start: int) -> Numeral | None:

@@ -213,7 +213,7 @@ class Parser(TokenReader):
         if token.kind == "letter":
             return self._letter()
         if token.kind == "run":
-            return self._run()
+            return self._number() if hexadecimal(self._tokens, self._position) else self._run()
         if token.kind == "words":
             raise Unreadable(f"{token.text!r} inside of an expression")
         if token.text in _FENCES:

@@ -19,10 +19,10 @@ _PARSED = re.compile(
     r"\\(?:frac|sqrt|binom|sum|prod|i?int|oint|lim|to|infty|pi|cup|cap|in|le|ge|ne|approx|pm|mp|begin\{.*\}|end\{.*\}|"
     r"lfloor|rfloor|lceil|rceil|det|sin|cos|tan|cot|sec|csc|arc(?:sin|cos|tan)|sinh|cosh|tanh|ln|log|exp|gcd|lcm|max|min|"
     r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega|"
-    r"Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|emptyset|\{|\}|\\|pmod|bmod|setminus|prime|langle|rangle)"
+    r"Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|emptyset|\{|\}|\\|pmod|bmod|setminus|langle|rangle)"
 )
 """Commands of which the parser makes something. It skips others, and would read `4 \\heartsuit` as 4."""
-_SIGNS = frozenset("+-*/^_(){}[]=<>|!,;:&'%.") | {DEGREE, "or"}
+_SIGNS = frozenset("+-*/^_(){}[]=<>|!,;:&%.") | {DEGREE, "or"}
 _WRITTEN = {"%": r"\%", DEGREE: r"^{\circ}", "or": r"\text{ or }", "*": r"\cdot "}
 
 

@@ -77,8 +77,9 @@ def read(text: str, gold: bool) -> list[Statement]:
     if _ELLIPSIS.search(text):
         return [Statement(Words("".join(_ELLIPSIS.sub("...", text).split())))]
     whole = _whole_words(text)
-    readings = [Statement(_words_node(whole))] if whole else []
-    if readings and (r"\text" in text or _is_word(text)):
+    certain = r"\text" in text or _is_word(text)
+    readings = [Statement(_words_node(whole, certain))] if whole else []
+    if readings and certain:
         return readings
     for thousands in (True, False) if has_plain_thousands(text) else (True,):
         tokens = tokenize(text, thousands)
@@ -97,15 +98,15 @@ def read(text: str, gold: bool) -> list[Statement]:
     return readings
 
 
-def _words_node(text: str) -> Node:
-    """Words; or a list of words, if commas, "and" or "or" separate them."""
+def _words_node(text: str, certain: bool) -> Node:
+    """Words; or a list of words, if commas, "and" or "or" separate them. `certain`: they are no product of letters."""
     parts = [part.strip() for part in re.split(r"[,;]\s*(?:and |or )?| and | or ", text)]
-    words = [Words(part) for part in parts if part]
+    words = [Words(part.lower(), "" if certain else part) for part in parts if part]
     return words[0] if len(words) == 1 else Items("", "", tuple(words))
 
 
 def _whole_words(text: str) -> str:
-    """A text that consists of words only, in lower case, with the commas between them; else blank."""
+    """A text that consists of words only, with the commas between them; else blank."""
     plain = re.sub(r"\\(?:text\w*|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 ", text).strip(" ()")
     plain = plain.replace("\\ ", " ").replace("~", " ").strip(" .,;:!()")
     words = plain.split()
@@ -115,7 +116,7 @@ def _whole_words(text: str) -> str:
         len(word.strip(",;")) == 1 for word in words if word not in ("and", "or")
     ):
         return ""
-    return " ".join(word.strip(".").lower() for word in words)
+    return " ".join(word.strip(".") for word in words)
 
 
 def _is_word(text: str) -> bool:

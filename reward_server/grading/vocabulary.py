@@ -28,7 +28,7 @@ CHANGING = _words(
     not no none never neither nor or and more less fewer greater least most than over under above below beyond without
     except half halves quarter third thirds times is are was isn't aren't doesn't does cannot can't am pm a.m p.m noon
     midnight mod modulo base at from minus plus divided multiplied factorial root roots square-root power negative
-    infinity about approximately nearly almost ish if unless when only between to through until before after of
+    infinity  if unless when only between to through until before after of
     hundred thousand million billion trillion dozen score pair pairs bc ad bce ce north south east west n s e w
     hundreds thousands millions billions trillions dozens up down double twice triple squared cubed percent percentage
     undefined impossible wrong incorrect false

@@ -114,6 +114,8 @@ CASE: list[Row] = [
     (r"\pi(R^2-r^2)", r"\pi(R-r)(R+r)", True),
     (r"\frac{R}{r}", "1", False),
     ("Aa", "a^2", False),
+    ("AB", "ab", False),
+    ("AB", "BA", True),
     ("N(n+1)", "n(n+1)", False),
     ("S_n", "s_n", False),
     ("2X", "2x", False),
@@ -176,6 +178,8 @@ BASES: list[Row] = [
     ("1010_{2}", "(1010)_2", True),
     ("1010_2", r"1010_{\text{two}}", True),
     ("2A_{16}", "42", True),
+    ("FF_{16}", "255", True),
+    ("a_{16}", "10", False),
     ("a_1", "a_2", False),
     ("a_{1}", "a_1", True),
 ]
