@@ -5,6 +5,7 @@
 The outside graders are installed at pinned versions, without dependencies that grading does not need, into virtual
 environments in a temporary folder, and run one after another. Rows are JSON Lines with `label`, `response` (with a
 box), `expected` (correct or wrong) and `kind`; without --rows, `grader/respellings.jsonl` in OPENR1_DATA_DIR is used.
+The table in docs/grading.md is filled with the result.
 
 Not compared: verl's prime_math, which passes answers to Python's `eval`, and verl's math_verify module, which is
 Math-Verify behind a pool of processes.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, write_result
+from benchmarks.markdown import fill_table
 from openr1.errors import MissingError
 from reward_server.config import ServerConfig
 from reward_server.grader import Grader
@@ -32,6 +34,35 @@ from reward_server.grading.extraction import find_boxed
 from reward_server.schema import ScoreItem
 from reward_server.tasks import find_task
 
+KINDS = {
+    "": "spellings that most graders read",
+    "K1": "letters behind a number",
+    "K2": "capital and small letters",
+    "K3": "upright letters",
+    "K4": "number words and limits",
+    "K5": "words",
+    "K6": "repeats in lists",
+    "K7": "equations",
+    "K8": "mixed numbers and percent",
+    "K9": "number bases",
+    "K10": "degrees",
+    "K11": "repeating decimals",
+    "K12": "commas between digits",
+    "K13": "the empty set",
+    "K14": "currency",
+    "K16": "golds with several formulas",
+    "K17": "conditions behind the answer",
+    "K18": "indices such as max",
+    "K20": "Unicode",
+    "K21": "identities of positive letters",
+    "K23": "text with numbers",
+    "K24": "products without a sign",
+    "K25": "mixed numbers in pairs",
+    "K26": "dates",
+    "other": "dotted decimals",
+}
+"""Names of the kinds of rows for the table."""
+PAGE = ROOT / "docs/grading.md"
 CHILD = Path(__file__).with_name("grader_child.py")
 SECONDS = 1800
 """Limit for installing and running one grader."""
@@ -136,6 +167,21 @@ def summarize(rows: Sequence[Mapping[str, str]], results: Sequence[Result]) -> d
     }
 
 
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """The result as a table: rows as expected by kind, wrong verdicts in both directions, and the time per row."""
+    graders = {name: one for name, one in result["graders"].items() if "error" not in one}
+    lines = [["kind", "rows", *graders]]
+    for kind, count in sorted(result["kinds"].items(), key=lambda pair: -pair[1]):
+        agreed = [str(one["agreed_by_kind"].get(kind, 0)) for one in graders.values()]
+        lines.append([KINDS.get(kind, kind), str(count), *agreed])
+    lines.append(["**as expected**", str(result["rows"]), *(f"**{one['agreed']}**" for one in graders.values())])
+    for key in ("wrong_answers_accepted", "right_answers_refused", "failed"):
+        lines.append([key.replace("_", " "), "", *(str(one[key]) for one in graders.values())])
+    times = [f"{one['microseconds_per_row']['median']:,.0f}" for one in graders.values()]
+    lines.append(["microseconds per row, median", "", *times])
+    return lines
+
+
 def main() -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -156,9 +202,9 @@ def main() -> int:
             graders[name] = {"error": results} if isinstance(results, str) else summarize(rows, results)
             print(f"{name}: {graders[name].get('agreed', graders[name].get('error'))}", file=sys.stderr)
     versions = {name: [*grader.alone, *grader.complete] for name, grader in OUTSIDE.items()}
-    write_result(
-        args.output, {"rows": len(rows), "kinds": dict(sorted(kinds.items())), "versions": versions, "graders": graders}
-    )
+    result = {"rows": len(rows), "kinds": dict(sorted(kinds.items())), "versions": versions, "graders": graders}
+    write_result(args.output, result)
+    PAGE.write_text(fill_table(PAGE.read_text(encoding="utf-8"), "graders", table(result)), encoding="utf-8")
     return 0
 
 

@@ -1,8 +1,8 @@
 """Decides equality without the LaTeX parser, wherever this package can read both sides itself."""
 
-from reward_server.grading.equality import same
+from reward_server.algebra.equality import same
 from reward_server.grading.golds import read_gold
-from reward_server.grading.statement import Statement, read
+from reward_server.reading.statement import Statement, read
 
 
 def read_answer(answer: str) -> list[Statement]:

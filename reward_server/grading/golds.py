@@ -4,10 +4,10 @@ import re
 from functools import lru_cache
 
 from reward_server.grading import GoldUnparseable
-from reward_server.grading.nodes import Words
 from reward_server.grading.notation import unify
-from reward_server.grading.statement import Statement, read
-from reward_server.grading.vocabulary import QUALIFIERS, is_no_answer, plain_words
+from reward_server.reading.nodes import Words
+from reward_server.reading.statement import Statement, read
+from reward_server.reading.vocabulary import QUALIFIERS, is_no_answer, plain_words
 
 CACHE_SIZE = 256
 """Golds whose readings are kept, since responses of one group share a gold. More would slow garbage collection."""

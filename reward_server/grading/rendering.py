@@ -9,9 +9,9 @@ refused, and products get a sign.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from reward_server.grading.nodes import Unreadable
-from reward_server.grading.tokens import DEGREE, Token, tokenize
-from reward_server.grading.vocabulary import changes_meaning
+from reward_server.reading.nodes import Unreadable
+from reward_server.reading.tokens import DEGREE, Token, tokenize
+from reward_server.reading.vocabulary import changes_meaning
 
 _SPARE = "abcdfghjklmnopqrstuvwxyz"
 _CONSTANTS = frozenset({"e", "i"})

@@ -12,13 +12,13 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
+from reward_server.algebra.equality import same
 from reward_server.grading import GoldUnparseable
 from reward_server.grading.decision import decide, read_answer
-from reward_server.grading.equality import same
 from reward_server.grading.golds import formula_of, read_gold
-from reward_server.grading.nodes import Unreadable
 from reward_server.grading.notation import normalize, unify
 from reward_server.grading.rendering import for_parser
+from reward_server.reading.nodes import Unreadable
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Relative difference above which two numbers are different, however small they are."""

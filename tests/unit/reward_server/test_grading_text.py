@@ -15,7 +15,7 @@ from reward_server.grading.exact import exact_match, read_number
 from reward_server.grading.extraction import MAX_TAIL_CHARS, find_boxed, find_tail
 from reward_server.grading.limits import DEFAULT_LIMITS, ExpressionLimits, is_expensive, why_too_large
 from reward_server.grading.notation import normalize
-from reward_server.grading.statement import read
+from reward_server.reading.statement import read
 
 FLOOD_CHARS = 200_000
 BOUND_SECONDS = 5.0

@@ -8,9 +8,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from reward_server.grading.conditions import RELATIONS, take_condition
-from reward_server.grading.names import name_of
-from reward_server.grading.nodes import (
+from reward_server.algebra.numeric import CONSTANTS, symbols_of
+from reward_server.grading.notation import unify
+from reward_server.reading.conditions import RELATIONS, take_condition
+from reward_server.reading.names import name_of
+from reward_server.reading.nodes import (
     Call,
     Items,
     Node,
@@ -23,12 +25,10 @@ from reward_server.grading.nodes import (
     Words,
     negative,
 )
-from reward_server.grading.notation import unify
-from reward_server.grading.numeric import CONSTANTS, symbols_of
-from reward_server.grading.parser import Parser
-from reward_server.grading.token_groups import CLOSING, OPENING, is_sign, split_at
-from reward_server.grading.tokens import Token, has_plain_thousands, tokenize
-from reward_server.grading.vocabulary import (
+from reward_server.reading.parser import Parser
+from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
+from reward_server.reading.tokens import Token, has_plain_thousands, tokenize
+from reward_server.reading.vocabulary import (
     ANSWER_WORDS,
     NUMBER_WORDS,
     is_half_day,

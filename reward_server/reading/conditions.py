@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from reward_server.grading.token_groups import CLOSING, OPENING, is_sign
-from reward_server.grading.tokens import Token
-from reward_server.grading.vocabulary import QUALIFIERS, plain_words
+from reward_server.reading.token_groups import CLOSING, OPENING, is_sign
+from reward_server.reading.tokens import Token
+from reward_server.reading.vocabulary import QUALIFIERS, plain_words
 
 RELATIONS = frozenset(
     {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\mid", r"\notin", r"\subset"}

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from reward_server.grading.nodes import Unreadable
-from reward_server.grading.tokens import Token
+from reward_server.reading.nodes import Unreadable
+from reward_server.reading.tokens import Token
 
 
 class TokenReader:

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import mpmath
 
-from reward_server.grading.nodes import Call, Degrees, Items, Node, Number, Percent, Power, Product, Sum, Symbol
+from reward_server.reading.nodes import Call, Degrees, Items, Node, Number, Percent, Power, Product, Sum, Symbol
 
 DIGITS = 50
 AGREEING_DIGITS = 30

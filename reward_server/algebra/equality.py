@@ -4,9 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from reward_server.grading import polynomial
-from reward_server.grading.intervals import merged_intervals
-from reward_server.grading.nodes import (
+from reward_server.algebra import polynomial
+from reward_server.algebra.intervals import merged_intervals
+from reward_server.algebra.numeric import renamed, symbols_of
+from reward_server.algebra.polynomial import Form, TooComplex
+from reward_server.algebra.values import as_percent, same_value, without_degrees
+from reward_server.reading.nodes import (
     Call,
     Degrees,
     Difference,
@@ -25,10 +28,7 @@ from reward_server.grading.nodes import (
     Words,
     negative,
 )
-from reward_server.grading.numeric import renamed, symbols_of
-from reward_server.grading.polynomial import Form, TooComplex
-from reward_server.grading.statement import Statement
-from reward_server.grading.values import as_percent, same_value, without_degrees
+from reward_server.reading.statement import Statement
 
 MAX_COMPARISONS = 3000
 _INFINITY = Symbol(r"\infty")

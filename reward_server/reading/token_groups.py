@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from reward_server.grading.tokens import Token
+from reward_server.reading.tokens import Token
 
 OPENING, CLOSING = frozenset({"(", "[", "{", r"\{"}), frozenset({")", "]", "}", r"\}"})
 

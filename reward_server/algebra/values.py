@@ -2,10 +2,10 @@
 
 from fractions import Fraction
 
-from reward_server.grading import polynomial
-from reward_server.grading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, negative
-from reward_server.grading.numeric import close_values, same_values
-from reward_server.grading.polynomial import Form, TooComplex
+from reward_server.algebra import polynomial
+from reward_server.algebra.numeric import close_values, same_values
+from reward_server.algebra.polynomial import Form, TooComplex
+from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, negative
 
 ABSOLUTE_TOLERANCE = Fraction(1, 10**6)
 RELATIVE_TOLERANCE = Fraction(1, 10**5)

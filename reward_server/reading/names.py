@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from reward_server.grading.token_groups import is_sign, split_at
-from reward_server.grading.tokens import Token
-from reward_server.grading.vocabulary import changes_meaning, plain_words
+from reward_server.reading.token_groups import is_sign, split_at
+from reward_server.reading.tokens import Token
+from reward_server.reading.vocabulary import changes_meaning, plain_words
 
 _IN_ARGUMENTS = (",", "_", "+", "-", "{", "}", "|")
 _COMMANDS = frozenset({r"\angle", r"\triangle", r"\overline", r"\vec", r"\max", r"\min", r"\hat", r"\square"})

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from reward_server.grading.nodes import Number, Unreadable
-from reward_server.grading.tokens import Token
-from reward_server.grading.vocabulary import BASES
+from reward_server.reading.nodes import Number, Unreadable
+from reward_server.reading.tokens import Token
+from reward_server.reading.vocabulary import BASES
 
 MAX_DIGITS = 200
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import comb, factorial, gcd
 
-from reward_server.grading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
+from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
 
 Monomial = tuple[tuple[str, Fraction], ...]
 Terms = dict[Monomial, Fraction]

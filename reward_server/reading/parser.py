@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from reward_server.grading.nodes import (
+from reward_server.reading.nodes import (
     Call,
     Degrees,
     Difference,
@@ -25,10 +25,10 @@ from reward_server.grading.nodes import (
     negative,
     quotient,
 )
-from reward_server.grading.numerals import base_of, hexadecimal, in_base, mixed, repeating
-from reward_server.grading.token_reader import TokenReader
-from reward_server.grading.tokens import DEGREE, FUNCTIONS, Token
-from reward_server.grading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_meaning, plain_words
+from reward_server.reading.numerals import base_of, hexadecimal, in_base, mixed, repeating
+from reward_server.reading.token_reader import TokenReader
+from reward_server.reading.tokens import DEGREE, FUNCTIONS, Token
+from reward_server.reading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_meaning, plain_words
 
 MAX_DEPTH = 40
 _LETTERS = re.compile(
@@ -359,11 +359,7 @@ class Parser(TokenReader):
         return factors[0] if len(factors) == 1 else Product(tuple(_no_items(factor) for factor in factors))
 
     def _accent(self, command: str) -> Node:
-        inner: list[str] = []
-        if self.peek().text == "{":
-            return self._symbol(f"{command}{{{self.subscript()}}}")
-        inner.append(self.take().text)
-        return self._symbol(f"{command}{{{''.join(inner)}}}")
+        return self._symbol(f"{command}{{{self.subscript()}}}")
 
     def _matrix(self, environment: str) -> Node:
         if environment == "array" and self.peek().text == "{":
