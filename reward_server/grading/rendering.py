@@ -22,7 +22,7 @@ _PARSED = re.compile(
     r"Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega|emptyset|\{|\}|\\|pmod|bmod|setminus|langle|rangle)"
 )
 """Commands of which the parser makes something. It skips others, and would read `4 \\heartsuit` as 4."""
-_SIGNS = frozenset("+-*/^_(){}[]=<>|!,;:&%.") | {DEGREE, "or"}
+_SIGNS = frozenset("+-*/^_(){}[]=<>|!,;:&%") | {DEGREE, "or"}
 _WRITTEN = {"%": r"\%", DEGREE: r"^{\circ}", "or": r"\text{ or }", "*": r"\cdot "}
 
 
@@ -62,6 +62,8 @@ def render(tokens: Sequence[Token], names: Mapping[str, str]) -> str:
             raise Unreadable(f"{token.text!r}")
         if index and kept[index - 1].kind == token.kind == "number":
             raise Unreadable("two numbers side by side")
+        if index and kept[index - 1].text == token.text == "!":
+            raise Unreadable("a double factorial")  # which the parser takes for the factorial of a factorial
         if index and _is_product(kept[index - 1], token):
             pieces.append(r"\cdot ")
         pieces.append(_write(token, names))

@@ -306,6 +306,16 @@ def test_script_without_main_guard_is_not_run_again(tmp_path: Path) -> None:
         (r"7 \cup 8", "8", False),
         ("7 | 8", "8", False),
         ("eight, 8", "8", True),
+        (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}", True),
+        (r"\sum_{k=1}^{r} R_k", r"\sum_{k=1}^{R} r_k", False),
+        (r"\int_0^1 2x dx", "1", True),
+        (r"2 \pmod 3", "2", False),
+        (r"4 \heartsuit", "4", False),
+        (r"\le 3", "3", False),
+        ("3!!", "720", False),
+        (r"70\,000", "0", False),
+        ("45'", r"45^\circ", False),
+        ("2 3", "6", False),
     ],
 )
 def test_policy(answer: str, gold: str, same: bool, grader: Grader) -> None:
