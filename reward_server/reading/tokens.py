@@ -244,13 +244,17 @@ def _read_text(content: str, bold: bool, depth_left: int) -> list[Token]:
 
 
 def _split_words(content: str) -> list[Token]:
-    """Words, with the numbers at their beginning and their end as tokens of their own: `3 red` is 3 and `red`."""
+    """Words, with numbers at their ends and "and" or "or" behind them as tokens of their own: `3 red` is 3, `red`."""
     head = re.match(r"\s*(\d+(?:\.\d+)?)(?=\s)", content)
     rest = content[head.end() :] if head else content
     tail = re.search(r"(?<=\s)(\d+(?:\.\d+)?)\s*\Z", rest)
     middle = rest[: tail.start()] if tail else rest
+    words, _, last = " ".join(middle.split()).rpartition(" ")
     tokens = [Token("number", head[1])] if head else []
-    tokens.append(Token("words", " ".join(middle.split())))
+    if words and last.lower() in SEPARATORS:
+        tokens += [Token("words", words), Token("sign", "or" if last.lower() == "or" else ",")]
+    else:
+        tokens.append(Token("words", f"{words} {last}".strip()))
     return tokens + ([Token("number", tail[1])] if tail else [])
 
 

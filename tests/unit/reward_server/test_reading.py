@@ -66,6 +66,8 @@ UNITS: list[Row] = [
     ("5", r"5 \text{ (maximum)}", True),
     (r"(3, 4)", r"(3\text{ cm}, 4\text{ cm})", True),
     (r"12\sqrt3", r"12\sqrt{3}\text{ cm}^2", True),
+    ("3, 4", r"3\text{ cm and }4\text{ cm}", True),
+    ("3", r"3\text{ cm or more}", False),
 ]
 NUMBER_WORDS: list[Row] = [
     ("2", r"2\text{ million}", False),
