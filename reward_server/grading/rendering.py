@@ -55,18 +55,23 @@ def render(tokens: Sequence[Token], names: Mapping[str, str]) -> str:
         if changes_meaning(kept.pop().text):
             raise Unreadable("words that change the meaning")
     pieces: list[str] = []
+    integral = any(token.text in (r"\int", r"\iint", r"\oint") for token in kept)
     for index, token in enumerate(kept):
         if token.kind == "words":
             raise Unreadable(f"{token.text!r} inside of an expression")
         if not _is_parsed(token):
             raise Unreadable(f"{token.text!r}")
-        if index and kept[index - 1].kind == token.kind == "number":
+        script = index > 1 and kept[index - 2].text in ("^", "_")
+        if script and token.kind == "number":
+            pieces.append(" ")
+        elif index and kept[index - 1].kind == token.kind == "number":
             raise Unreadable("two numbers side by side")
         if index and kept[index - 1].text == token.text == "!":
             raise Unreadable("a double factorial")  # which the parser takes for the factorial of a factorial
-        if index and _is_product(kept[index - 1], token):
+        if index and not script and _is_product(kept[index - 1], token):
             pieces.append(r"\cdot ")
-        pieces.append(_write(token, names))
+        differential = integral and token.kind == "run" and len(token.text) == 2 and token.text[0] == "d"
+        pieces.append(f"d{names.get(token.text[1], token.text[1])} " if differential else _write(token, names))
     return "".join(pieces).strip()
 
 
