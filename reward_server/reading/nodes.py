@@ -142,7 +142,6 @@ Node = (
     | Words
 )
 
-ONE = Number(Fraction(1))
 MINUS_ONE = Number(Fraction(-1))
 
 

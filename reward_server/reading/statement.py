@@ -126,9 +126,7 @@ def _is_word(text: str) -> bool:
         return True
     if len(words) == 1:
         word = words[0]
-        return word.lower() in ANSWER_WORDS or (
-            len(word) > 1 and word[0].isupper() and word[1:].islower() and len(word) != 2
-        )
+        return word.lower() in ANSWER_WORDS or (len(word) > 2 and word[0].isupper() and word[1:].islower())
     return any(len(word) > 2 for word in words)
 
 
@@ -143,9 +141,7 @@ def _phrase(tokens: Sequence[Token]) -> str:
         return ""
     texts = []
     for token in tokens:
-        if token.kind == "command" or (
-            token.kind == "sign" and token.text not in (",", "or", "-", ":", ".", "'", "(", ")")
-        ):
+        if token.kind == "command" or (token.kind == "sign" and token.text not in _IN_PHRASES):
             return ""
         texts.extend(plain_words(token.text) if token.kind in ("words", "run") else [token.text.lower()])
     return " ".join(text for text in texts if text not in (",", ".", "(", ")"))
@@ -154,38 +150,39 @@ def _phrase(tokens: Sequence[Token]) -> str:
 def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     tokens, half_day = _take_half_day(tokens)
     tokens, condition = take_condition(tokens)
-    if not tokens:
-        raise Unreadable("nothing but a condition")
     described = _set_builder(tokens)
     if described:
         return replace(_relation(described, units), name="")
-    groups = split_at(tokens, ";") if any(is_sign(token, ";") for token in tokens) else [tokens]
-    alternatives = any(is_sign(token, "or") for token in tokens)
-    if len(groups) > 1 and all(len(split_at(group, ",")) > 1 for group in groups):
-        elements: list[Statement] = []
-        for group in groups:
-            parts = [_relation(part, units) for part in split_at(group, ",")]
-            elements.append(Statement(Items("(", ")", tuple(part.node for part in parts))))
-    else:
-        parts_tokens = [part for group in groups for part in split_at(group, ",", "or")]
-        elements = [_relation(part, units) for part in _without_restatement(parts_tokens) if part]
+    elements = [one for element in _elements(tokens, units) for one in _plus_minus(element)]
+    if any(is_sign(token, "or") for token in tokens):
+        elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
     if not elements:
-        raise Unreadable("nothing but separators")
-    elements = [one for element in elements for one in _plus_minus(element)]
-    if alternatives:
-        elements = list(dict.fromkeys(elements))
-    if len(elements) == 1:
-        return replace(elements[0], condition=condition, half_day=half_day)
-    names = {element.name for element in elements}
-    name = elements[0].name if len(names - {""}) == 1 and (len(names) == 1 or elements[0].name) else ""
-    if len(names - {""}) > 1 or (names != {""} and not name):
-        nodes = tuple(
-            Relation((Symbol(element.name), element.node), ("=",)) if element.name else element.node
-            for element in elements
-        )
-    else:
-        nodes = tuple(element.node for element in elements)
-    return Statement(Items("", "", nodes), name, condition, half_day)
+        raise Unreadable("nothing but separators and conditions")
+    whole = elements[0] if len(elements) == 1 else _list_of(elements)
+    return replace(whole, condition=condition, half_day=half_day)
+
+
+def _elements(tokens: list[Token], units: bool) -> list[Statement]:
+    """The elements of a list without brackets. Groups of commas between semicolons are tuples: `p=5,q=2;p=7,q=2`."""
+    groups = [split_at(group, ",", "or") for group in split_at(tokens, ";")]
+    if len(groups) > 1 and all(len(parts) > 1 for parts in groups):
+        tuples = [tuple(_relation(part, units).node for part in parts) for parts in groups]
+        return [Statement(Items("(", ")", nodes)) for nodes in tuples]
+    parts = [part for group in groups for part in group if part]
+    return [_relation(part, units) for part in _without_restatement(parts)]
+
+
+def _list_of(elements: list[Statement]) -> Statement:
+    """A list. It has the name of its first element if no element has another (`a=1, -2`); else they keep theirs."""
+    names = {element.name for element in elements} - {""}
+    if not names:
+        return Statement(Items("", "", tuple(element.node for element in elements)))
+    if len(names) == 1 and elements[0].name:
+        return Statement(Items("", "", tuple(element.node for element in elements)), elements[0].name)
+    nodes = (
+        Relation((Symbol(element.name), element.node), ("=",)) if element.name else element.node for element in elements
+    )
+    return Statement(Items("", "", tuple(nodes)))
 
 
 def _set_builder(tokens: list[Token]) -> list[Token]:

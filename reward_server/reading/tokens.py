@@ -64,7 +64,7 @@ _NOTHING = {
     r"\!", r"\left", r"\right", r"\displaystyle", r"\textstyle", r"\limits", r"\nolimits", r"\big", r"\Big", r"\bigg",
     r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\biggl", r"\biggr", r"\bm", r"\boldsymbol", r"\rm", r"\bf",
     r"\it", r"\mathop", r"\mathopen", r"\mathclose", r"\mathord", r"\mathbin", r"\mathrel", r"\ensuremath",
-    r"\scriptstyle", r"\large", r"\Large", r"\bold", r"\boxed", r"\fbox", r"\(", r"\)", r"\[", r"\]", "*\\",
+    r"\scriptstyle", r"\large", r"\Large", r"\bold", r"\boxed", r"\fbox", r"\(", r"\)", r"\[", r"\]",
 }  # fmt: skip
 _TEXT = {
     r"\text", r"\textbf", r"\textit", r"\textrm", r"\textnormal", r"\textsf", r"\texttt", r"\mbox", r"\hbox",
