@@ -1,0 +1,81 @@
+"""Whether two expressions have the same value: by exact arithmetic, then by values, with rounding for decimals."""
+
+from fractions import Fraction
+
+from reward_server.algebra import polynomial
+from reward_server.algebra.numeric import close_values, same_values
+from reward_server.algebra.polynomial import Form, TooComplex
+from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, negative
+
+ABSOLUTE_TOLERANCE = Fraction(1, 10**6)
+RELATIVE_TOLERANCE = Fraction(1, 10**5)
+"""A decimal equals a number if they differ by less than both: it is that number, rounded to six decimals."""
+
+
+def as_percent(node: Node) -> Node | None:
+    """The number before a percent sign, with its own sign; None if the expression is no percentage."""
+    match node:
+        case Percent(value=value):
+            return value
+        case Product(factors=(Number(value=Fraction(numerator=-1, denominator=1)), Percent(value=value))):
+            return negative(value)
+    return None
+
+
+def without_degrees(node: Node) -> Node:
+    """An expression of degrees as a plain number of degrees; the argument of a function keeps them."""
+    match node:
+        case Degrees(value=value):
+            return value
+        case Sum(terms=terms):
+            return Sum(tuple(without_degrees(term) for term in terms))
+        case Product(factors=factors):
+            bare = tuple(without_degrees(factor) for factor in factors)
+            if len(bare) == 2 and isinstance(bare[0], Number) and isinstance(bare[1], Number):
+                return (
+                    Number(bare[0].value * bare[1].value, bare[0].decimal or bare[1].decimal)
+                    if bare != factors
+                    else node
+                )
+            return Product(bare)
+    return node
+
+
+def same_value(one: Node, other: Node) -> bool | None:
+    """Whether two expressions have the same value; a decimal may be rounded to six places."""
+    try:
+        first, second = polynomial.form_of(one), polynomial.form_of(other)
+        result = polynomial.equal(first, second)
+    except TooComplex:
+        first = second = polynomial.number(0)
+        result = None
+    if result is None:
+        result = same_values(one, other)
+    if result is False and (_has_decimal(one) or _has_decimal(other)):
+        return _close_forms(first, second) or close_values(one, other, ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE)
+    return result
+
+
+def _close_forms(one: Form, other: Form) -> bool:
+    """Whether two polynomials have the same terms, with coefficients that differ by rounding only."""
+    if one.bottom != other.bottom or one.top.keys() != other.top.keys():
+        return False
+    return bool(one.top) and all(_close(value, other.top[term]) for term, value in one.top.items())
+
+
+def _close(one: Fraction, other: Fraction) -> bool:
+    difference = abs(one - other)
+    return difference < ABSOLUTE_TOLERANCE and difference <= RELATIVE_TOLERANCE * max(abs(one), abs(other))
+
+
+def _has_decimal(node: Node) -> bool:
+    match node:
+        case Number(decimal=decimal):
+            return decimal
+        case Sum(terms=parts) | Product(factors=parts) | Call(arguments=parts):
+            return any(_has_decimal(part) for part in parts)
+        case Power(base=base, exponent=exponent):
+            return _has_decimal(base) or _has_decimal(exponent)
+        case Percent(value=value) | Degrees(value=value):
+            return _has_decimal(value)
+    return False
