@@ -5,8 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from reward_server.algebra import polynomial
+from reward_server.algebra.budget import OverBudget, limited, remember, remembered, spend
+from reward_server.algebra.forms import form_of
 from reward_server.algebra.intervals import merged_intervals
-from reward_server.algebra.numeric import renamed, symbols_of
+from reward_server.algebra.numeric import renamed
+from reward_server.algebra.points import children, symbols_of
 from reward_server.algebra.polynomial import Form, TooComplex
 from reward_server.algebra.values import as_percent, same_value, without_degrees
 from reward_server.reading.nodes import (
@@ -39,7 +42,18 @@ _SINGLE = Number | Symbol | Sum | Product | Power | Call | Percent | Degrees
 
 
 def same(answers: Sequence[Statement], golds: Sequence[Statement]) -> bool | None:
-    """Whether any reading of an answer equals any reading of the gold; None if that is open for one of them."""
+    """Whether any reading of an answer equals any reading of the gold; None if that is open for one of them.
+
+    It is open, too, if it takes more work than the process that serves requests can do meanwhile.
+    """
+    try:
+        with limited():
+            return _same(answers, golds)
+    except (OverBudget, RecursionError):
+        return None
+
+
+def _same(answers: Sequence[Statement], golds: Sequence[Statement]) -> bool | None:
     undecided = False
     for gold in golds:
         for answer in answers:
@@ -104,6 +118,7 @@ def _as_relation(statement: Statement) -> Node:
 
 def same_nodes(one: Node, other: Node) -> bool | None:
     """Whether two nodes are equal; None if they cannot be compared here."""
+    spend(10)
     match one, other:
         case Words(), Words():
             return one.letters == other.letters if one.letters and other.letters else one.text == other.text
@@ -161,6 +176,11 @@ def _same_items(one: Items, other: Items) -> bool | None:
     if _is_unordered(one) and _is_unordered(other):
         # Repeats count in a list of numbers, but not in a set, nor in a list of solutions that are tuples.
         if r"\{" in (one.opening, other.opening) or all(isinstance(node, Items) for node in first + second):
+            if (
+                _all(_is_among(element, min(first, second, key=len)) for element in max(first, second, key=len))
+                is False
+            ):
+                return False
             first, second = _without_repeats(first), _without_repeats(second)
         return _same_in_any_order(first, second)
     if len(first) != len(second):
@@ -184,6 +204,11 @@ def _is_unordered(items: Items) -> bool:
 def _is_interval(items: Items) -> bool:
     """Whether the brackets can only be those of an interval, and not of a tuple."""
     return len(items.elements) == 2 and "".join((items.opening, items.closing)) in ("[)", "(]", "[]")
+
+
+def _is_among(element: Node, others: tuple[Node, ...]) -> bool | None:
+    results = [same_nodes(element, other) for other in others]
+    return True if True in results else None if None in results else False
 
 
 def _without_repeats(elements: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -314,7 +339,7 @@ def _same_relations(one: Relation, other: Relation) -> bool | None:
 def _difference(relation: Relation) -> tuple[Form, str] | None:
     """Left side minus right side, compared with zero by `=`, `<`, `\\le` or `\\ne`; None if it has no exact form."""
     try:
-        left, right = (polynomial.form_of(side) for side in relation.sides)
+        left, right = (form_of(side) for side in relation.sides)
         sign = relation.signs[0]
         if sign in (">", r"\ge"):
             left, right, sign = right, left, _TURNED[sign]
@@ -331,6 +356,7 @@ def _difference(relation: Relation) -> tuple[Form, str] | None:
 
 def _same_singles(one: Node, other: Node) -> bool | None:
     """Whether two values are equal, in any sensible reading of a percent sign and of degrees."""
+    spend(_size(one) + _size(other))
     one, other = _end_of_chain(one), _end_of_chain(other)
     if isinstance(one, Words) or isinstance(other, Words):
         return False
@@ -350,6 +376,15 @@ def _same_singles(one: Node, other: Node) -> bool | None:
         if bare or (degrees[0] != one and degrees[1] != other):
             return bare
     return same_value(one, other)
+
+
+def _size(node: Node) -> int:
+    """How much work it is to go through an expression several times."""
+    known = remembered("size", node)
+    if known is None:
+        known = 8 + sum(_size(child) for child in children(node))
+        remember("size", node, known)
+    return int(known)
 
 
 def _end_of_chain(node: Node) -> Node:

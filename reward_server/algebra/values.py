@@ -3,9 +3,11 @@
 from fractions import Fraction
 
 from reward_server.algebra import polynomial
-from reward_server.algebra.numeric import close_values, same_values
+from reward_server.algebra.forms import form_of
+from reward_server.algebra.numeric import close_values, is_undefined, same_values
+from reward_server.algebra.points import symbols_of
 from reward_server.algebra.polynomial import Form, TooComplex
-from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, negative
+from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol, negative
 
 ABSOLUTE_TOLERANCE = Fraction(1, 10**6)
 RELATIVE_TOLERANCE = Fraction(1, 10**5)
@@ -42,10 +44,21 @@ def without_degrees(node: Node) -> Node:
 
 
 def same_value(one: Node, other: Node) -> bool | None:
-    """Whether two expressions have the same value; a decimal may be rounded to six places."""
+    """Whether two expressions have the same value; a decimal may be rounded to six places.
+
+    What has no value, and what computes with infinity, equals nothing but itself.
+    """
+    if one == other:
+        return True
+    infinite = [r"\infty" in symbols_of(node) for node in (one, other)]
+    if any(infinite):
+        return _sign_of_infinity(one) is not None and _sign_of_infinity(one) == _sign_of_infinity(other)
     try:
-        first, second = polynomial.form_of(one), polynomial.form_of(other)
+        first, second = form_of(one), form_of(other)
         result = polynomial.equal(first, second)
+        # What is opaque may have no value, and be gone from the form all the same.
+        if result and (first.opaque or second.opaque) and (is_undefined(one) or is_undefined(other)):
+            return False
     except TooComplex:
         first = second = polynomial.number(0)
         result = None
@@ -54,6 +67,19 @@ def same_value(one: Node, other: Node) -> bool | None:
     if result is False and (_has_decimal(one) or _has_decimal(other)):
         return _close_forms(first, second) or close_values(one, other, ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE)
     return result
+
+
+def _sign_of_infinity(node: Node) -> int | None:
+    """The sign of an infinity that stands alone; None for every other expression."""
+    match node:
+        case Symbol(name=r"\infty"):
+            return 1
+        case Product(factors=(Number(value=value), inner)) if abs(value) == 1:
+            sign = _sign_of_infinity(inner)
+            return None if sign is None else sign * int(value)
+        case Sum(terms=(inner,)) | Product(factors=(inner,)):
+            return _sign_of_infinity(inner)
+    return None
 
 
 def _close_forms(one: Form, other: Form) -> bool:
