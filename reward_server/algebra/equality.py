@@ -8,7 +8,7 @@ from reward_server.algebra import polynomial
 from reward_server.algebra.budget import OverBudget, limited, remember, remembered, spend
 from reward_server.algebra.forms import form_of
 from reward_server.algebra.intervals import merged_intervals
-from reward_server.algebra.numeric import renamed
+from reward_server.algebra.numeric import is_undefined, renamed
 from reward_server.algebra.points import children, symbols_of
 from reward_server.algebra.polynomial import Form, TooComplex
 from reward_server.algebra.values import as_percent, same_value, without_degrees
@@ -322,6 +322,8 @@ def _same_relations(one: Relation, other: Relation) -> bool | None:
             undecided |= result is None
     if len(one.signs) != 1 or len(other.signs) != 1 or one.signs[0] not in _TURNED or other.signs[0] not in _TURNED:
         return None if undecided or len(one.signs) > 1 or len(other.signs) > 1 else False
+    if any(isinstance(side, _SINGLE) and is_undefined(side) for side in one.sides + other.sides):
+        return False
     first, second = _difference(one), _difference(other)
     if first is None or second is None:
         return None
@@ -338,6 +340,8 @@ def _same_relations(one: Relation, other: Relation) -> bool | None:
 
 def _difference(relation: Relation) -> tuple[Form, str] | None:
     """Left side minus right side, compared with zero by `=`, `<`, `\\le` or `\\ne`; None if it has no exact form."""
+    if any(_INFINITY.name in symbols_of(side) for side in relation.sides):
+        return None
     try:
         left, right = (form_of(side) for side in relation.sides)
         sign = relation.signs[0]

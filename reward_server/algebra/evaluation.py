@@ -114,6 +114,8 @@ def _rounded(name: str, argument: mpmath.mpc, value: mpmath.mpc) -> mpmath.mpc:
     """The value of a function; zero, or nothing, where rounding alone keeps it from its zero or its pole."""
     if name in ("tan", "cot", "sec", "csc") and abs(value) * small(10) > 1:
         raise Undefined("a pole")
+    if name == "tanh" and abs(argument.real) > MORE_DIGITS:
+        raise NoValue("a value that rounds to one")
     if name in _ROUNDED and abs(value) < small(10) and abs(argument) > small(DIGITS - 10):
         return context.mpc(0)
     return value

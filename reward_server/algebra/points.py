@@ -58,7 +58,11 @@ def points(nodes: Iterable[Node]) -> Iterator[tuple[bool, Mapping[str, Fraction]
     rounded = natural or any(call.name in ("floor", "ceil") for call in calls)
     integers = natural | (_INTEGER_LETTERS if rounded else frozenset())
     constants = _constants(parts)
-    real = _SCALES + [one for value in constants for one in (value * Fraction(14, 13), value * Fraction(12, 13))]
+    real = (
+        _SCALES
+        + [Fraction(3), Fraction(8)] * bool(rounded)
+        + [one for value in constants for one in (value * Fraction(14, 13), value * Fraction(12, 13))]
+    )
     whole = [value for value in constants if value.denominator == 1]
     whole = _WHOLE + [one for value in whole for one in (value, value + 1, 2 * value, value - 1) if one > 0]
     for trial in range(max(_POINTS, 2 * max(len(real), len(whole)))):

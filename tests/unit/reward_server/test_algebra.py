@@ -33,6 +33,10 @@ UNDEFINED: list[Row] = [
     (r"\infty", r"-\infty", False),
     (r"-\infty", r"-\infty", True),
     (r"\infty", "7", False),
+    (r"(0,\infty)", r"(0,+\infty)", True),
+    (r"y=2x", r"y=2x\cdot\frac{\ln 0}{\ln 0}", False),
+    (r"2y=4x", r"y\cdot\frac{\ln 0}{\ln 0}=2x", False),
+    (r"y=2x", r"2y=4x\cdot\frac{\ln 3}{\ln 3}", True),
 ]
 POINTS: list[Row] = [
     ("|x-5|", "5-x", False),
@@ -46,6 +50,7 @@ POINTS: list[Row] = [
     (r"\lfloor x\rfloor", "x", False),
     (r"\lfloor 2x\rfloor", r"2\lfloor x\rfloor", False),
     (r"\lfloor x+1\rfloor", r"\lfloor x\rfloor+1", True),
+    (r"\lfloor x\rfloor", r"\lceil x\rceil-1", False),
     (r"\gcd(n,13)", "1", False),
     (r"\gcd(m,n)\operatorname{lcm}(m,n)", "mn", True),
     (r"\cosh^2 x-\sinh^2 x", "1", True),
