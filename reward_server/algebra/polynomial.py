@@ -44,7 +44,8 @@ class Form:
     @property
     def key(self) -> str:
         """A text that is the same for equal forms with the same denominators."""
-        spend(3 * (len(self.top) + len(self.bottom)))
+        names = sum(40 + len(name) for part in (self.top, self.bottom) for monomial in part for name, _ in monomial)
+        spend(3 + names // 10)
         return f"{sorted(self.top.items())}/{sorted(self.bottom.items())}"
 
 
@@ -165,7 +166,8 @@ def _multiply(one: Mapping[Monomial, Fraction], other: Mapping[Monomial, Fractio
         return dict(other)
     if len(one) * len(other) > MAX_TERMS * 10:
         raise TooComplex("too many terms")
-    spend(len(one) * len(other) * (8 + (_bits(one) + _bits(other)) // 200))
+    generators = max(map(len, one), default=0) + max(map(len, other), default=0)
+    spend(len(one) * len(other) * (3 + 3 * generators // 2 + (_bits(one) + _bits(other)) // 200))
     total: Terms = {}
     for first, a in one.items():
         for second, b in other.items():
