@@ -269,6 +269,7 @@ def test_changed_grammar(left: str, right: str, sign: str) -> None:
     gold = combine(left, sign, right)
     assume(is_equal(gold, gold))
     assume(not is_equal("0", gold))
+    assume(is_equal(f"{gold}+0", gold))  # what has no value equals only its own text
     assert not is_equal(f"{gold}+1", gold)
     assert not is_equal(rf"({gold})\cdot q", gold)
     assert not is_equal(f"-({gold})", gold)
