@@ -361,7 +361,10 @@ def _difference(relation: Relation) -> tuple[Form, str] | None:
 def _same_singles(one: Node, other: Node) -> bool | None:
     """Whether two values are equal, in any sensible reading of a percent sign and of degrees."""
     spend(_size(one) + _size(other))
-    one, other = _end_of_chain(one), _end_of_chain(other)
+    ends = _end_of_chain(one), _end_of_chain(other)
+    if ends[0] is None or ends[1] is None:
+        return None
+    one, other = ends
     if isinstance(one, Words) or isinstance(other, Words):
         return False
     if not isinstance(one, _SINGLE) or not isinstance(other, _SINGLE):
@@ -391,9 +394,15 @@ def _size(node: Node) -> int:
     return int(known)
 
 
-def _end_of_chain(node: Node) -> Node:
-    """The last side of a chain of equations; `Words` if its sides are not equal, which is equal to nothing."""
+def _end_of_chain(node: Node) -> Node | None:
+    """The last side of a chain of equations; `Words` if its sides are not equal, which is equal to nothing.
+
+    None if it is open whether they are.
+    """
     if not isinstance(node, Call) or node.name != "chain":
         return node
     *before, last = node.arguments
-    return last if all(_same_singles(side, last) is not False for side in before) else Words("a false equation")
+    result = _all(_same_singles(side, last) for side in before)
+    if result is None:
+        return None
+    return last if result else Words("a false equation")

@@ -77,7 +77,7 @@ _BARE_FUNCTION = re.compile(
     r"(?<![\\A-Za-z{])(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi)(?![A-Za-z])"
 )
 _BARE_PERCENT = re.compile(r"(?<!\\)%")
-_ROOT_OF_ONE = re.compile(r"\\sqrt\s*(?:(\[[^\[\]{}]*\])\s*)?([0-9a-zA-Z])")
+_ROOT_OF_ONE = re.compile(r"\\sqrt\s*(?:(\[[^\[\]{}]*\])\s*)?(\d+|[a-zA-Z])")
 _ROOT_OF_PARENTHESES = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boldsymbol|bold)\s*\{([^{}]*)\}")
 _BEGINNING = re.compile(r"(?:\\[$ ,;!]|[\s$*])*")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from reward_server.reading.nodes import Unreadable
-from reward_server.reading.tokens import DEGREE, Token, tokenize
+from reward_server.reading.tokens import DEGREE, Token
 from reward_server.reading.vocabulary import changes_meaning
 
 _SPARE = "abcdfghjklmnopqrstuvwxyz"
@@ -98,17 +98,17 @@ def _write(token: Token, names: Mapping[str, str]) -> str:
     return _WRITTEN.get(token.text, token.text)
 
 
-def for_parser(answer: str, gold: str) -> tuple[str, set[str], str, set[str]]:
+def for_parser(answer: Sequence[Token], gold: Sequence[Token]) -> tuple[str, set[str], str, set[str]]:
     """Answer and gold as LaTeX for the parser, each with the letters that its result must contain.
 
     Args:
-        answer: Unified text.
-        gold: Unified text.
+        answer: Its tokens.
+        gold: Its tokens.
 
     Raises:
         Unreadable: One of them has words that are no unit.
     """
-    sides = [tokenize(text) for text in (answer, gold)]
+    sides = [answer, gold]
     names = clashing_letters(set().union(*map(letters_of, sides)))
     (first, first_letters), (second, second_letters) = (
         (render(tokens, names), {names.get(letter, letter) for letter in letters_of(tokens)} - _CONSTANTS)

@@ -5,6 +5,7 @@ Every function here may hang, exhaust memory or crash on untrusted input; the ca
 
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import sympy
@@ -18,7 +19,11 @@ from reward_server.grading.decision import decide, read_answer
 from reward_server.grading.golds import formula_of, read_gold
 from reward_server.grading.notation import normalize, unify
 from reward_server.grading.rendering import for_parser
+from reward_server.reading.names import name_of
 from reward_server.reading.nodes import Unreadable
+from reward_server.reading.statement import sides_of
+from reward_server.reading.token_groups import is_sign
+from reward_server.reading.tokens import Token, tokenize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Relative difference above which two numbers are different, however small they are."""
@@ -55,14 +60,35 @@ def equal(answer: str, gold: str, prose: bool = False) -> bool:
     if decided is not None:
         return decided
     try:
-        left, left_letters, right, right_letters = for_parser(unify(answer), unify(formula_of(gold)))
+        return _parsed_sides_equal(tokenize(unify(answer)), tokenize(unify(formula_of(gold)), scientific=False))
     except Unreadable as error:
         if readings:
             return False  # the answer has words or signs that no reading accounts for
         raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read: {error}") from error
+
+
+def _parsed_sides_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
+    """Whether answer and gold are equal by the parser, which would read only the right side of an equation.
+
+    Therefore, an equation and a value are equal only if each side of the equation, but for a name, is that value.
+
+    Raises:
+        Unreadable: One of them cannot be read.
+    """
+    (found, found_signs), (known, known_signs) = sides_of(answer), sides_of(gold)
+    if ("=" in found_signs) == ("=" in known_signs):
+        return _parsed_equal(answer, gold)
+    if set(found_signs + known_signs) != {"="} or any(is_sign(token, ",", ";", "or") for token in (*answer, *gold)):
+        return False
+    found, known = (sides[1:] if len(sides) > 1 and name_of(sides[0]) else sides for sides in (found, known))
+    return all(_parsed_equal(one, other) for one in found for other in known)
+
+
+def _parsed_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
+    left, left_letters, right, right_letters = for_parser(answer, gold)
     known = _read(right, right_letters)
     if not known:
-        raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read without a loss")
+        raise GoldUnparseable(f"the gold {right[:100]!r} cannot be read without a loss")
     return _same(_read(left, left_letters), known)
 
 

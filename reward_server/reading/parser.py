@@ -175,7 +175,7 @@ class Parser(TokenReader):
         if self.peek().kind == "number":
             node: Node = Number(Fraction(self.take().text))
         else:
-            node = self._primary()
+            node = Symbol(self.take().text) if self.peek().kind == "letter" else self._argument()
         if self.peek().text == "^":
             raise Unreadable("an exponent of an exponent without braces")
         return node
@@ -312,16 +312,15 @@ class Parser(TokenReader):
     def _argument(self) -> Node:
         r"""An argument of a command: a group, or the next digit, letter or command."""
         token = self.peek()
-        if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
-            # `\frac12` has two arguments of one digit; the rest of the number is the next token.
-            rest = Token("number", token.text[1:])
-            self._tokens = [*self._tokens[: self._position], rest, *self._tokens[self._position + 1 :]]
-            return Number(Fraction(token.text[0]))
-        if token.kind == "run":
-            rest = Token("run" if len(token.text) > 2 else "letter", token.text[1:])
-            self._tokens = [*self._tokens[: self._position], rest, *self._tokens[self._position + 1 :]]
-            return Symbol(token.text[0])
-        return self._primary()
+        if token.kind not in ("number", "run"):
+            return self._primary()
+        if "." in token.text:
+            raise Unreadable("a decimal as an argument without braces")
+        # `\frac12` has two arguments of one digit; the rest of the number is the next token.
+        kind = "letter" if token.kind == "run" and len(token.text) == 2 else token.kind
+        rest = [Token(kind, token.text[1:])] if len(token.text) > 1 else []
+        self._tokens = [*self._tokens[: self._position], *rest, *self._tokens[self._position + 1 :]]
+        return Number(Fraction(token.text[0])) if kind == "number" else Symbol(token.text[0])
 
     def _function(self, name: str) -> Node:
         exponent: Node | None = None

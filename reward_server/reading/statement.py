@@ -7,6 +7,7 @@ of them are returned; comparing decides, since the other side may say which was 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from reward_server.algebra.numeric import CONSTANTS, symbols_of
 from reward_server.grading.notation import unify
@@ -27,7 +28,7 @@ from reward_server.reading.nodes import (
 )
 from reward_server.reading.parser import Parser
 from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
-from reward_server.reading.tokens import Token, has_plain_thousands, tokenize
+from reward_server.reading.tokens import Token, has_plain_thousands, has_scientific, tokenize
 from reward_server.reading.vocabulary import (
     ANSWER_WORDS,
     NUMBER_WORDS,
@@ -81,8 +82,10 @@ def read(text: str, gold: bool) -> list[Statement]:
     readings = [Statement(_words_node(whole, certain))] if whole else []
     if readings and certain:
         return readings
-    for thousands in (True, False) if has_plain_thousands(text) else (True,):
-        tokens = tokenize(text, thousands)
+    commas = (True, False) if has_plain_thousands(text) else (True,)
+    exponents = (not gold, False) if has_scientific(text) else (True,)
+    for thousands, scientific in product(commas, exponents):
+        tokens = tokenize(text, thousands, scientific=scientific)
         for units in (False, True):
             if units and gold and not _unit_may_stand_alone(tokens):
                 continue
@@ -216,7 +219,7 @@ def _take_half_day(tokens: list[Token]) -> tuple[list[Token], str]:
 
 def _relation(tokens: list[Token], units: bool) -> Statement:
     """One element of a list: an expression, a ratio, or sides with relations between them."""
-    sides, signs = _sides(tokens)
+    sides, signs = sides_of(tokens)
     name = name_of(sides[0]) if len(sides) > 1 else ""
     if signs and name and (all(sign in ("=", r"\approx") for sign in signs) or signs == [r"\in"]):
         if signs == [r"\in"]:
@@ -241,7 +244,12 @@ def _is_half_open(tokens: Sequence[Token]) -> bool:
     return not any(token.text in ("(", ")", "[", "]") for token in tokens[1:-1])
 
 
-def _sides(tokens: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:
+def sides_of(tokens: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:
+    """Split at relations outside of all brackets: the sides, and the signs between them.
+
+    Raises:
+        Unreadable: A side is missing.
+    """
     sides: list[list[Token]] = [[]]
     signs: list[str] = []
     depth = 0

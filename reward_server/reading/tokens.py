@@ -90,6 +90,8 @@ _PIECE = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_SCIENTIFIC = re.compile(r"(?<![\d.])\d+e[+-]\d{1,3}(?![\w^])")
+"""A number with an exponent, or a number times e, plus or minus another."""
 _GROUPED = re.compile(r" |\{,\}|,\\!\s*|\\[,!]\s*")
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z])\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
 _GLUED_SEPARATOR = re.compile(r"(and|or)(?=[A-Z])")
@@ -100,13 +102,16 @@ MAX_TOKENS = 3000
 _WORD_RUN = re.compile(r"[A-Za-z]{2,}")
 
 
-def tokenize(text: str, thousands: bool = True, depth_left: int = MAX_TEXT_DEPTH) -> list[Token]:
+def tokenize(
+    text: str, thousands: bool = True, depth_left: int = MAX_TEXT_DEPTH, scientific: bool = True
+) -> list[Token]:
     """The tokens of a text. Every character but blanks, dollar signs for mathematics and sizes is in one of them.
 
     Args:
         text: Unified by `notation.unify`.
         thousands: Whether a comma between digits that could group them (`24,300`) does; else it separates a list.
             Inside of brackets, it does only before a group that begins with 0.
+        scientific: Whether `2e-1` is 0.2; else the e is a letter.
         depth_left: How many `\\text{...}` inside of each other are still opened; others are words.
     """
     tokens: list[Token] = []
@@ -115,8 +120,10 @@ def tokenize(text: str, thousands: bool = True, depth_left: int = MAX_TEXT_DEPTH
     while position < len(text) and len(tokens) < MAX_TOKENS:
         piece = _PIECE.match(text, position)
         assert piece is not None  # the last alternative takes any character
-        position = piece.end()
         kind, found = piece.lastgroup or "sign", piece.group()
+        if not scientific and _SCIENTIFIC.fullmatch(found):
+            found = found[: found.index("e")]
+        position += len(found)
         if kind == "space" or found in _BLANKS:
             spaced = True
             continue
@@ -143,6 +150,11 @@ def tokenize(text: str, thousands: bool = True, depth_left: int = MAX_TEXT_DEPTH
         elif found == r"\!":
             spaced = False
     return _join(tokens)
+
+
+def has_scientific(text: str) -> bool:
+    """Whether an e of the text may be a letter behind a number, or mark the exponent of the number."""
+    return _SCIENTIFIC.search(text) is not None
 
 
 def has_plain_thousands(text: str) -> bool:
@@ -280,7 +292,16 @@ def _join(tokens: list[Token]) -> list[Token]:
             position += 3
         elif texts[:1] == ["$"]:
             position += 1
+        elif tokens[position].kind == "number" and _is_root(joined):
+            joined += [Token("sign", "{"), tokens[position], Token("sign", "}")]
+            position += 1
         else:
             joined.append(tokens[position])
             position += 1
     return joined
+
+
+def _is_root(tokens: list[Token]) -> bool:
+    r"""Whether tokens end in a root that lacks its argument. A number behind it is under the root as a whole."""
+    texts = [token.text for token in tokens[-4:]]
+    return texts[-1:] == [r"\sqrt"] or (texts[:2] == [r"\sqrt", "["] and texts[3:] == ["]"])
