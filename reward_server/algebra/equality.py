@@ -12,6 +12,7 @@ from reward_server.algebra.numeric import is_undefined, renamed
 from reward_server.algebra.points import children, symbols_of
 from reward_server.algebra.polynomial import Form, TooComplex
 from reward_server.algebra.values import as_percent, same_value, without_degrees
+from reward_server.reading.inequalities import TURNED, as_interval, unknown_of
 from reward_server.reading.nodes import (
     Call,
     Degrees,
@@ -37,7 +38,6 @@ MAX_COMPARISONS = 3000
 _INFINITY = Symbol(r"\infty")
 _ARGUMENT = re.compile(r"([A-Za-z])\(([a-zA-Z])\)")
 _REALS = Items("(", ")", (negative(_INFINITY), _INFINITY))
-_TURNED = {"<": ">", r"\le": r"\ge", ">": "<", r"\ge": r"\le", "=": "=", r"\ne": r"\ne", r"\approx": r"\approx"}
 _SINGLE = Number | Symbol | Sum | Product | Power | Call | Percent | Degrees
 
 
@@ -70,6 +70,14 @@ def same_statement(answer: Statement, gold: Statement) -> bool | None:
         return False
     if answer.condition and gold.condition and answer.condition != gold.condition:
         return False
+    nodes = answer.node, gold.node
+    if answer.radians != gold.radians and any(map(_has_degrees, nodes)):
+        return False
+    in_degrees = all(isinstance(node, _SINGLE) for node in nodes) and any(
+        without_degrees(node) != node for node in nodes
+    )
+    if in_degrees and answer.radians != gold.radians:
+        return same_value(*nodes)
     answer = _with_argument_of(answer, gold)
     if answer.name and gold.name and not _same_name(answer.name, gold.name):
         if not (isinstance(answer.node, _SINGLE) and isinstance(gold.node, _SINGLE)):
@@ -82,6 +90,10 @@ def same_statement(answer: Statement, gold: Statement) -> bool | None:
     if isinstance(gold.node, Relation) and answer.name and not isinstance(answer.node, Items):
         return same_nodes(_as_relation(answer), gold.node)
     return same_nodes(answer.node, gold.node)
+
+
+def _has_degrees(node: Node) -> bool:
+    return isinstance(node, Items) and any(without_degrees(element) != element for element in node.elements)
 
 
 def _names_another(one: Statement, other: Statement) -> bool:
@@ -107,8 +119,9 @@ def _same_name(one: str, other: str) -> bool:
     shorter, longer = sorted((one, other), key=len)
     if shorter == longer or longer.startswith(f"{shorter}(") or (one.islower() and " " in one):
         return True
-    if any(len(name) > 2 and name.isalpha() and not name.isupper() for name in (one, other)):
-        return True  # a word, such as `Area`
+    words = [len(name) > 2 and name.isalpha() and not name.isupper() for name in (one, other)]
+    if any(words):
+        return not all(words) or one.lower() == other.lower()  # a word, such as `Area`, and a letter for it
     return shorter == "y" and longer in ("f(x)", "g(x)", "h(x)")
 
 
@@ -260,7 +273,10 @@ def _joined(node: Node) -> Node:
     r"""A list of inequalities, `x < 0 \text{ or } x > 1`, as the union of their intervals; other nodes as they are."""
     if not isinstance(node, Items) or node.opening:
         return node
-    intervals = [as_interval(element) for element in node.elements if isinstance(element, Relation)]
+    relations = [element for element in node.elements if isinstance(element, Relation)]
+    if any(unknown_of(relation) != unknown_of(relations[0]) for relation in relations):
+        return node
+    intervals = [as_interval(relation) for relation in relations]
     found = tuple(interval for interval in intervals if interval is not None)
     return Union(found) if len(found) == len(node.elements) else node
 
@@ -286,33 +302,8 @@ def _relation_and_other(relation: Relation, other: Node) -> bool | None:
     return None
 
 
-def as_interval(relation: Relation) -> Items | None:
-    r"""The interval of a letter between bounds: `1 \le x < 2` is [1, 2). None for another relation."""
-    sides, signs = relation.sides, relation.signs
-    if not set(signs) <= {"<", ">", r"\le", r"\ge"}:
-        return None
-    if set(signs) <= {">", r"\ge"}:
-        sides, signs = sides[::-1], tuple(_TURNED[sign] for sign in signs[::-1])
-    if not set(signs) <= {"<", r"\le"}:
-        return None
-    opening, closing = "(", ")"
-    if len(sides) == 3 and isinstance(sides[1], Symbol | Call):
-        low, high = sides[0], sides[2]
-        opening = "[" if signs[0] == r"\le" else "("
-        closing = "]" if signs[1] == r"\le" else ")"
-    elif len(sides) == 2 and isinstance(sides[0], Symbol):
-        low, high = negative(_INFINITY), sides[1]
-        closing = "]" if signs[0] == r"\le" else ")"
-    elif len(sides) == 2 and isinstance(sides[1], Symbol):
-        low, high = sides[0], _INFINITY
-        opening = "[" if signs[0] == r"\le" else "("
-    else:
-        return None
-    return Items(opening, closing, (low, high))
-
-
 def _same_relations(one: Relation, other: Relation) -> bool | None:
-    turned = Relation(other.sides[::-1], tuple(_TURNED.get(sign, "") for sign in other.signs[::-1]))
+    turned = Relation(other.sides[::-1], tuple(TURNED.get(sign, "") for sign in other.signs[::-1]))
     undecided = False
     for candidate in (other, turned):
         if one.signs == candidate.signs and len(one.sides) == len(candidate.sides):
@@ -320,7 +311,7 @@ def _same_relations(one: Relation, other: Relation) -> bool | None:
             if result:
                 return True
             undecided |= result is None
-    if len(one.signs) != 1 or len(other.signs) != 1 or one.signs[0] not in _TURNED or other.signs[0] not in _TURNED:
+    if len(one.signs) != 1 or len(other.signs) != 1 or one.signs[0] not in TURNED or other.signs[0] not in TURNED:
         return None if undecided or len(one.signs) > 1 or len(other.signs) > 1 else False
     if any(isinstance(side, _SINGLE) and is_undefined(side) for side in one.sides + other.sides):
         return False
@@ -346,7 +337,7 @@ def _difference(relation: Relation) -> tuple[Form, str] | None:
         left, right = (form_of(side) for side in relation.sides)
         sign = relation.signs[0]
         if sign in (">", r"\ge"):
-            left, right, sign = right, left, _TURNED[sign]
+            left, right, sign = right, left, TURNED[sign]
         difference = polynomial.add(left, polynomial.multiply(polynomial.number(-1), right))
     except TooComplex:
         return None
@@ -378,7 +369,7 @@ def _same_singles(one: Node, other: Node) -> bool | None:
         if isinstance(percent, Number) and percent.value.denominator == 1 and same_value(percent, rest):
             return True
     degrees = without_degrees(one), without_degrees(other)
-    if degrees != (one, other):
+    if degrees != (one, other) and r"\pi" not in symbols_of(degrees[0]) | symbols_of(degrees[1]):
         bare = same_value(*degrees)
         if bare or (degrees[0] != one and degrees[1] != other):
             return bare

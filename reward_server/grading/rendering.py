@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from reward_server.reading.nodes import Unreadable
 from reward_server.reading.tokens import DEGREE, Token
-from reward_server.reading.vocabulary import changes_meaning
+from reward_server.reading.vocabulary import changes_number
 
 _SPARE = "abcdfghjklmnopqrstuvwxyz"
 _CONSTANTS = frozenset({"e", "i"})
@@ -52,7 +52,7 @@ def render(tokens: Sequence[Token], names: Mapping[str, str]) -> str:
     """
     kept = list(tokens)
     while kept and kept[-1].kind == "words" and len(kept) > 1:
-        if changes_meaning(kept.pop().text):
+        if changes_number(kept.pop().text):
             raise Unreadable("words that change the meaning")
     pieces: list[str] = []
     integral = any(token.text in (r"\int", r"\iint", r"\oint") for token in kept)

@@ -6,6 +6,7 @@ Every function here may hang, exhaust memory or crash on untrusted input; the ca
 import logging
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import sympy
@@ -22,7 +23,7 @@ from reward_server.grading.rendering import for_parser
 from reward_server.reading.names import name_of
 from reward_server.reading.nodes import Unreadable
 from reward_server.reading.statement import sides_of
-from reward_server.reading.token_groups import is_sign
+from reward_server.reading.token_groups import CLOSING, OPENING, is_sign
 from reward_server.reading.tokens import Token, tokenize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
@@ -76,12 +77,31 @@ def _parsed_sides_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
         Unreadable: One of them cannot be read.
     """
     (found, found_signs), (known, known_signs) = sides_of(answer), sides_of(gold)
+    if _has_inner_equation(answer) or _has_inner_equation(gold):
+        return False
+    if "=" not in found_signs + known_signs:
+        return _parsed_equal(answer, gold)
+    if found_signs == known_signs == ["="] and not (name_of(found[0]) and name_of(known[0])):
+        return any(all(map(_parsed_equal, sides, known)) for sides in (found, found[::-1]))
     if ("=" in found_signs) == ("=" in known_signs):
         return _parsed_equal(answer, gold)
     if set(found_signs + known_signs) != {"="} or any(is_sign(token, ",", ";", "or") for token in (*answer, *gold)):
         return False
     found, known = (sides[1:] if len(sides) > 1 and name_of(sides[0]) else sides for sides in (found, known))
     return all(_parsed_equal(one, other) for one in found for other in known)
+
+
+def _has_inner_equation(tokens: Sequence[Token]) -> bool:
+    """Whether an equation stands in brackets that are no index, as in `(2x=12)`."""
+    indices: list[bool] = []
+    for before, token in pairwise([Token("sign", ""), *tokens]):
+        if token.text in OPENING:
+            indices.append(before.text == "_")
+        elif token.text in CLOSING and indices:
+            indices.pop()
+        elif token.text == "=" and indices and not any(indices):
+            return True
+    return False
 
 
 def _parsed_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from reward_server.reading.token_groups import CLOSING, OPENING, is_sign
+from reward_server.reading.nodes import Unreadable
+from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
 from reward_server.reading.tokens import Token
 from reward_server.reading.vocabulary import QUALIFIERS, plain_words
 
 RELATIONS = frozenset(
     {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\mid", r"\notin", r"\subset"}
 )
+_BRANCHES = frozenset({"if", "when", "where", "otherwise", "for"})
 
 
 def take_condition(tokens: list[Token]) -> tuple[list[Token], str]:
@@ -36,9 +38,35 @@ def take_condition(tokens: list[Token]) -> tuple[list[Token], str]:
             rest = tokens[:index]
             while rest and is_sign(rest[-1], ",", ";"):
                 rest = rest[:-1]
+            _check(rest, tokens[index:])
             return rest, _condition(tokens[index:])
         depth += (token.text in OPENING) - (token.text in CLOSING)
     return tokens, ""
+
+
+def _check(answer: Sequence[Token], condition: Sequence[Token]) -> None:
+    """Refuse a condition that holds a second value, or a second condition for it.
+
+    Raises:
+        Unreadable: It does, or it gives another value to the name of the answer.
+    """
+    words = [plain_words(token.text)[0] for token in condition if token.kind == "words" and plain_words(token.text)]
+    if words[:1] == ["as"] and not any(token.text in (r"\to", r"\rightarrow") for token in condition):
+        raise Unreadable("a condition without a limit")
+    if any(token.kind == "words" and {"else", "otherwise"} & set(plain_words(token.text)) for token in condition):
+        raise Unreadable("a second value with a condition")
+    for number, part in enumerate(split_at(condition, ",", ";", "or")):
+        related = any(token.text in RELATIONS or token.text in ("|", r"\to", r"\rightarrow") for token in part)
+        begins = [token for token in part if token.kind in ("words", "run") and token.text.split()]
+        first = plain_words(begins[0].text)[:1] if begins else []
+        if number and first and first[0] in _BRANCHES and part[0] is not begins[0]:
+            raise Unreadable("a second value with a condition")
+        if not related and any(token.kind == "number" for token in part) and len(begins) < 2:
+            raise Unreadable("a value in a condition")
+        texts = [token.text for token in part if token.kind != "words"]
+        named = [token.text for token in answer[:2]]
+        if named[1:] == ["="] and (texts[:2] == named or texts[-2:] == named[::-1]):
+            raise Unreadable("a second value of a name")
 
 
 def _has_number_set(tokens: Sequence[Token]) -> bool:

@@ -7,6 +7,8 @@ from reward_server.reading.tokens import Token
 from reward_server.reading.vocabulary import changes_meaning, plain_words
 
 _IN_ARGUMENTS = (",", "_", "+", "-", "{", "}", "|")
+_FUNCTIONS = frozenset("fghFGHPQTE") | {r"\phi", r"\psi", r"\Phi", r"\varphi"}
+"""Letters that a sum in brackets is the argument of; behind other letters, it is a factor."""
 _COMMANDS = frozenset({r"\angle", r"\triangle", r"\overline", r"\vec", r"\max", r"\min", r"\hat", r"\square"})
 
 
@@ -25,6 +27,8 @@ def _written(tokens: Sequence[Token]) -> str:
     if any(is_sign(token, ":") for token in tokens):
         return "".join(token.text for token in tokens) if all(map(name_of, split_at(tokens, ":"))) else ""
     first = tokens[0]
+    if first.text in (r"\pi", r"\infty"):
+        return ""
     texts = [" ".join(plain_words(token.text)) if token.kind == "words" else token.text for token in tokens]
     if first.kind == "words":
         named = not changes_meaning(first.text) and all(token.kind in ("words", "letter", "sign") for token in tokens)
@@ -38,11 +42,20 @@ def _written(tokens: Sequence[Token]) -> str:
         return "".join(texts) if all(_may_be_named(token) for token in tokens) else ""
     if first.kind == "run":
         return "".join(texts) if first.text.isupper() and all(_may_be_named(token) for token in tokens) else ""
+    sums = any(is_sign(token, "+", "-") for token in _argument_of(tokens))
+    if sums and first.kind in ("letter", "command") and first.text not in _FUNCTIONS:
+        return ""  # a product
     if first.kind == "letter" or (first.kind == "command" and len(tokens) == 1):
         return "".join(texts) if _is_indexed(tokens[1:]) else ""
     if first.kind == "command" and _is_indexed(tokens[1:]) and tokens[1].text in ("_", "("):
         return "" if first.text in (r"\log", r"\ln", r"\frac", r"\sqrt", r"\sin", r"\cos", r"\tan") else "".join(texts)
     return ""
+
+
+def _argument_of(tokens: Sequence[Token]) -> Sequence[Token]:
+    """The tokens from the first bracket on."""
+    start = next((index for index, token in enumerate(tokens) if is_sign(token, "(")), len(tokens))
+    return tokens[start:]
 
 
 def _may_be_named(token: Token) -> bool:

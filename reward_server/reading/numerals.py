@@ -9,6 +9,8 @@ from reward_server.reading.tokens import Token
 from reward_server.reading.vocabulary import BASES
 
 MAX_DIGITS = 200
+MAX_LENGTH = 12
+"""Tokens of a numeral with letters; a longer sequence of letters and numbers is a product."""
 
 
 class Numeral(NamedTuple):
@@ -87,8 +89,10 @@ def base_of(index: str) -> int:
     return base
 
 
-def in_base(tokens: Sequence[Token], end: int, base: int) -> Fraction:
-    """The value of the digits (and letters) that end at a token, in a base. Brackets around them are allowed.
+def in_base(tokens: Sequence[Token], end: int, base: int, start: int = -1) -> Fraction:
+    """The value of the digits that end at a token, in a base. Brackets around them are allowed.
+
+    Letters are digits if the numeral is known to begin at the token `start`.
 
     Raises:
         Unreadable: They are no digits in this base.
@@ -97,7 +101,9 @@ def in_base(tokens: Sequence[Token], end: int, base: int) -> Fraction:
     if _is(tokens, position, ")"):
         position -= 1
     digits = ""
-    while position >= 0 and (tokens[position].kind in ("letter", "run") or _is_digits(tokens, position)):
+    while position >= max(start, 0) and (
+        (start >= 0 and tokens[position].kind in ("letter", "run")) or _is_digits(tokens, position)
+    ):
         digits = tokens[position].text + digits
         position -= 1
     try:
@@ -112,15 +118,28 @@ def hexadecimal(tokens: Sequence[Token], start: int) -> int:
     0 if there are no such tokens, if they hold no letter, or if they hold no digit and the index is not 16.
     """
     position = start
-    while position < len(tokens) and (
-        (tokens[position].kind in ("letter", "run") and not (position > start and tokens[position].spaced))
+    while position < min(len(tokens), start + MAX_LENGTH) and (
+        (_is_letter_digit(tokens[position]) and not (position > start and tokens[position].spaced))
         or _is_digits(tokens, position)
     ):
         position += 1
+    if position == start or not _is(tokens, position, "_") or not _is_large_base(tokens, position + 1):
+        return 0
     digits = "".join(token.text for token in tokens[start:position])
     mixed_digits = not digits.isdigit() and not digits.isalpha()
     sixteen = len(digits) > 1 and digits.isalpha() and _is_sixteen(tokens, position + 1)
-    return position - start if _is(tokens, position, "_") and (mixed_digits or sixteen) else 0
+    return position - start if mixed_digits or sixteen else 0
+
+
+def _is_letter_digit(token: Token) -> bool:
+    return token.kind in ("letter", "run") and (token.upright or token.text.isupper())
+
+
+def _is_large_base(tokens: Sequence[Token], position: int) -> bool:
+    """Whether an index begins with a base that has letters for digits."""
+    texts = [token.text for token in tokens[position : position + 2] if token.text != "{"]
+    base = texts[0].strip("() ").lower() if texts else ""
+    return BASES.get(base, int(base) if base.isdecimal() and len(base) <= 2 else 0) > 10
 
 
 def _is_sixteen(tokens: Sequence[Token], position: int) -> bool:

@@ -26,9 +26,10 @@ from reward_server.reading.nodes import (
     quotient,
 )
 from reward_server.reading.numerals import base_of, hexadecimal, in_base, mixed, repeating
+from reward_server.reading.token_groups import COMMAND_ENDS, is_end
 from reward_server.reading.token_reader import TokenReader
 from reward_server.reading.tokens import DEGREE, FUNCTIONS, Token
-from reward_server.reading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_meaning, plain_words
+from reward_server.reading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_number, plain_words
 
 MAX_DEPTH = 40
 _LETTERS = re.compile(
@@ -38,12 +39,6 @@ _LETTERS = re.compile(
 _ACCENTS = frozenset({r"\vec", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\underline"})
 _FENCES = {r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil"), "|": ("|", "abs")}
 _CLOSING = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",), "{": ("}",), r"\langle": (r"\rangle",)}
-_TERM_ENDS = frozenset({",", ";", "or", ":", "=", "<", ">", ")", "]", "}", r"\}", "+", "-", r"\rangle", "&"})
-_COMMAND_ENDS = frozenset({
-    r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\cup", r"\cap", r"\rfloor", r"\rceil", r"\pm",
-    r"\mp", "\\\\", r"\to", r"\rightarrow", r"\mid", r"\notin", r"\subset", r"\equiv", r"\}",
-    r"\rangle", r"\forall", r"\setminus", r"\pmod", r"\bmod", r"\iff", r"\implies", r"\Rightarrow", r"\land", r"\lor",
-})  # fmt: skip
 _APPLIED = frozenset({"f", "g"})
 """Letters that are functions if a bracket follows; other letters are factors."""
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "Bmatrix"})
@@ -76,7 +71,7 @@ class Parser(TokenReader):
         token = self.peek()
         if token.kind == "words" and plain_words(token.text)[:1] and plain_words(token.text)[0] in SCALES:
             return self._with_unit(self._scaled(node))
-        if isinstance(node, Degrees) and token.text in ("C", "F", "K") and _is_end(self.peek(1)):
+        if isinstance(node, Degrees) and token.text in ("C", "F", "K") and is_end(self.peek(1)):
             self.take()
         if self.accept(r"\pmod") or self.accept(r"\bmod"):
             node = Call("mod", (_no_items(node), _no_items(self._argument())))
@@ -92,15 +87,20 @@ class Parser(TokenReader):
         first, *rest = plain_words(self.take().text)
         if rest and rest[0] in SCALES:
             raise Unreadable("two number words")
-        if changes_meaning(" ".join(rest)):
+        if changes_number(" ".join(rest)):
             raise Unreadable(f"{' '.join(rest)!r} behind a number")
-        return Product((node, Number(Fraction(SCALES[first]))))
+        scale = Number(Fraction(SCALES[first]))
+        if not isinstance(node, Sum):
+            return Product((node, scale))
+        if self.peek(-2).text == ")":
+            raise Unreadable("a number word behind a sum")
+        return Sum((*node.terms[:-1], Product((node.terms[-1], scale))))
 
     def _at_unit(self, offset: int = 0) -> bool:
         """Whether the next token can only be a unit, or can be one and is to be read so."""
         token = self.peek(offset)
         if token.kind == "words":
-            if changes_meaning(token.text):
+            if changes_number(token.text):
                 raise Unreadable(f"{token.text!r} behind an expression")
             return True
         if not self._units:
@@ -156,7 +156,7 @@ class Parser(TokenReader):
         if token.kind in ("number", "letter", "run"):
             return not self._at_unit()
         if token.kind == "command":
-            return token.text not in _COMMAND_ENDS and not token.text.startswith(r"\end")
+            return token.text not in COMMAND_ENDS and not token.text.startswith(r"\end")
         if token.text == "|":
             return self._bars == 0
         return token.kind == "sign" and token.text in ("(", "[", "{", r"\{")
@@ -229,7 +229,7 @@ class Parser(TokenReader):
         length = hexadecimal(self._tokens, start)
         if length:
             self._position += length + 1
-            return Number(in_base(self._tokens, start + length - 1, base_of(self.subscript())))
+            return Number(in_base(self._tokens, start + length - 1, base_of(self.subscript()), start))
         number = mixed(self._tokens, start) or repeating(self._tokens, start)
         self._position += number.length
         return number.node
@@ -276,6 +276,7 @@ class Parser(TokenReader):
         if closing not in _CLOSING[opening]:
             raise Unreadable(f"{closing!r} closes {opening!r}")
         self._bars = bars
+        opening, closing = ("(", ")") if opening == r"\langle" else (opening, closing)
         if opening == "{" and len(elements) > 1:
             opening, closing = r"\{", r"\}"  # a set without backslashes
         if len(elements) == 1 and opening != r"\{" and closing == _CLOSING[opening][0]:
@@ -379,10 +380,6 @@ class Parser(TokenReader):
         if not rows or any(len(one) != len(rows[0]) for one in rows):
             raise Unreadable("rows of different lengths")
         return Matrix(tuple(rows))
-
-
-def _is_end(token: Token) -> bool:
-    return token.text in _TERM_ENDS or token.text in _COMMAND_ENDS or token.text == ""
 
 
 def _no_items(node: Node) -> Node:

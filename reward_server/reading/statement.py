@@ -7,17 +7,21 @@ of them are returned; comparing decides, since the other side may say which was 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from fractions import Fraction
+from itertools import product as pairs_of
 
-from reward_server.algebra.numeric import CONSTANTS, symbols_of
+from reward_server.algebra.numeric import CONSTANTS, close_values, symbols_of
 from reward_server.grading.notation import unify
 from reward_server.reading.conditions import RELATIONS, take_condition
+from reward_server.reading.inequalities import as_interval, unknown_of
 from reward_server.reading.names import name_of
 from reward_server.reading.nodes import (
     Call,
     Items,
     Node,
     Number,
+    Power,
+    Product,
     Ratio,
     Relation,
     Sum,
@@ -58,6 +62,7 @@ class Statement:
     name: str = ""
     condition: str = ""
     half_day: str = ""
+    radians: bool = False
 
 
 def read(text: str, gold: bool) -> list[Statement]:
@@ -84,7 +89,7 @@ def read(text: str, gold: bool) -> list[Statement]:
         return readings
     commas = (True, False) if has_plain_thousands(text) else (True,)
     exponents = (not gold, False) if has_scientific(text) else (True,)
-    for thousands, scientific in product(commas, exponents):
+    for thousands, scientific in pairs_of(commas, exponents):
         tokens = tokenize(text, thousands, scientific=scientific)
         for units in (False, True):
             if units and gold and not _unit_may_stand_alone(tokens):
@@ -135,7 +140,7 @@ def _is_word(text: str) -> bool:
 
 def _unit_may_stand_alone(tokens: Sequence[Token]) -> bool:
     """Whether a unit without `\\text` stands behind a blank, or an upright letter behind a number."""
-    return any((token.kind == "run" and token.spaced) or token.upright for token in tokens)
+    return any((token.kind == "run" and token.spaced) or (token.upright and token.kind == "letter") for token in tokens)
 
 
 def _phrase(tokens: Sequence[Token]) -> str:
@@ -161,8 +166,28 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
         elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
     if not elements:
         raise Unreadable("nothing but separators and conditions")
+    if any(is_sign(token, ",") and token.upright for token in tokens):
+        elements = _both(elements)
     whole = elements[0] if len(elements) == 1 else _list_of(elements)
-    return replace(whole, condition=condition, half_day=half_day)
+    radians = any(
+        token.kind == "words" and {"rad", "radian", "radians"} & set(plain_words(token.text)) for token in tokens
+    )
+    return replace(whole, condition=condition, half_day=half_day, radians=radians)
+
+
+def _both(elements: list[Statement]) -> list[Statement]:
+    """Two bounds of the same letter that the word "and" joins, as one relation; others as they are."""
+    nodes = [element.node for element in elements]
+    intervals = [as_interval(node) if isinstance(node, Relation) else None for node in nodes]
+    if len(nodes) != 2 or None in intervals or unknown_of(nodes[0]) != unknown_of(nodes[1]):
+        return elements
+    lows = [one for one in intervals if one and one.elements[0] != negative(Symbol(r"\infty"))]
+    highs = [one for one in intervals if one and one.elements[1] != Symbol(r"\infty")]
+    letter = unknown_of(nodes[0])
+    if len(lows) != 1 or len(highs) != 1 or letter is None:
+        raise Unreadable("two bounds of one side")
+    signs = (r"\le" if lows[0].opening == "[" else "<", r"\le" if highs[0].closing == "]" else "<")
+    return [Statement(Relation((lows[0].elements[0], letter, highs[0].elements[1]), signs))]
 
 
 def _elements(tokens: list[Token], units: bool) -> list[Statement]:
@@ -193,9 +218,12 @@ def _set_builder(tokens: list[Token]) -> list[Token]:
     if len(tokens) < 5 or tokens[0].text != r"\{" or tokens[-1].text != r"\}":
         return []
     bars = [index for index, token in enumerate(tokens) if token.text in (r"\mid", "|", ":")]
-    if not bars or not name_of([token for token in tokens[1 : bars[0]] if not token.text.startswith(r"\mathbb")][:1]):
-        return []
+    before = [token.text for token in tokens[1 : bars[0]]] if bars else []
+    if not before or before[1:] not in ([], [r"\in", r"\mathbb{R}"]) or not name_of(tokens[1:2]):
+        return []  # `\{x+1 \mid x>2\}` is another set than its condition says
     inner = tokens[bars[0] + 1 : -1]
+    if before[0] not in [token.text for token in inner]:
+        return []
     return inner if any(token.text in RELATIONS - {"="} for token in inner) else []
 
 
@@ -220,6 +248,12 @@ def _take_half_day(tokens: list[Token]) -> tuple[list[Token], str]:
 def _relation(tokens: list[Token], units: bool) -> Statement:
     """One element of a list: an expression, a ratio, or sides with relations between them."""
     sides, signs = sides_of(tokens)
+    if r"\approx" in signs:
+        first = signs.index(r"\approx") + 1
+        exact = sides[first - 1]
+        if not name_of(exact) and all(_is_rounding(side, _value(exact, units)) for side in sides[first:]):
+            length = sum(map(len, sides[:first])) + first - 1
+            return _relation(tokens[:length], units)
     name = name_of(sides[0]) if len(sides) > 1 else ""
     if signs and name and (all(sign in ("=", r"\approx") for sign in signs) or signs == [r"\in"]):
         if signs == [r"\in"]:
@@ -235,6 +269,16 @@ def _relation(tokens: list[Token], units: bool) -> Statement:
     if set(signs) <= {"=", r"\approx"} and not any(_has_letters(node) for node in nodes):
         return Statement(Call("chain", nodes))
     return Statement(Relation(nodes, tuple(signs)))
+
+
+def _is_rounding(tokens: Sequence[Token], exact: Node) -> bool:
+    """Whether a side is a decimal that an exact value rounds to."""
+    found = re.fullmatch(r"(-?)(\d+(?:\.(\d+))?)", "".join(token.text for token in tokens))
+    if found is None or _has_letters(exact):
+        return False
+    value = Fraction(found[2]) * (-1 if found[1] else 1)
+    half = Fraction(1, 2 * 10 ** len(found[3] or ""))
+    return bool(close_values(exact, Number(value, decimal=True), half, Fraction(1)))
 
 
 def _is_half_open(tokens: Sequence[Token]) -> bool:
@@ -302,20 +346,32 @@ def _has_letters(node: Node) -> bool:
 
 
 def _plus_minus(element: Statement) -> list[Statement]:
-    r"""Both values of an expression with one `\pm`; the element itself without."""
+    r"""Both values of an expression with `\pm`, as a list or inside of a set; the element itself without."""
     node = element.node
-    terms = node.terms if isinstance(node, Sum) else (node,)
-    signed = [term for term in terms if isinstance(term, Call) and term.name in ("pm", "mp")]
-    if not signed:
-        return [element]
-    both = []
-    for upper in (True, False):
-        chosen = []
-        for term in terms:
-            if isinstance(term, Call) and term.name in ("pm", "mp"):
-                inner = term.arguments[0]
-                chosen.append(inner if (term.name == "pm") == upper else negative(inner))
-            else:
-                chosen.append(term)
-        both.append(replace(element, node=chosen[0] if len(chosen) == 1 else Sum(tuple(chosen))))
-    return both
+    if isinstance(node, Items) and node.opening == r"\{":
+        return [replace(element, node=replace(node, elements=_without_doubles(node.elements)))]
+    if isinstance(node, Items) and sum(_chosen(part, True) != part for part in node.elements) > 1:
+        return [element]  # which signs belong together is open
+    both = [_chosen(node, upper) for upper in (True, False)]
+    return [element] if both == [node, node] else [replace(element, node=one) for one in both]
+
+
+def _without_doubles(elements: tuple[Node, ...]) -> tuple[Node, ...]:
+    chosen = ([_chosen(element, True), _chosen(element, False)] for element in elements)
+    return tuple(one for both in chosen for one in (both if both[0] != both[1] else both[:1]))
+
+
+def _chosen(node: Node, upper: bool) -> Node:
+    r"""An expression with the upper or the lower of all its double signs."""
+    match node:
+        case Call(name="pm" | "mp" as name, arguments=(inner,)):
+            return _chosen(inner, upper) if (name == "pm") == upper else negative(_chosen(inner, upper))
+        case Sum(terms=parts):
+            return Sum(tuple(_chosen(part, upper) for part in parts))
+        case Product(factors=parts):
+            return Product(tuple(_chosen(part, upper) for part in parts))
+        case Power(base=base, exponent=exponent):
+            return Power(_chosen(base, upper), _chosen(exponent, upper))
+        case Items(elements=parts):
+            return replace(node, elements=tuple(_chosen(part, upper) for part in parts))
+    return node

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from reward_server.reading.tokens import Token
 
-OPENING, CLOSING = frozenset({"(", "[", "{", r"\{"}), frozenset({")", "]", "}", r"\}"})
+OPENING, CLOSING = frozenset({"(", "[", "{", r"\{", r"\langle"}), frozenset({")", "]", "}", r"\}", r"\rangle"})
+_TERM_ENDS = frozenset({",", ";", "or", ":", "=", "<", ">", ")", "]", "}", r"\}", "+", "-", r"\rangle", "&"})
+COMMAND_ENDS = frozenset({
+    r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\cup", r"\cap", r"\rfloor", r"\rceil", r"\pm",
+    r"\mp", "\\\\", r"\to", r"\rightarrow", r"\mid", r"\notin", r"\subset", r"\equiv", r"\}",
+    r"\rangle", r"\forall", r"\setminus", r"\pmod", r"\bmod", r"\iff", r"\implies", r"\Rightarrow", r"\land", r"\lor",
+})  # fmt: skip
+"""Commands that end a product."""
 
 
 def is_sign(token: Token, *signs: str) -> bool:
@@ -23,3 +30,8 @@ def split_at(tokens: Sequence[Token], *separators: str) -> list[list[Token]]:
         else:
             parts[-1].append(token)
     return parts
+
+
+def is_end(token: Token) -> bool:
+    """Whether a token ends a term."""
+    return token.text in _TERM_ENDS or token.text in COMMAND_ENDS or token.text == ""

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reward_server.reading.vocabulary import DEGREE_WORDS, PERCENT_WORDS, SEPARATORS, is_half_day
+from reward_server.reading.vocabulary import BARE_UNITS, DEGREE_WORDS, PERCENT_WORDS, SEPARATORS, is_half_day
 
 Kind = Literal["number", "letter", "run", "words", "command", "sign"]
 
@@ -18,7 +18,7 @@ class Token:
     """A piece of an expression.
 
     Kinds: a `number`; a `letter`; a `run` of letters, which is a product or a word; `words`, the content of `\\text`; a
-    `command` with its backslash; a `sign`, any other character.
+    `command` with its backslash; a `sign`, any other character. The word "and" is an upright comma.
     """
 
     kind: Kind
@@ -93,7 +93,9 @@ _PIECE = re.compile(
 _SCIENTIFIC = re.compile(r"(?<![\d.])\d+e[+-]\d{1,3}(?![\w^])")
 """A number with an exponent, or a number times e, plus or minus another."""
 _GROUPED = re.compile(r" |\{,\}|,\\!\s*|\\[,!]\s*")
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z])\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
+_LEADING_DIGIT = re.compile(r"[.,;:\s]*\d")
+_SQUARED = BARE_UNITS | {"in"}
+_UNIT_POWER = re.compile(r"(?<![A-Za-z])([A-Za-z]{2,})\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
 _GLUED_SEPARATOR = re.compile(r"(and|or)(?=[A-Z])")
 _LONE_SIGNS = frozenset({":", "=", "<", ">", "+", "-", "*", "/", ","})
 """Signs that braces make a plain character, which changes the blanks around them only: `3{:}20`."""
@@ -222,7 +224,7 @@ def _read_run(run: str, glued: bool) -> list[Token]:
         return [Token("command", r"\infty")]
     lower = run.lower()
     if lower in SEPARATORS:
-        return [Token("sign", "or" if lower == "or" else ",")]
+        return [_separator(lower)]
     if lower in PERCENT_WORDS:
         return [Token("sign", "%")]
     return [Token("run", run)]
@@ -230,8 +232,9 @@ def _read_run(run: str, glued: bool) -> list[Token]:
 
 def _read_text(content: str, bold: bool, depth_left: int) -> list[Token]:
     """The tokens of `\\text{content}` and its kin: mathematics, a single letter, a separator, or words."""
-    content = _UNIT_POWER.sub("", content)
-    plain = content.strip().strip(".,;: ").strip()
+    content = _UNIT_POWER.sub(lambda found: found[1] if found[1].lower() in _SQUARED else found[0], content)
+    plain = content.strip().rstrip(".,;: ")
+    plain = plain if _LEADING_DIGIT.match(plain) else plain.lstrip(".,;: ")
     if not plain:
         return [Token("sign", ",")] if "," in content else []
     single = plain.strip("()")
@@ -243,7 +246,7 @@ def _read_text(content: str, bold: bool, depth_left: int) -> list[Token]:
     if is_half_day(lower):
         return [Token("words", lower)]
     if lower in SEPARATORS:
-        return [Token("sign", "or" if lower == "or" else ",")]
+        return [_separator(lower)]
     if lower in PERCENT_WORDS:
         return [Token("sign", "%")]
     if lower in DEGREE_WORDS:
@@ -251,8 +254,13 @@ def _read_text(content: str, bold: bool, depth_left: int) -> list[Token]:
     if "\\" not in plain and not _WORD_RUN.search(plain) and not any(char.isdigit() for char in plain):
         return [replace(token, upright=not bold) for token in tokenize(plain, depth_left=depth_left)]
     if "\\" in plain or not _WORD_RUN.search(plain):
-        return tokenize(re.sub(r"(?:US|HK|CA|AU)\s*(?=\\\$)", "", plain), depth_left=depth_left)
+        tokens = tokenize(re.sub(r"(?:US|HK|CA|AU)\s*(?=\\\$)", "", plain), depth_left=depth_left)
+        return [replace(token, upright=not bold) if token.kind == "letter" else token for token in tokens]
     return _split_words(content)
+
+
+def _separator(word: str) -> Token:
+    return Token("sign", "or") if word == "or" else Token("sign", ",", upright=word == "and")
 
 
 def _split_words(content: str) -> list[Token]:
@@ -264,7 +272,7 @@ def _split_words(content: str) -> list[Token]:
     words, _, last = " ".join(middle.split()).rpartition(" ")
     tokens = [Token("number", head[1])] if head else []
     if words and last.lower() in SEPARATORS:
-        tokens += [Token("words", words), Token("sign", "or" if last.lower() == "or" else ",")]
+        tokens += [Token("words", words), _separator(last.lower())]
     else:
         tokens.append(Token("words", f"{words} {last}".strip()))
     return tokens + ([Token("number", tail[1])] if tail else [])

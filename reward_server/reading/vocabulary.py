@@ -32,9 +32,39 @@ CHANGING = _words(
     hundred thousand million billion trillion dozen score pair pairs bc ad bce ce north south east west n s e w
     hundreds thousands millions billions trillions dozens up down double twice triple squared cubed percent percentage
     undefined impossible wrong incorrect false
+    rejected reject invalid untrue excluded excluding discarded inadmissible extraneous unacceptable unsuitable
+    fails failed fail incorrectly contradiction contradictory omitted refuted disproved
     """
 )
 """Words that change the value or the truth of the number before them. A text with one of them is no unit."""
+
+_COUNTING = _words(
+    """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty thirty forty fourty fifty sixty seventy eighty ninety
+    fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth
+    eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth hundredth
+    thousandth millionth billionth
+    """
+)
+CHANGING_BEHIND = (
+    _COUNTING
+    | {f"{word}s" for word in _COUNTING}
+    | _words(
+        """
+        quarters lakh lakhs crore crores quadrillion quintillion sextillion gross grosses scores point mille promille
+        permille permil permyriad ppm ppb myriad
+        larger
+        smaller bigger higher
+        lower longer shorter taller older younger faster slower earlier later better worse reciprocal
+        reciprocals inverse
+        inverted opposite negated conjugate complement short shy off
+        binary ternary quaternary quinary senary octal nonary decimal duodecimal hexadecimal hex bin oct vigesimal
+        sexagesimal
+        """
+    )
+)
+"""Words that change a number that they stand behind, but not the meaning of a name: `\\text{larger angle} = 30`."""
 
 QUALIFIERS = frozenset(
     {"for", "where", "with", "when", "whenever", "if", "given", "such", "provided", "as", "on", "let", "subject"}
@@ -102,6 +132,11 @@ def plain_words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation around them."""
     words = (word.strip(".,;:!?()[]\"'’“”") for word in text.lower().replace("~", " ").split())
     return [word for word in words if word]
+
+
+def changes_number(text: str) -> bool:
+    """Whether a text behind a number may change it, as `changes_meaning`, or by words that may be part of a name."""
+    return changes_meaning(text) or any(word in CHANGING_BEHIND for word in plain_words(text.replace("-", " ")))
 
 
 def changes_meaning(text: str) -> bool:
