@@ -352,10 +352,10 @@ def _difference(relation: Relation) -> tuple[Form, str] | None:
 def _same_singles(one: Node, other: Node) -> bool | None:
     """Whether two values are equal, in any sensible reading of a percent sign and of degrees."""
     spend(_size(one) + _size(other))
-    ends = _end_of_chain(one), _end_of_chain(other)
-    if ends[0] is None or ends[1] is None:
+    first, second = _end_of_chain(one), _end_of_chain(other)
+    if first is None or second is None:
         return None
-    one, other = ends
+    one, other = first, second
     if isinstance(one, Words) or isinstance(other, Words):
         return False
     if not isinstance(one, _SINGLE) or not isinstance(other, _SINGLE):

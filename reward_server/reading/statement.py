@@ -177,9 +177,9 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
 
 def _both(elements: list[Statement]) -> list[Statement]:
     """Two bounds of the same letter that the word "and" joins, as one relation; others as they are."""
-    nodes = [element.node for element in elements]
-    intervals = [as_interval(node) if isinstance(node, Relation) else None for node in nodes]
-    if len(nodes) != 2 or None in intervals or unknown_of(nodes[0]) != unknown_of(nodes[1]):
+    nodes = [element.node for element in elements if isinstance(element.node, Relation)]
+    intervals = [as_interval(node) for node in nodes]
+    if len(elements) != 2 or len(nodes) != 2 or None in intervals or unknown_of(nodes[0]) != unknown_of(nodes[1]):
         return elements
     lows = [one for one in intervals if one and one.elements[0] != negative(Symbol(r"\infty"))]
     highs = [one for one in intervals if one and one.elements[1] != Symbol(r"\infty")]
