@@ -87,12 +87,12 @@ def log_prob_memory(result: dict[str, Any]) -> str:
 
 
 def reward_server(result: dict[str, Any]) -> str:
-    """Describe the throughput without bombs, and the effect of rejected bombs on ordinary requests."""
-    rates = [result["numeric"][kind]["without"]["items_per_second"] for kind in ("capped_bomb", "worker_bomb")]
+    """Describe the throughput, and the effect of items that are rejected by their size on ordinary requests."""
+    rates = [result["numeric"][kind]["without"]["items_per_second"] for kind in ("oversized", "slow")]
     low, high = min(rate["min"] for rate in rates), max(rate["max"] for rate in rates)
-    p99 = result["numeric"]["capped_bomb"]["ratios"]["request_p99"]["median"]
+    p99 = result["numeric"]["oversized"]["ratios"]["request_p99"]["median"]
     return (
-        f"{low:,.0f} to {high:,.0f} integers per second; p99 latency with rejected bombs: {p99:.1f} times that without"
+        f"{low:,.0f} to {high:,.0f} integers per second; p99 latency with rejected ones: {p99:.1f} times that without"
     )
 
 

@@ -6,13 +6,20 @@ from pathlib import Path
 
 SECONDS = 600.0
 """Time limit in seconds for all comparisons of a file."""
+OTHER_ANSWER = "0"
+"""An answer with other text than a label. Only the label's own text is compared without reading the label."""
 
 
 def run(argv: list[str]) -> int:
-    """Print every label that cannot be parsed or does not equal itself. Returns 1 if there are any, else 0."""
+    """Print every label that has no answer, cannot be read completely, or does not equal itself.
+
+    Returns:
+        1 if there are any, else 0.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m cli grade-audit",
-        description="Find labels that cannot be parsed or do not equal themselves. Exit code 1 if there are any.",
+        description="Find labels that hold no answer, cannot be read without losing something, or do not equal "
+        "themselves. Exit code 1 if there are any.",
     )
     parser.add_argument("file", type=Path, help="JSON Lines with label or answer")
     parser.add_argument("--task", default="math", help="task that defines the format of labels (default: %(default)s)")
@@ -21,6 +28,7 @@ def run(argv: list[str]) -> int:
     from openr1.errors import ConfigError
     from reward_server.config import ServerConfig
     from reward_server.grader import Grader
+    from reward_server.grading.golds import read_gold
     from reward_server.tasks import UnknownTask, find_task
     from reward_server.tasks.task import CannotGrade, Comparison, LabelError
 
@@ -39,12 +47,20 @@ def run(argv: list[str]) -> int:
         else:
             if isinstance(gold, str):
                 comparisons[number] = Comparison(gold, gold)
+    # What the package does not read itself is read by the parser; a label's own text would not show what that loses.
+    others = {
+        number: Comparison(OTHER_ANSWER, comparison.gold)
+        for number, comparison in comparisons.items()
+        if not read_gold(comparison.gold)
+    }
     with Grader(ServerConfig()) as grader:
-        results = grader.compare_all(set(comparisons.values()), time.monotonic() + SECONDS)
+        results = grader.compare_all({*comparisons.values(), *others.values()}, time.monotonic() + SECONDS)
     for number, comparison in comparisons.items():
         outcome = results[comparison].outcome
-        if isinstance(outcome, CannotGrade):
-            problems.append((number, f"{comparison.gold[:100]!r}: {outcome}"))
+        reading = results[others[number]].outcome if number in others else True
+        failure = next((one for one in (outcome, reading) if isinstance(one, CannotGrade)), None)
+        if failure is not None:
+            problems.append((number, f"{comparison.gold[:100]!r}: {failure}"))
         elif not outcome:
             problems.append((number, f"{comparison.gold[:100]!r} does not equal itself"))
     for number, problem in sorted(problems):

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from reward_server.auth_and_concurrency import AuthAndConcurrencyMiddleware
 from reward_server.body_limit import BodyLimitMiddleware
 from reward_server.compat.openrlhf import RewardReply, RewardRequest, grade_texts, to_reply
+from reward_server.components.tags import opened_thought
 from reward_server.schema import (
     GraderName,
     ScoreItem,
@@ -72,7 +73,8 @@ def create_app(service: Service) -> FastAPI:
     def score_one(request: SingleRequest) -> float:
         """Grade one item, for slime's client: the body of the response is the reward, a single number."""
         task = _require_task(service, request.task or service.default_task)
-        item = ScoreItem(id="0", response=request.response, label=request.label)
+        prefix = opened_thought(request.prompt) if isinstance(request.prompt, str) else ""
+        item = ScoreItem(id="0", response=request.response, label=request.label, prefix=prefix)
         ((result, _),) = service.grader.grade(task, [item])
         _check_workers(service, [result])
         return task.failed_reward if result.reward is None else result.reward

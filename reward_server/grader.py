@@ -19,7 +19,7 @@ from reward_server.metrics import Metrics
 from reward_server.schema import ScoreItem
 from reward_server.scoring import GradingResult, NeedsSymbolic, compare_exact, get_score
 from reward_server.tasks.task import CannotGrade, Comparison, Task
-from reward_server.workers import PoolClosed, QueueFull, WorkerPool, exceeded_cpu_limit
+from reward_server.workers import Equal, PoolClosed, QueueFull, WorkerPool, compare_symbolically, exceeded_cpu_limit
 
 CACHE_SIZE = 100_000
 """Maximum number of cached comparisons. Responses of one group repeat answers, and retried requests repeat groups."""
@@ -27,10 +27,10 @@ _LOW_PRIORITY = 10
 _EXPENSIVE_SECONDS = 0.5
 """Estimated duration of an expensive comparison before any was measured; limits how many may queue at first."""
 _SELF_TEST = (
-    (Comparison(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}"), True),
-    (Comparison(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}"), False),
+    (Comparison(r"\begin{vmatrix} 2 & 1 \\ 1 & 2 \end{vmatrix}", "3"), True),
+    (Comparison(r"\begin{vmatrix} 2 & 1 \\ 1 & 2 \end{vmatrix}", "5"), False),
 )
-"""Comparisons with a known result, both of which need a worker."""
+"""Comparisons with a known result, both of which need the LaTeX parser: 2 * 2 - 1 * 1 is 3."""
 _SELF_TEST_SECONDS = 20.0
 _TOO_LATE = "timeout: the deadline of the request passed before this item was graded"
 
@@ -53,8 +53,10 @@ class Grader:
     Methods may be called from any thread.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics | None = None) -> None:
-        """Configure the workers, which start with the first comparison that needs them.
+    def __init__(
+        self, config: ServerConfig, metrics: Metrics | None = None, equal: Equal = compare_symbolically
+    ) -> None:
+        """Configure the workers, which start with the first comparison that needs them, and run `equal`.
 
         Comparisons that look expensive get a worker of their own, at low priority: they must not occupy the workers
         that all other items wait for.
@@ -62,8 +64,10 @@ class Grader:
         self._config = config
         self.metrics = metrics or Metrics()
         limits = (config.worker_seconds, config.worker_memory_bytes)
-        self._pool = WorkerPool(config.workers, *limits)
-        self._low_priority_pool = WorkerPool(1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_EXPENSIVE_SECONDS)
+        self._pool = WorkerPool(config.workers, *limits, equal=equal)
+        self._low_priority_pool = WorkerPool(
+            1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_EXPENSIVE_SECONDS, equal=equal
+        )
         self.metrics.pending_comparisons.set_function(
             lambda: self._pool.num_pending + self._low_priority_pool.num_pending
         )

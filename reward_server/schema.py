@@ -140,7 +140,7 @@ class SingleRequest(BaseModel):
     response: Text
     label: Text
     prompt: JsonValue = None
-    """Ignored: the response is sent without its prompt."""
+    """Read only for a `<think>` at its end, which is graded with the response. The response is sent without it."""
     task: str | None = None
     """Defaults to the server's `--task`."""
 

@@ -11,8 +11,11 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
+from reward_server.grading import GoldUnparseable
+from reward_server.grading.decision import decide
 from reward_server.grading.exact import exact_match
-from reward_server.grading.limits import why_too_large
+from reward_server.grading.golds import is_number, read_gold
+from reward_server.grading.limits import is_expensive, why_too_large
 from reward_server.schema import Verdict
 from reward_server.tasks.task import CannotGrade, Comparator, Comparison, GradingContext, Task
 
@@ -50,18 +53,33 @@ class GradingResult:
 
 
 def compare_exact(comparison: Comparison) -> bool:
-    """Compare answer and gold by text and by exact arithmetic, without a parser.
+    """Compare answer and gold by text, by exact arithmetic, and by the package's own reading of them.
 
-    An answer that is too large to parse is different from any gold that is not.
+    An answer that is too large to parse is different from any gold that is not. Long expressions, and those that look
+    expensive, are left to the workers.
 
     Raises:
-        NeedsSymbolic: Only a parser can tell.
+        NeedsSymbolic: Only a worker can tell.
+        CannotGrade: The gold holds no answer (`gold_unparseable`).
     """
-    match = exact_match(comparison.answer, comparison.gold)
-    if match is not None and (match or not comparison.prose):
-        return match
-    if why_too_large(comparison.answer) is not None and why_too_large(comparison.gold) is None:
+    answer, gold, prose = comparison
+    match = exact_match(answer, gold)
+    if match is False and not prose:
+        return False  # both are numbers, or the answer is blank
+    if match and is_number(gold):
+        return True
+    try:
+        known = read_gold(gold)
+    except GoldUnparseable as error:
+        raise CannotGrade("gold_unparseable", str(error)) from error
+    if match:
+        return True
+    if why_too_large(answer) is not None and why_too_large(gold) is None:
         return False
+    if not prose and known and not is_expensive(answer) and not is_expensive(gold):
+        decided = decide(answer, gold)
+        if decided is not None:
+            return decided
     raise NeedsSymbolic(comparison)
 
 

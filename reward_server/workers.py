@@ -7,7 +7,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -28,12 +28,23 @@ _WALL_CLOCK_FACTOR = 10
 """Limit on wall-clock time, as a multiple of that on CPU time: on a busy machine, a low-priority worker is slow."""
 
 
+Equal = Callable[[str, str, bool], bool]
+"""Whether an answer equals a gold; the third argument says that the answer is prose. Runs in workers."""
+
+
 class QueueFull(Exception):
     """Too many comparisons are queued for this one to finish in time."""
 
 
 class PoolClosed(Exception):
     """The pool was closed; it accepts no more comparisons."""
+
+
+def compare_symbolically(answer: str, gold: str, prose: bool) -> bool:
+    """`grading.symbolic.equal`. Only workers load the parser, and from the fork server they inherit it imported."""
+    from reward_server.grading.symbolic import equal
+
+    return equal(answer, gold, prose)
 
 
 class WorkerPool:
@@ -45,7 +56,13 @@ class WorkerPool:
     """
 
     def __init__(
-        self, count: int, seconds: float, memory_bytes: int, niceness: int = 0, expected_seconds: float = 0.0
+        self,
+        count: int,
+        seconds: float,
+        memory_bytes: int,
+        niceness: int = 0,
+        expected_seconds: float = 0.0,
+        equal: Equal = compare_symbolically,
     ) -> None:
         """Configure the pool. Processes start with the first comparison.
 
@@ -56,7 +73,10 @@ class WorkerPool:
             memory_bytes: Address space of each process.
             niceness: Added to the niceness of this process; 0 to 19.
             expected_seconds: Initial estimate of the time between two results, used until there are measurements.
+            equal: What the processes run, a function that a module defines. Tests of the limits pass one that sleeps,
+                allocates or exits.
         """
+        self._equal = equal
         self._count = count
         self._seconds = seconds
         self._limits = (memory_bytes, niceness)
@@ -152,7 +172,7 @@ class WorkerPool:
                 self._stopper = _Stopper(self._pool)
             try:
                 future: Future[bool] = self._pool.schedule(
-                    _compare, args=[comparison, self._seconds], timeout=wall_clock_seconds
+                    _compare, args=[self._equal, comparison, self._seconds], timeout=wall_clock_seconds
                 )
             except RuntimeError:
                 continue  # the pool broke between the check above and this call
@@ -248,11 +268,8 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _compare(comparison: Comparison, seconds: float) -> bool:
+def _compare(equal: Equal, comparison: Comparison, seconds: float) -> bool:
     """Runs in a worker: compare within a limit on CPU time."""
-    # Imported here: only workers load the parser, and from the fork server they inherit it already imported.
-    from reward_server.grading.symbolic import equal
-
     # With the default handler, the kernel itself ends the process when the timer fires. A Python handler would only run
     # between two bytecodes, and never during a long call into C code, such as a power of large integers.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)

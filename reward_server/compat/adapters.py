@@ -14,6 +14,7 @@ from multiprocessing import util
 from typing import Any
 
 from reward_server.compat.openrlhf import PromptIndex, RewardRequest, grade_texts, to_label, to_reply
+from reward_server.components.tags import opened_thought
 from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
@@ -38,9 +39,9 @@ def trl_reward(task: str) -> Callable[..., list[float | None]]:
 
     The function takes prompts, completions and the dataset's columns, one of which must hold the labels (see
     `LABEL_COLUMNS`), as text or as any JSON value. A completion is text, or a list of chat messages, of which the last
-    assistant message is graded. The function returns the reward of each completion, or None for one that cannot be
-    graded, which makes TRL ignore the sample. It raises ValueError if no column holds labels, or if their number
-    differs from that of the completions.
+    assistant message is graded. A `<think>` at the end of a prompt is graded with the response. The function returns
+    the reward of each completion, or None for one that cannot be graded, which makes TRL ignore the sample. It raises
+    ValueError if no column holds labels, or if their number differs from that of the completions.
 
     Args:
         task: Name of a built-in task.
@@ -54,7 +55,8 @@ def trl_reward(task: str) -> Callable[..., list[float | None]]:
         labels = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
         if labels is None:
             raise ValueError(f"{task}_reward needs the label in one of the columns {', '.join(LABEL_COLUMNS)}")
-        return [result.reward for result in _grade(found, [_to_text(completion) for completion in completions], labels)]
+        texts = [_to_text(completion) for completion in completions]
+        return [result.reward for result in _grade(found, texts, labels, [_prefix(prompt) for prompt in prompts])]
 
     reward.__name__ = f"{task}_reward"
     return reward
@@ -81,7 +83,7 @@ def compute_score(
         UnknownTask: No built-in task is called `data_source`.
     """
     task = find_task(data_source)
-    (result,) = _grade(task, [solution_str], [ground_truth])
+    (result,) = _grade(task, [solution_str], [ground_truth], [""])
     return {
         "score": task.failed_reward if result.reward is None else result.reward,
         **{name: result.components.get(name, 0.0) for name in task.components},
@@ -108,12 +110,22 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
     return reply.model_dump(include={"rewards", "scores", "extra_logs"})
 
 
-def _grade(task: Task[Any], responses: Sequence[str], labels: Sequence[Any]) -> list[GradingResult]:
+def _grade(
+    task: Task[Any], responses: Sequence[str], labels: Sequence[Any], prefixes: Sequence[str]
+) -> list[GradingResult]:
     items = [
-        ScoreItem(id=str(number), response=response, label=to_label(label))
-        for number, (response, label) in enumerate(zip(responses, labels, strict=True))
+        ScoreItem(id=str(number), response=response, label=to_label(label), prefix=prefix)
+        for number, (response, label, prefix) in enumerate(zip(responses, labels, prefixes, strict=True))
     ]
     return [result for result, _ in _get_grader().grade(task, items)]
+
+
+def _prefix(prompt: str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> str:
+    """The thought that a prompt opens: at its end or, of a chat, at the end of an assistant message that comes last."""
+    if isinstance(prompt, str):
+        return opened_thought(prompt)
+    messages = [prompt] if isinstance(prompt, Mapping) else prompt
+    return opened_thought(_to_text(messages[-1:]))
 
 
 def _to_text(completion: str | Sequence[Mapping[str, Any]]) -> str:

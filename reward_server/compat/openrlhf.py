@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from reward_server.components.tags import opened_thought
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem, Text, describe_problems
 from reward_server.scoring import GradingResult
@@ -229,7 +230,13 @@ def to_items(request: RewardRequest, index: PromptIndex) -> list[ScoreItem | str
             items.append(str(error))
             continue
         items.append(
-            ScoreItem(id=str(number), response=strip_special_tokens(response), label=label, prompt=prompt or "")
+            ScoreItem(
+                id=str(number),
+                response=strip_special_tokens(response),
+                label=label,
+                prompt=prompt or "",
+                prefix=opened_thought(query[: len(query) - len(response)]),
+            )
         )
     return items
 

@@ -16,7 +16,8 @@ _SIGN = r"[-+*/×÷]"
 # A match must not be the end of a longer number or calculation: in `4 + 2 + 6 = 12`, `2 + 6 = 12` is not a step.
 _START = rf"(?<![\d.)])(?<![\d)]{_SIGN})(?<![\d)] {_SIGN})(?<![\d)]{_SIGN} )(?<![\d)] {_SIGN} )(?:(?<![\d)] )|(?!-))"
 _STEP = re.compile(rf"{_START}{_NUMBER} ?({_SIGN}) ?{_NUMBER} ?= ?{_NUMBER}(?!\d|\.\d| ?/ ?\d)")
-_SIGNS = {"×": "*", "÷": "/"}
+SIGNS = str.maketrans({"×": "*", "÷": "/"})
+"""The signs of multiplication and division of the 24 game, in thinking and answer alike, as those of a program."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def find_steps(text: str) -> list[ArithmeticStep]:
         left, sign, right, result = match.groups()
         numbers = [_read(number) for number in (left, right, result)]
         if all(number is not None for number in numbers):
-            steps.append(ArithmeticStep(numbers[0], _SIGNS.get(sign, sign), numbers[1], numbers[2]))  # type: ignore[arg-type]
+            steps.append(ArithmeticStep(numbers[0], sign.translate(SIGNS), numbers[1], numbers[2]))  # type: ignore[arg-type]
         if len(steps) == MAX_STEPS:
             break
     return steps

@@ -4,6 +4,15 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 
 
+def opened_thought(prompt: str) -> str:
+    """The `<think>` with which a prompt ends, and the white space behind it; "" if it ends with something else.
+
+    Chat templates of reasoning models open the thought themselves. It belongs to the response, which continues it.
+    """
+    before = prompt.rstrip()
+    return prompt[len(before) - len(THINK_OPEN) :] if before.endswith(THINK_OPEN) else ""
+
+
 def has_think_answer_layout(text: str) -> bool:
     """Whether the text is exactly `<think>...</think>\\n<answer>...</answer>`.
 

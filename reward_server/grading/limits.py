@@ -1,22 +1,31 @@
 """Size limits on expressions, checked on their text alone: which are too large to parse, and which look expensive."""
 
 import re
+from dataclasses import dataclass
+from functools import lru_cache
 
-MAX_CHARS = 1500
-"""Maximum length of an expression; the longest gold of the benchmarks has about 300 characters."""
-MAX_DIGITS = 120
-"""Numbers of this many digits or more are too large; commas between groups of digits do not end a number."""
-MAX_NESTING = 25
-"""Maximum nesting depth of brackets."""
-MAX_TOWER = 3
-"""Maximum height of a power tower, that is, of exponents on exponents."""
-MAX_EXPONENT_DIGITS = 6
-MAX_FACTORIAL_DIGITS = 4
-MAX_DOLLARS = 100
 
-_DIGITS = re.compile(rf"\d{{{MAX_DIGITS},}}|\d(?:(?:,|\{{,\}})\d{{3}}){{{MAX_DIGITS // 3},}}")
-_LARGE_EXPONENT = re.compile(rf"\^\s*\{{?\s*\(?\s*-?\d{{{MAX_EXPONENT_DIGITS + 1},}}")
-_LARGE_FACTORIAL = re.compile(rf"\d{{{MAX_FACTORIAL_DIGITS + 1},}}\s*[)}}]*\s*!")
+@dataclass(frozen=True)
+class ExpressionLimits:
+    """The largest expression that is parsed. Tests lower the limits, so that harmless expressions exceed them."""
+
+    chars: int = 1500
+    """Maximum length; the longest gold of the benchmarks has about 300 characters."""
+    digits: int = 120
+    """Numbers of this many digits or more are too large; commas between groups of digits do not end a number."""
+    nesting: int = 25
+    """Maximum nesting depth of brackets."""
+    tower: int = 3
+    """Maximum height of a power tower, that is, of exponents on exponents."""
+    exponent_digits: int = 6
+    """Maximum number of digits of an exponent."""
+    factorial_digits: int = 4
+    """Maximum number of digits of a number before a factorial sign."""
+    dollars: int = 100
+    """Maximum number of dollar signs."""
+
+
+DEFAULT_LIMITS = ExpressionLimits()
 _NESTED_FACTORIAL = re.compile(r"[\d)}\]]![\s)}\]]*!|\^\s*\{[^{}]*!")
 _NUMERIC_TOWER = re.compile(r"\^(?:\\left|[\s{(])*\d+\s*\^")
 _EXPENSIVE = re.compile(
@@ -25,25 +34,34 @@ _EXPENSIVE = re.compile(
 _EXPENSIVE_CHARS = 300
 
 
-def why_too_large(expression: str) -> str | None:
+@lru_cache(maxsize=16)
+def _patterns(limits: ExpressionLimits) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Long numbers, large exponents, and factorials of large numbers."""
+    digits = re.compile(rf"\d{{{limits.digits},}}|\d(?:(?:,|\{{,\}})\d{{3}}){{{max(1, limits.digits // 3)},}}")
+    exponents = re.compile(rf"\^\s*\{{?\s*\(?\s*-?\d{{{limits.exponent_digits + 1},}}")
+    return digits, exponents, re.compile(rf"\d{{{limits.factorial_digits + 1},}}\s*[)}}]*\s*!")
+
+
+def why_too_large(expression: str, limits: ExpressionLimits = DEFAULT_LIMITS) -> str | None:
     """Why an expression is too large to parse, or None if it is not. Takes linear time."""
-    if len(expression) > MAX_CHARS:
-        return f"{len(expression)} characters, the limit is {MAX_CHARS}"
-    if _DIGITS.search(expression):
-        return f"a number of {MAX_DIGITS} digits or more"
+    long_number, large_exponent, large_factorial = _patterns(limits)
+    if len(expression) > limits.chars:
+        return f"{len(expression)} characters, the limit is {limits.chars}"
+    if long_number.search(expression):
+        return f"a number of {limits.digits} digits or more"
     nesting, tower = _depths(expression)
-    if nesting > MAX_NESTING:
-        return f"brackets nested {nesting} deep, the limit is {MAX_NESTING}"
-    if tower > MAX_TOWER:
-        return f"a power tower of {tower} exponents, the limit is {MAX_TOWER}"
+    if nesting > limits.nesting:
+        return f"brackets nested {nesting} deep, the limit is {limits.nesting}"
+    if tower > limits.tower:
+        return f"a power tower of {tower} exponents, the limit is {limits.tower}"
     if _NUMERIC_TOWER.search(expression):
         return "a number to the power of a power of numbers"
-    if _LARGE_EXPONENT.search(expression):
-        return f"an exponent of more than {MAX_EXPONENT_DIGITS} digits"
-    if _LARGE_FACTORIAL.search(expression) or _NESTED_FACTORIAL.search(expression):
+    if large_exponent.search(expression):
+        return f"an exponent of more than {limits.exponent_digits} digits"
+    if large_factorial.search(expression) or _NESTED_FACTORIAL.search(expression):
         return "a factorial of a large number, or of a factorial"
-    if expression.count("$") > MAX_DOLLARS:
-        return f"more than {MAX_DOLLARS} dollar signs"
+    if expression.count("$") > limits.dollars:
+        return f"more than {limits.dollars} dollar signs"
     return None
 
 

@@ -2,6 +2,20 @@
 
 import re
 
+_FRACTIONS = (
+    ("½", 1, 2), ("⅓", 1, 3), ("⅔", 2, 3), ("¼", 1, 4), ("¾", 3, 4), ("⅕", 1, 5), ("⅖", 2, 5), ("⅗", 3, 5),
+    ("⅘", 4, 5), ("⅙", 1, 6), ("⅚", 5, 6), ("⅐", 1, 7), ("⅛", 1, 8), ("⅜", 3, 8), ("⅝", 5, 8), ("⅞", 7, 8),
+    ("⅑", 1, 9), ("⅒", 1, 10),
+)  # fmt: skip
+_GREEK_NAMES = (
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu",
+    "xi", "omicron", "pi", "rho", "varsigma", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+)  # fmt: skip
+_GREEK_CODES = range(ord("α"), ord("ω") + 1)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾", "0123456789+-ni()")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢₐₓ", "0123456789+-niax")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢₐₓ]+")
 _CHARACTERS = str.maketrans(
     {
         **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
@@ -21,16 +35,49 @@ _CHARACTERS = str.maketrans(
         "×": r"\times ",
         "·": r"\cdot ",
         "÷": r"\div ",
-        "°": r"^\circ ",
+        **dict.fromkeys("°º˚", r"^\circ "),
+        "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}",
+        "ℕ": r"\mathbb{N}",
+        "ℚ": r"\mathbb{Q}",
+        "ℂ": r"\mathbb{C}",
+        "⩽": r"\le ",
+        "⩾": r"\ge ",
+        "≦": r"\le ",
+        "≧": r"\ge ",
+        "≈": r"\approx ",
+        "±": r"\pm ",
+        "∓": r"\mp ",
+        "⋅": r"\cdot ",
+        "∙": r"\cdot ",
+        "∗": "*",
+        "∶": ":",
+        "∅": r"\emptyset ",
+        "∠": r"\angle ",
+        "△": r"\triangle ",
+        "∀": r"\forall ",
+        "⌊": r"\lfloor ",
+        "⌋": r"\rfloor ",
+        "⌈": r"\lceil ",
+        "⌉": r"\rceil ",
+        "√": r"\sqrt ",
+        **dict.fromkeys("€£¥￥￡", r"\$"),
+        "′": "'",
+        **{char: rf"\frac{{{top}}}{{{bottom}}}" for char, top, bottom in _FRACTIONS},
+        **{chr(code): f"\\{name} " for code, name in zip(_GREEK_CODES, _GREEK_NAMES, strict=True) if name != "pi"},
         "、": ",",
         "。": ".",
     }
 )
+_ESCAPED_TWICE = re.compile(
+    r"\\\\(?=(?:left|right|[dt]?frac|sqrt|text|boxed|pi|infty|cdot|times|le|ge|ne|circ|cup|in|begin|end)(?![A-Za-z]))"
+)
+r"""A command with two backslashes: the text went through JSON twice. `\\\\` alone ends a row of a matrix."""
 _BARE_FUNCTION = re.compile(
     r"(?<![\\A-Za-z{])(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi)(?![A-Za-z])"
 )
 _BARE_PERCENT = re.compile(r"(?<!\\)%")
-_ROOT_OF_ONE = re.compile(r"\\sqrt\s*(?:(\[[^\[\]{}]*\])\s*)?([0-9a-zA-Z])")
+_ROOT_OF_ONE = re.compile(r"\\sqrt\s*(?:(\[[^\[\]{}]*\])\s*)?(\d+|[a-zA-Z])")
 _ROOT_OF_PARENTHESES = re.compile(r"\\sqrt\s*\(([^()]*)\)")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boldsymbol|bold)\s*\{([^{}]*)\}")
 _BEGINNING = re.compile(r"(?:\\[$ ,;!]|[\s$*])*")
@@ -39,20 +86,35 @@ _BEGINNING = re.compile(r"(?:\\[$ ,;!]|[\s$*])*")
 _END_BACKWARDS = re.compile(r"(?:[ ,;!]\\(?!\\)|[\s$.,;*。])*")
 
 
-def normalize(text: str) -> str:
-    r"""Write Unicode symbols as LaTeX, add missing backslashes to functions, and strip surrounding markup.
+def unify(text: str) -> str:
+    r"""Write Unicode symbols as LaTeX, and strip the markup around the whole text.
 
-    Strips white space, dollar signs (also of currency), asterisks, a full stop, `\(...\)`, and a `\text{...}` around
-    the whole text. The mathematical meaning does not change.
+    Strips white space, dollar signs (also of currency), asterisks, a full stop, and `\(...\)`. The mathematical meaning
+    does not change.
     """
-    text = text.translate(_CHARACTERS)
-    text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"\cfrac", r"\frac")
-    text = text.replace(r"\left", "").replace(r"\right", "") if r"\left" in text and "arrow" not in text else text
-    text = text.replace(r"\(", " ").replace(r"\)", " ").replace(r"\[", " ").replace(r"\]", " ")
+    if not text.isascii():
+        text = _RAISED.sub(lambda found: f"^{{{found.group().translate(_SUPERSCRIPTS)}}}", text)
+        text = _LOWERED.sub(lambda found: f"_{{{found.group().translate(_SUBSCRIPTS)}}}", text)
+        text = text.translate(_CHARACTERS)
+    elif not text.isprintable():
+        text = text.translate(_CHARACTERS)  # line breaks and tabs
+    if "\\" in text:
+        text = _ESCAPED_TWICE.sub(r"\\", text)
+        text = text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace(r"\cfrac", r"\frac")
+        if r"\left" in text and "arrow" not in text:
+            text = text.replace(r"\left", "").replace(r"\right", "")
+        text = text.replace(r"\(", " ").replace(r"\)", " ").replace(r"\[", " ").replace(r"\]", " ")
     text = _BEGINNING.sub("", text, count=1)
     text = _END_BACKWARDS.sub("", text[::-1], count=1)[::-1]
-    if text.endswith("\\"):
-        text = text.rstrip("\\").rstrip()
+    return text.rstrip("\\").rstrip() if text.endswith("\\") else text
+
+
+def normalize(text: str) -> str:
+    r"""`unify` a text, take off a `\text{...}` around the whole of it, and add missing backslashes to functions.
+
+    This is the spelling in which texts are compared as they stand.
+    """
+    text = unify(text)
     whole = _WRAPPER.fullmatch(text)
     if whole:
         text = whole[1].strip()

@@ -1,10 +1,12 @@
-"""Symbolic comparison of two expressions with math-verify. Runs in worker processes only.
+"""Symbolic comparison of what this package does not decide itself, with math-verify. Runs in worker processes only.
 
 Every function here may hang, exhaust memory or crash on untrusted input; the caller must be able to kill the process.
 """
 
 import logging
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import sympy
@@ -12,23 +14,29 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
+from reward_server.algebra.equality import same
 from reward_server.grading import GoldUnparseable
-from reward_server.grading.exact import read_number
-from reward_server.grading.notation import normalize
+from reward_server.grading.decision import decide, read_answer
+from reward_server.grading.golds import formula_of, read_gold
+from reward_server.grading.notation import normalize, unify
+from reward_server.grading.rendering import for_parser
+from reward_server.reading.names import name_of
+from reward_server.reading.nodes import Unreadable
+from reward_server.reading.statement import sides_of
+from reward_server.reading.token_groups import CLOSING, OPENING, is_sign
+from reward_server.reading.tokens import Token, tokenize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Relative difference above which two numbers are different, however small they are."""
 
-_LATEX = LatexExtractionConfig(
-    boxed_match_priority=0,
-    normalization_config=NormalizationConfig(
-        basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="all", equations=False
-    ),
+_NORMALIZATION = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
 )
+_LATEX = LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)
 _CONFIGS = (_LATEX, ExprExtractionConfig())
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}|[^\x00-\x7f]|\n")
-_ELLIPSIS = re.compile(r"\\[lc]?dots|\.\.\.|…")
+_MAX_SHORT = 300
+"""Length of a text without a box that may be an answer as a whole, in characters."""
+_FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 # math-verify's own timeouts are off, because the parent kills this process; math-verify logs a warning about that.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -42,23 +50,80 @@ def equal(answer: str, gold: str, prose: bool = False) -> bool:
         prose: `answer` is text that contains an expression somewhere; the last one that can be parsed is compared.
 
     Raises:
-        GoldUnparseable: The gold contains nothing that can be parsed.
+        GoldUnparseable: The gold cannot be read without losing something of it.
     """
+    readings = read_gold(gold)
     if prose:
-        known = _read_gold(gold)
-        return _same(_read_prose(answer), known) or (_has_no_word(answer) and _same(_read(normalize(answer)), known))
-    answer, truth = normalize(answer), normalize(gold)
-    if _ELLIPSIS.search(truth) or _ELLIPSIS.search(answer):
-        # A pattern for the reader to continue has no value to compare, so it is compared as text.
-        return _without_whitespace(answer) == _without_whitespace(truth)
-    if ":" in answer or ":" in truth:
-        parts, true_parts = _ratio(answer), _ratio(truth)
-        return len(parts) == len(true_parts) and all(
-            _same(_read(part), _read(true)) for part, true in zip(parts, true_parts, strict=True)
-        )
-    if len({read_number(side.strip()) for side in answer.split("=")} - {None}) > 1:
-        return False  # a false equation: `3 = 7` does not answer 7
-    return _same(_read(answer), _read_gold(gold))
+        return _prose_equals(answer, gold)
+    if _without_whitespace(normalize(answer)) == _without_whitespace(normalize(gold)):
+        return True  # also for a gold that nothing can read
+    decided = decide(answer, gold)
+    if decided is not None:
+        return decided
+    try:
+        return _parsed_sides_equal(tokenize(unify(answer)), tokenize(unify(formula_of(gold)), scientific=False))
+    except Unreadable as error:
+        if readings:
+            return False  # the answer has words or signs that no reading accounts for
+        raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read: {error}") from error
+
+
+def _parsed_sides_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
+    """Whether answer and gold are equal by the parser, which would read only the right side of an equation.
+
+    Therefore, an equation and a value are equal only if each side of the equation, but for a name, is that value.
+
+    Raises:
+        Unreadable: One of them cannot be read.
+    """
+    (found, found_signs), (known, known_signs) = sides_of(answer), sides_of(gold)
+    if _has_inner_equation(answer) or _has_inner_equation(gold):
+        return False
+    if "=" not in found_signs + known_signs:
+        return _parsed_equal(answer, gold)
+    if found_signs == known_signs == ["="] and not (name_of(found[0]) and name_of(known[0])):
+        return any(all(map(_parsed_equal, sides, known)) for sides in (found, found[::-1]))
+    if ("=" in found_signs) == ("=" in known_signs):
+        return _parsed_equal(answer, gold)
+    if set(found_signs + known_signs) != {"="} or any(is_sign(token, ",", ";", "or") for token in (*answer, *gold)):
+        return False
+    found, known = (sides[1:] if len(sides) > 1 and name_of(sides[0]) else sides for sides in (found, known))
+    return all(_parsed_equal(one, other) for one in found for other in known)
+
+
+def _has_inner_equation(tokens: Sequence[Token]) -> bool:
+    """Whether an equation stands in brackets that are no index, as in `(2x=12)`."""
+    indices: list[bool] = []
+    for before, token in pairwise([Token("sign", ""), *tokens]):
+        if token.text in OPENING:
+            indices.append(before.text == "_")
+        elif token.text in CLOSING and indices:
+            indices.pop()
+        elif token.text == "=" and indices and not any(indices):
+            return True
+    return False
+
+
+def _parsed_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
+    left, left_letters, right, right_letters = for_parser(answer, gold)
+    known = _read(right, right_letters)
+    if not known:
+        raise GoldUnparseable(f"the gold {right[:100]!r} cannot be read without a loss")
+    return _same(_read(left, left_letters), known)
+
+
+def _prose_equals(answer: str, gold: str) -> bool:
+    """Whether the last formula in a text equals the gold, or else the last expression that the parser finds in it."""
+    formulas = _FORMULA.findall(answer)
+    last = next((part for part in formulas[-1] if part), "") if formulas else ""
+    if last and equal(last, gold):
+        return True
+    if len(answer) <= _MAX_SHORT and same(read_answer(answer), read_gold(gold)):
+        return True
+    known = _read_prose(f"\\boxed{{{normalize(formula_of(gold))}}}")
+    if not known:
+        raise GoldUnparseable(f"nothing can be read from the gold {gold[:100]!r}")
+    return _same(_read_prose(answer), known)
 
 
 def _same(found: list[Any], known: list[Any]) -> bool:
@@ -68,39 +133,27 @@ def _same(found: list[Any], known: list[Any]) -> bool:
     return bool(verified) and not _differ_as_numbers(found[0], known[0])
 
 
-def _read(expression: str) -> list[Any]:
-    """Parse one expression with math-verify, in a box that marks its beginning and end."""
-    boxed = f"\\boxed{{{expression}}}"
-    found = list(parse(boxed, (_LATEX,), parsing_timeout=None))
-    # From text that is not LaTeX, math-verify would extract the last number, so that `7 \mid 8` would equal 8.
-    if all(isinstance(one, str) for one in found) and len(_NUMBER.findall(expression)) == 1:
-        return list(parse(boxed, _CONFIGS, parsing_timeout=None))
-    return found
+def _read(expression: str, letters: set[str]) -> list[Any]:
+    """Parse one expression, in a box that marks its ends. Empty if a letter of it is nowhere in the result."""
+    found = list(parse(f"\\boxed{{{expression}}}", (_LATEX,), parsing_timeout=None))
+    if not found or isinstance(found[0], str):
+        return []
+    kept = {str(symbol) for symbol in found[0].atoms(sympy.Symbol)} if isinstance(found[0], sympy.Basic) else set()
+    kept |= {str(name) for name in _undefined_functions(found[0])}
+    differential = {"d"} if r"\int" in expression else set()
+    # The parser writes all letters in lower case.
+    lost = [letter for letter in letters - differential if not any(letter.lower() in name.lower() for name in kept)]
+    return [] if lost else found
+
+
+def _undefined_functions(value: Any) -> set[str]:
+    if not isinstance(value, sympy.Basic):
+        return set()
+    return {str(function.func) for function in value.atoms(sympy.core.function.AppliedUndef)}
 
 
 def _read_prose(text: str) -> list[Any]:
     return list(parse(text, _CONFIGS, parsing_timeout=None))
-
-
-def _read_gold(gold: str) -> list[Any]:
-    """Parse a gold: in a box, like an answer, unless its own dollar signs or box mark the mathematics in it."""
-    inner = normalize(gold)
-    if inner.count("$") % 2:
-        inner = inner.replace("$", "")  # an unpaired dollar sign delimits nothing
-    known = _read_prose(gold) if "$" in inner or "\\boxed" in gold else _read(inner)
-    if not known:
-        raise GoldUnparseable(f"nothing can be read from the gold {gold[:100]!r}")
-    return known
-
-
-def _has_no_word(text: str) -> bool:
-    """Whether a text may consist of a single expression."""
-    return "$" not in text and _WORD.search(text) is None
-
-
-def _ratio(text: str) -> list[str]:
-    """Terms of a ratio such as `11:21`; of `a:b = 11:21`, those after the equals sign."""
-    return [part.strip() for part in text.rpartition("=")[2].split(":")]
 
 
 def _differ_as_numbers(first: Any, second: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reward_server.components.steps import process_correctness
+from reward_server.components.steps import SIGNS, process_correctness
 from reward_server.components.tags import find_answer, find_thinking
 from reward_server.schema import describe_problems
 from reward_server.tasks.countdown import Numbers, Puzzle, solves
@@ -41,8 +41,8 @@ def find_expression(text: str) -> str | None:
 
 
 def outcome_reward(context: GradingContext[Puzzle]) -> float:
-    """1 if the answer reaches the target and uses each given number exactly once."""
-    return float(context.answer is not None and solves(context.answer, context.gold))
+    """1 if the answer reaches the target and uses each given number exactly once; × and ÷ are * and /."""
+    return float(context.answer is not None and solves(context.answer.translate(SIGNS), context.gold))
 
 
 def process_reward(context: GradingContext[Puzzle]) -> float:
@@ -58,7 +58,7 @@ def length_reward(context: GradingContext[Puzzle]) -> float:
 
 GAME24 = Task(
     name="game24",
-    version="1",
+    version="2",
     summary="an expression in answer tags that makes 24 from four numbers, using each exactly once",
     parse_label=parse_label,
     find_answer=find_expression,

@@ -1,9 +1,10 @@
 """Chinese GSM8K: word problems with a number as the answer, and think and answer tags on separate lines."""
 
 import re
+from fractions import Fraction
 
+from reward_server.components.quantities import read_quantity
 from reward_server.components.tags import find_answer
-from reward_server.grading.exact import exact_match, read_number
 from reward_server.grading.notation import normalize
 from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
 
@@ -11,24 +12,24 @@ _MARKS = ("<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>")
 _INTEGER = re.compile(r"[+-]?\d{1,100}")
 
 
-def parse_label(label: str) -> str:
-    """The number that the label consists of, or that follows its last `####`.
+def parse_label(label: str) -> Fraction:
+    """The number that the label consists of, or that follows its last `####`; a unit behind it is ignored.
 
     Raises:
         LabelError: It is not a number.
     """
-    gold = normalize(label.rpartition("####")[2])
-    if read_number(gold) is None:
+    gold = read_quantity(label.rpartition("####")[2])
+    if gold is None:
         raise LabelError(f"{label[:100]!r} does not end in a number")
     return gold
 
 
-def marks_reward(context: GradingContext[str]) -> float:
+def marks_reward(context: GradingContext[Fraction]) -> float:
     """A quarter for each of the four tags that occurs exactly once together with its newlines."""
     return sum(context.text.count(mark) == 1 for mark in _MARKS) / len(_MARKS)
 
 
-def soft_reward(context: GradingContext[str]) -> float:
+def soft_reward(context: GradingContext[Fraction]) -> float:
     """1 if the four tags occur in order, with any text between and around them."""
     position = 0
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
@@ -39,7 +40,7 @@ def soft_reward(context: GradingContext[str]) -> float:
     return 1.0
 
 
-def strict_reward(context: GradingContext[str]) -> float:
+def strict_reward(context: GradingContext[Fraction]) -> float:
     r"""1 if the text is exactly `<think>\n...\n</think>\n<answer>\n...\n</answer>`, with an optional final newline."""
     text = context.text.removesuffix("\n")
     thinking, between, answer = text.partition("\n</think>\n<answer>\n")
@@ -52,19 +53,19 @@ def strict_reward(context: GradingContext[str]) -> float:
     return float(in_layout)
 
 
-def digits_reward(context: GradingContext[str]) -> float:
-    """1 if the answer is an integer."""
+def digits_reward(context: GradingContext[Fraction]) -> float:
+    """1 if the answer is an integer without a unit."""
     return float(context.answer is not None and _INTEGER.fullmatch(normalize(context.answer)) is not None)
 
 
-def correctness_reward(context: GradingContext[str]) -> float:
-    """1 if the answer equals the gold number exactly. An answer with a unit does not."""
-    return float(context.answer is not None and exact_match(context.answer, context.gold) is True)
+def correctness_reward(context: GradingContext[Fraction]) -> float:
+    """1 if the answer is the gold number, exactly; see `read_quantity` for units and scales."""
+    return float(context.answer is not None and read_quantity(context.answer) == context.gold)
 
 
 GSM8K_ZH = Task(
     name="gsm8k_zh",
-    version="1",
+    version="2",
     summary="a number in answer tags, and the layout of think and answer tags on lines of their own",
     parse_label=parse_label,
     find_answer=find_answer,

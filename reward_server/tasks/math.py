@@ -2,7 +2,9 @@ r"""Mathematics with a single known answer: the last `\boxed{}` is compared with
 
 from collections.abc import Callable
 
+from reward_server.grading import GoldUnparseable
 from reward_server.grading.extraction import find_boxed, find_tail
+from reward_server.grading.golds import is_number, read_gold
 from reward_server.tasks.task import Comparison, Example, GradingContext, LabelError, RewardComponent, Task
 
 
@@ -10,11 +12,17 @@ def parse_label(label: str) -> str:
     """The gold answer of a label: an expression, or a solution that ends in a box or in `#### answer`.
 
     Raises:
-        LabelError: The label is blank.
+        LabelError: The label is blank, says that there is no answer, is prose, or is cut off.
     """
-    gold = find_boxed(label) or label.rpartition("####")[2].strip()
+    boxed = find_boxed(label) if "{" in label else None
+    gold = boxed or label.rpartition("####")[2].strip()
     if not gold:
         raise LabelError("the label is blank")
+    if not is_number(gold):
+        try:
+            read_gold(gold)
+        except GoldUnparseable as error:
+            raise LabelError(str(error)) from error
     return gold
 
 
@@ -39,7 +47,7 @@ def truncated_reward(context: GradingContext[str]) -> float:
 def _make(name: str, summary: str, find_answer: Callable[[str], str | None]) -> Task[str]:
     return Task(
         name=name,
-        version="2",
+        version="3",
         summary=summary,
         parse_label=parse_label,
         find_answer=find_answer,

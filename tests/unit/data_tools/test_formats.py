@@ -191,6 +191,10 @@ BAD: list[tuple[bytes, str, str]] = [
     (b'{"question": "1?", "answer": NaN}', "wrong type", "`answer` must be a string, found float"),
     (b'{"question": " ", "answer": "1"}', "blank text", "`question` is blank"),
     (b'{"question": "1?", "answer": "#### "}', "no answer", "cannot parse the label: the label is blank"),
+    *(
+        (f'{{"question": "1?", "answer": "{gold}"}}'.encode(), "no answer", f"the gold '{gold}' holds no answer")
+        for gold in ("proof", "notfound", "None", "nan", "See solution", "The answer is 4")
+    ),
 ]
 
 

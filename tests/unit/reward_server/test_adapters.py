@@ -25,16 +25,17 @@ BOUND_SECONDS = 120
 
 PUZZLE = {"numbers": [3, 5, 7], "target": 22}
 SOLVED = "<think>so</think>\n<answer>3*5+7</answer>"
-HALF = r"\boxed{\frac{x + 1}{2}}"
+HALF = r"\boxed{\begin{vmatrix} x & 1 \\ -1 & 1 \end{vmatrix}/2}"
 """Only a parser, and so a worker, can tell that this is (1 + x)/2."""
-HANGING = r"\boxed{\binom{999999}{499999}}"
+SLOW = r"\boxed{\sum_{k=1}^{1500} \frac{1}{k^2+1}}"
+"""Takes a worker about one second."""
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A grader of its own, whose workers give up after 4 seconds, and which ends with the test."""
+    """A grader of its own, whose workers give up after 0.3 seconds, and which ends with the test."""
     monkeypatch.setattr(adapters, "_grader", None)
-    monkeypatch.setattr(adapters, "ServerConfig", lambda: ServerConfig(workers=1, worker_seconds=4))
+    monkeypatch.setattr(adapters, "ServerConfig", lambda: ServerConfig(workers=1, worker_seconds=0.3))
     yield
     adapters._get_grader().close()
 
@@ -101,8 +102,19 @@ def test_trl_chat_completions(completion: list[dict[str, Any]], expected: float)
 @pytest.mark.usefixtures("hurried")
 def test_trl_gets_none_for_what_cannot_be_graded() -> None:
     """Catches a 0, from which training would learn, for a missing label or a comparison that took too long."""
-    rewards = trl_reward("math")(["q"] * 3, [r"\boxed{4}", HANGING, r"\boxed{4}"], label=[None, "4", 4])
+    rewards = trl_reward("math")(["q"] * 3, [r"\boxed{4}", SLOW, r"\boxed{4}"], label=[None, "4", 4])
     assert rewards == [None, None, 1.0]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["q <think>", "q\n<think>\n", chat(("user", "q"), ("assistant", "<think>"))],
+)
+def test_trl_grades_a_thought_that_the_prompt_opens(prompt: Any) -> None:
+    """Catches a format reward of 0 for everything where the prompt ends with the tag."""
+    completion = SOLVED.removeprefix("<think>")
+    assert trl_reward("countdown")([prompt], [completion], answer=[PUZZLE]) == [1.1]
+    assert trl_reward("countdown")(["q"], [completion], answer=[PUZZLE]) == [1.0]
 
 
 @pytest.mark.parametrize("wrap", ["plain", "numpy"])
@@ -144,7 +156,7 @@ def test_verl_is_told_of_failures_in_the_same_keys(monkeypatch: pytest.MonkeyPat
     task = adapters.find_task("math").with_overrides({}, failed_reward=-0.5)
     monkeypatch.setattr(adapters, "find_task", {"math": task}.__getitem__)
     failed = {"score": -0.5, "accuracy": 0.0, "truncated": 0.0, "failed": 1.0}
-    assert compute_score("math", HANGING, "4") == failed
+    assert compute_score("math", SLOW, "4") == failed
     assert compute_score("math", r"\boxed{4}", None) == failed
     assert compute_score("math", r"\boxed{4}", "4").keys() == failed.keys()
 
@@ -207,7 +219,7 @@ def test_openrlhf_loads_a_file_that_imports_the_function(tmp_path: Path) -> None
     file.write_text("from reward_server.compat.adapters import reward_func\n")
     prompt = "user: What is (x + 1)/2?\nassistant:"
     responses = [HALF, r"\boxed{2}", "user: What is 1 + 1?\nassistant: \\boxed{2}"]
-    results = run_client(file, prompt, r"\frac{1 + x}{2}", [*responses * 5, HANGING])
+    results = run_client(file, prompt, r"\frac{1 + x}{2}", [*responses * 5, SLOW])
     assert [result["reward"] for result in results] == [[1.0], [0.0], [0.0]] * 5 + [[0.0]]
     assert [result["scores"] for result in results] == [[1.0], [0.0], [0.0]] * 5 + [[0.0]]
     assert [result["extra_logs"]["failed"] for result in results] == [[0.0]] * 15 + [[1.0]]

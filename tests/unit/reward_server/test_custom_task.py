@@ -52,8 +52,12 @@ LAST_LINE = Task(
 )
 NUMBER = 4
 """
-LONG_RIGHT = {"id": "a", "response": "By hand, slowly:\n" + r"\frac{1}{\sqrt{2}}", "label": r"\frac{\sqrt{2}}{2}"}
-"""Right, 36 characters; only a parser, and so a worker process, can tell that the two are equal."""
+LONG_RIGHT = {
+    "id": "a",
+    "response": "By hand, slowly:\n" + r"\begin{vmatrix} 3 & 1 \\ 1 & 2 \end{vmatrix}",
+    "label": "5",
+}
+"""Right, 61 characters; only a parser, and so a worker process, can tell that the two are equal."""
 SHORT_WRONG = {"id": "b", "response": "Hm\n5", "label": "4"}
 
 

@@ -21,13 +21,14 @@ from reward_server.scoring import GradingResult
 from reward_server.tasks import find_task
 from reward_server.tasks.task import Comparison
 from reward_server.workers import PoolClosed, WorkerPool, exceeded_cpu_limit
+from tests.unit.reward_server.comparisons import ALLOCATE, BURN, EXIT, SLEEP, misbehave
 
 MATH = find_task("math")
 GIB = 2**30
-RIGHT = Comparison(r"\frac{1}{\sqrt{2}}", r"\frac{\sqrt{2}}{2}")
-WRONG = Comparison(r"\frac{1}{\sqrt{3}}", r"\frac{\sqrt{2}}{2}")
-# Passes the caps, since there may be such golds, and takes a parser for ever.
-BOMB = r"\sum_{k=1}^{999999} \frac{1}{k^k}"
+RIGHT = Comparison(r"\begin{vmatrix} 3 & 1 \\ 1 & 2 \end{vmatrix}", "5")
+WRONG = Comparison(r"\begin{vmatrix} 3 & 1 \\ 1 & 2 \end{vmatrix}", "7")
+HANG = rf"{BURN} 3!"
+"""Looks expensive, because of the factorial, and so goes to the worker of low priority."""
 
 
 def item(name: str, answer: str, gold: str) -> ScoreItem:
@@ -36,13 +37,13 @@ def item(name: str, answer: str, gold: str) -> ScoreItem:
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[Grader]:
-    with Grader(ServerConfig(workers=2, worker_seconds=2.0)) as one:
+    with Grader(ServerConfig(workers=2, worker_seconds=2.0), equal=misbehave) as one:
         yield one
 
 
 @pytest.fixture
 def workers() -> Iterator[WorkerPool]:
-    pool = WorkerPool(1, seconds=2.0, memory_bytes=2 * GIB)
+    pool = WorkerPool(1, seconds=1.0, memory_bytes=2 * GIB, equal=misbehave)
     yield pool
     pool.close()
 
@@ -64,10 +65,28 @@ def test_hang_is_killed_and_the_worker_replaced(workers: WorkerPool) -> None:
     assert workers.submit(RIGHT).result(60) is True
     for _ in range(2):
         with pytest.raises(ProcessExpired) as death:
-            workers.submit(Comparison(BOMB, "7")).result(60)
+            workers.submit(Comparison(BURN, "7")).result(60)
         assert exceeded_cpu_limit(death.value)
         assert workers.submit(RIGHT).result(60) is True
         assert workers.submit(WRONG).result(60) is False
+
+
+def test_a_comparison_that_sleeps_is_killed() -> None:
+    """Catches a limit on CPU time alone, under which a comparison that waits would hold its worker for ever."""
+    pool = WorkerPool(1, seconds=0.2, memory_bytes=2 * GIB, equal=misbehave)
+    with pytest.raises(TimeoutError):
+        pool.submit(Comparison(SLEEP, "7")).result(60)
+    assert pool.submit(RIGHT).result(60) is True
+    pool.close()
+
+
+def test_a_comparison_that_allocates_or_exits_fails_alone(grader: Grader) -> None:
+    """Catches memory or a death of one item that costs another its verdict, or that becomes a wrong answer."""
+    items = [item("a", ALLOCATE, "7"), *hard_items(7), item("b", EXIT, "7")]
+    (memory, _), *others, (death, _) = grader.grade(MATH, items)
+    assert (memory.verdict, memory.reward) == ("error", None)
+    assert (death.verdict, death.reward) == ("error", None)
+    assert [score.verdict for score, _ in others] == ["wrong", "correct"] * 20
 
 
 def test_a_comparison_that_a_broken_pool_lost_fails(workers: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,33 +173,32 @@ def hard_items(seed: int) -> list[ScoreItem]:
     items = []
     for number in range(40):
         a, b = rng.randint(2, 99), rng.randint(2, 99)
-        gold = rf"\frac{{{a}}}{{\sqrt{{{b}}}}}"
-        answer = rf"\frac{{{a}\sqrt{{{b}}}}}{{{b if number % 2 else b + 1}}}"
-        items.append(item(str(number), answer, gold))
+        gold = a * b - 1 if number % 2 else a * b + 1
+        items.append(item(str(number), rf"\begin{{vmatrix}} {a} & 1 \\ 1 & {b} \end{{vmatrix}}", str(gold)))
     return items
 
 
 def test_hang_delays_no_other_item(grader: Grader) -> None:
     """Catches one item's hang that holds up the batch's other items, or other batches."""
     grader.grade(MATH, hard_items(1))  # the workers have started
-    bombs = [item("bomb", BOMB, "7"), *hard_items(2)]
+    with_hang = [item("hang", HANG, "7"), *hard_items(2)]
     with ThreadPoolExecutor(1) as thread:
-        slow = thread.submit(grader.grade, MATH, bombs)
+        slow = thread.submit(grader.grade, MATH, with_hang)
         quick = grader.grade(MATH, hard_items(3))
         assert not slow.done()
-        (bomb, bomb_seconds), *others = slow.result(60)
+        (hang, hang_seconds), *others = slow.result(60)
     assert [score.verdict for score, _ in quick] == ["wrong", "correct"] * 20
-    assert bomb.verdict == "timeout"
-    assert (bomb.reward, bomb.score) == (None, None)
+    assert hang.verdict == "timeout"
+    assert (hang.reward, hang.score) == (None, None)
     assert [score.verdict for score, _ in others] == ["wrong", "correct"] * 20
-    assert max(seconds for _, seconds in others) < bomb_seconds
+    assert max(seconds for _, seconds in others) < hang_seconds
 
 
 def test_deadline_bounds_a_batch(grader: Grader) -> None:
     """Catches a batch that runs past its deadline, and items that become wrong answers because of it."""
     grader.grade(MATH, hard_items(1))
     start = time.monotonic()
-    graded = grader.grade(MATH, [item(str(n), rf"{BOMB}+{n}", "7") for n in range(20)], seconds=1.0)
+    graded = grader.grade(MATH, [item(str(n), rf"{HANG}+{n}", "7") for n in range(20)], seconds=1.0)
     assert time.monotonic() - start < 30
     assert {score.verdict for score, _ in graded} == {"timeout"}
 
@@ -201,7 +219,7 @@ def test_grading_does_not_depend_on_load(grader: Grader) -> None:
 
 def test_unreadable_gold_is_no_wrong_answer(grader: Grader) -> None:
     """Catches a gold that the parser cannot read and that makes every answer wrong."""
-    for gold in ("$$", "}", r"\boxed{", "  "):
+    for gold in ("$$", "}", r"\boxed{", "  ", "proof", "x = ", "(1,2", r"4 \heartsuit"):
         ((score, _),) = grader.grade(MATH, [item("a", "4", gold)])
         assert (score.verdict, score.reward, score.score) == ("gold_unparseable", None, None)
         assert score.error is not None
@@ -288,6 +306,16 @@ def test_script_without_main_guard_is_not_run_again(tmp_path: Path) -> None:
         (r"7 \cup 8", "8", False),
         ("7 | 8", "8", False),
         ("eight, 8", "8", True),
+        (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}", True),
+        (r"\sum_{k=1}^{r} R_k", r"\sum_{k=1}^{R} r_k", False),
+        (r"\int_0^1 2x dx", "1", True),
+        (r"2 \pmod 3", "2", False),
+        (r"4 \heartsuit", "4", False),
+        (r"\le 3", "3", False),
+        ("3!!", "720", False),
+        (r"70\,000", "0", False),
+        ("45'", r"45^\circ", False),
+        ("2 3", "6", False),
     ],
 )
 def test_policy(answer: str, gold: str, same: bool, grader: Grader) -> None:
@@ -299,7 +327,8 @@ def test_policy(answer: str, gold: str, same: bool, grader: Grader) -> None:
 def test_closing_ends_what_waits() -> None:
     """Catches an end that waits for ever for the pool's threads, or for comparisons that nobody will answer."""
     pool = WorkerPool(2, seconds=3.0, memory_bytes=2 * GIB)
-    futures = [pool.submit(Comparison(rf"\frac{{{n}}}{{\sqrt{{7}}}}", r"\sqrt{5}")) for n in range(2000)]
+    answers = [rf"\begin{{vmatrix}} {n} & 1 \\ 1 & 2 \end{{vmatrix}}" for n in range(2000)]
+    futures = [pool.submit(Comparison(answer, r"\sqrt{5}")) for answer in answers]
     assert futures[0].result(60) is False
     closing = threading.Thread(target=pool.close)
     closing.start()
@@ -312,8 +341,8 @@ def test_closing_ends_what_waits() -> None:
 
 def test_answers_in_time_are_kept_when_another_is_late(grader: Grader) -> None:
     """Catches a deadline that takes back what was answered before it."""
-    items = [item("bomb", BOMB, "7"), *hard_items(5)]
-    with Grader(ServerConfig(workers=2, worker_seconds=30.0)) as patient:
+    items = [item("hang", HANG, "7"), *hard_items(5)]
+    with Grader(ServerConfig(workers=2, worker_seconds=30.0), equal=misbehave) as patient:
         patient.grade(MATH, hard_items(1))
         scores = [score for score, _ in patient.grade(MATH, items, seconds=10.0)]
     assert scores[0].verdict == "timeout"
@@ -322,9 +351,9 @@ def test_answers_in_time_are_kept_when_another_is_late(grader: Grader) -> None:
 
 def test_one_slow_comparison_makes_no_other_too_late(grader: Grader) -> None:
     """Catches a pool that takes the age of one comparison for the pace of all."""
-    with Grader(ServerConfig(workers=1, worker_seconds=5.0)) as one, ThreadPoolExecutor(1) as thread:
+    with Grader(ServerConfig(workers=1, worker_seconds=5.0), equal=misbehave) as one, ThreadPoolExecutor(1) as thread:
         assert one.self_test() is None
-        slow = thread.submit(one.grade, MATH, [item("slow", "(a+b+c+d+e+f)^{30}", "x")])
+        slow = thread.submit(one.grade, MATH, [item("slow", BURN, "x")])
         time.sleep(1.0)
         graded = one.grade(MATH, hard_items(6))
         slow.result(120)

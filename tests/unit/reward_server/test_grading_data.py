@@ -69,6 +69,20 @@ def test_cases(grader: Grader) -> None:
     assert agreed["core-hard"].count(False) <= 3
 
 
+def test_respellings(grader: Grader) -> None:
+    """Catches a rule that is lost: answers in other spellings, and answers that lack or change a part of the gold."""
+    rows = read("grader/respellings.jsonl")
+    wrong, lost = 0, []
+    for name in ("math", "math_any"):
+        chosen = [row for row in rows if row["task"] == name]
+        items = [ScoreItem(id=str(n), response=row["response"], label=row["label"]) for n, row in enumerate(chosen)]
+        for row, (score, _) in zip(chosen, grader.grade(find_task(name), items), strict=True):
+            wrong += score.verdict != row["expected"]
+            lost += [row] if score.verdict != row["expected"] and row["today"] == "as expected" else []
+    assert lost == []
+    assert wrong <= len(rows) * 0.03
+
+
 def by_task(rows: list[dict[str, Any]]) -> dict[str, list[tuple[dict[str, Any], str]]]:
     """Rows and responses: bare answers put into a box, boxes as they are, other text to math_any."""
     tasks: dict[str, list[tuple[dict[str, Any], str]]] = {"math": [], "math_any": []}
@@ -111,7 +125,7 @@ def test_no_gold_equals_the_next(name: str, grader: Grader) -> None:
 
 @pytest.mark.parametrize("task", ["math", "math_any"])
 def test_adversarial_answers(task: str, grader: Grader) -> None:
-    """Catches a bomb that gets past the caps and the clock, or costs a worker for good."""
+    """Catches a forged or huge answer that gets past the limits and the clock, or costs a worker for good."""
     rows = read("grader/adversarial.jsonl")
     start = time.monotonic()
     items = [ScoreItem(id=row["name"], response=row["pred"], label=row["gold"]) for row in rows]

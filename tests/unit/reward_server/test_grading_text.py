@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_server.components.steps import MAX_STEPS, find_steps, process_correctness
+from reward_server.grading import GoldUnparseable
+from reward_server.grading.decision import decide
 from reward_server.grading.exact import exact_match, read_number
 from reward_server.grading.extraction import MAX_TAIL_CHARS, find_boxed, find_tail
-from reward_server.grading.limits import is_expensive, why_too_large
+from reward_server.grading.limits import DEFAULT_LIMITS, ExpressionLimits, is_expensive, why_too_large
 from reward_server.grading.notation import normalize
+from reward_server.reading.statement import read
 
 FLOOD_CHARS = 200_000
 BOUND_SECONDS = 5.0
@@ -280,35 +283,35 @@ def test_everything_is_the_same_as_itself(text: str, visible: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("largest", "too_large"),
+    ("limits", "largest", "too_large"),
     [
-        ("x" * 1500, "x" * 1501),
-        ("1" * 119, "1" * 120),
-        ("1" + ",000" * 39, "1" + ",000" * 40),
-        ("(" * 25 + "1" + ")" * 25, "(" * 26 + "1" + ")" * 26),
-        ("x^{x^{x^x}}", "x^{x^{x^{x^x}}}"),
-        ("9^{x^9}", "9^{9^9}"),
-        ("9^9 + 9^9", "9^9^9"),
-        ("2^{999999}", "2^{1000000}"),
-        ("2^{-999999}", "2^ {-1000000}"),
-        ("9999!", "10000!"),
-        ("(9999)!", "(10000)!"),
-        ("3! + 3!", "(3!)!"),
-        ("3!", "3!!"),
-        ("(3!)^2", "2^{3!}"),
-        ("$" * 100, "$" * 101),
+        (ExpressionLimits(chars=9), "x" * 9, "x" * 10),
+        (ExpressionLimits(digits=9), "1" * 8, "1" * 9),
+        (ExpressionLimits(digits=9), "1,000,000", "1,000,000,000"),
+        (ExpressionLimits(nesting=2), "((1))", "(((1)))"),
+        (ExpressionLimits(tower=1), "x^{y}", "x^{y^z}"),
+        (ExpressionLimits(tower=2), "x^{y^z}", "x^{y^{z^w}}"),
+        (DEFAULT_LIMITS, "2^{x^2}", "2^{1^2}"),
+        (DEFAULT_LIMITS, "2^2 + 2^2", "2^1^2"),
+        (ExpressionLimits(exponent_digits=1), "2^{9}", "2^{10}"),
+        (ExpressionLimits(exponent_digits=1), "2^{-9}", "2^ {-10}"),
+        (ExpressionLimits(factorial_digits=1), "9!", "10!"),
+        (ExpressionLimits(factorial_digits=1), "(9)!", "(10)!"),
+        (DEFAULT_LIMITS, "3! + 3!", "(2!)!"),
+        (DEFAULT_LIMITS, "3!", "2!!"),
+        (DEFAULT_LIMITS, "(3!)^2", "2^{2!}"),
+        (ExpressionLimits(dollars=3), "$$$", "$$$$"),
     ],
 )
-def test_caps_are_exact(largest: str, too_large: str) -> None:
-    """Catches a cap that is off by one, or missing, so that a bomb costs a worker its three seconds."""
-    assert why_too_large(largest) is None
-    assert why_too_large(too_large)
+def test_limits_are_exact(limits: ExpressionLimits, largest: str, too_large: str) -> None:
+    """Catches a limit that is off by one, or missing, so that an answer made to be slow costs a worker its time."""
+    assert why_too_large(largest, limits) is None
+    assert why_too_large(too_large, limits)
 
 
-@pytest.mark.parametrize("bomb", ["5^(5^(5^(5^5)))", "9^9^9^9", "10000000!", "((((3!)!)!)!)!", "4^{" + "1" * 500 + "}"])
-def test_known_bombs_are_refused(bomb: str) -> None:
-    """Catches the expressions that are known to hang a parser."""
-    assert why_too_large(bomb)
+def test_default_limits() -> None:
+    """Catches limits that let through what no answer needs: each is a documented number."""
+    assert ExpressionLimits() == ExpressionLimits(1500, 120, 25, 3, 6, 4, 100)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +442,19 @@ FUNCTIONS: list[Callable[[str], object]] = [
     lambda text: exact_match(text, "1"),
     lambda text: exact_match("1", text),
     lambda text: process_correctness(text, [1, 2]),
+    lambda text: read(text, gold=False),
+    lambda text: read(text[:1500], gold=True),
+    lambda text: compare("x+1", text[:1500]),
+    lambda text: compare(text[:1500], r"\frac{\sqrt{2}}{2}"),
 ]
+
+
+def compare(answer: str, gold: str) -> bool | None:
+    """What the server's process decides; None also for a gold without an answer."""
+    try:
+        return decide(answer, gold)
+    except GoldUnparseable:
+        return None
 
 
 @settings(deadline=None)
@@ -455,6 +470,23 @@ def test_no_text_raises(text: str) -> None:
     [
         *(r"\boxed{", r"\boxed", r"\boxed ", r"\boxed{1},", r"\boxed{} and ", "{", "}", "\\", r"\ ", r"\;", r"\text{"),
         *("$", "$ ", " ", "\n", "\u3000", ".", "。", ",", "、", "*", "a", r"\sqrt", r"\sqrt[", "^{", "!", "<think>"),
+        *(
+            r"\frac",
+            r"\sin",
+            r"\text{\text{",
+            "^",
+            "^-",
+            "_",
+            "=",
+            r"\pm",
+            r"\cup",
+            "x",
+            "x^",
+            "|",
+            r"\binom",
+            r"\le",
+            ":",
+        ),
         *("1", "1 ", "1.", "1,", "1/1", "1 / ", "(", "( ", "(1", ")", "1)", "-", "1+", "1+ ", "1+1=", "1+1=1 ", "="),
     ],
 )

@@ -27,13 +27,14 @@ from reward_server.compat.openrlhf import (
     to_label,
     to_reply,
 )
-from reward_server.scoring import GradingResult
+from reward_server.schema import ScoreItem
+from reward_server.scoring import GradingResult, get_score
 from reward_server.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[3]
 BOUND_SECONDS = 120
 """No wait below takes this long unless something is broken."""
-WORKER_SECONDS = 4
+WORKER_SECONDS = 0.4
 """For one comparison on the server below."""
 
 HARD, EASY = "What is 17 + 25?", "What is 1 + 1?"
@@ -344,6 +345,22 @@ def test_a_malformed_request_is_refused(url: str, change: dict[str, Any], fault:
     assert fault in json.loads(content)["detail"]
 
 
+THOUGHT = '{"numbers": [3, 5, 7], "target": 22}'
+
+
+@pytest.mark.parametrize("prompt", ["Make 22. <think>", "Make 22.\n<think>\n", "<s>Make 22.<think> "])
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_thought_that_the_prompt_opens_is_graded(prompt: str, sent: bool) -> None:
+    """Catches a format reward of 0 for everything where the chat template opens the thinking."""
+    index = PromptIndex([(prompt, THOUGHT)])
+    query = f"{prompt}3*5</think>\n<answer>3*5+7</answer>"
+    request = RewardRequest(query=[query], prompts=[prompt] if sent else None, labels=[THOUGHT] if sent else None)
+    (item,) = to_items(request, index)
+    assert isinstance(item, ScoreItem)
+    result = get_score(TASKS["countdown"], item.response, item.label, prefix=item.prefix)
+    assert result.components == {"format": 1.0, "equation": 1.0, "thought": 0.0}
+
+
 # OpenRLHF's own client
 
 
@@ -357,9 +374,10 @@ class Sample:
     kind: str
 
 
-HANGING = (r"\binom{999999}{499999}", r"\int_0^1 \sin(x^7)\log(1+x^5)e^{x^3} dx")
-"""No comparison with these ends within the server's time."""
-BOMBS = (r"9^{9^{9}}", r"\sum_{k=1}^{10^9} k!", "{" * 3000 + "1" + "}" * 3000, "9" * 100_000)
+SLOW = (r"\sum_{k=1}^{1500} \frac{1}{k^2+1}", r"\sum_{k=1}^{1600} \frac{1}{k^2+1}")
+"""Comparisons that take a worker about one second, more than the server allows."""
+REFUSED = ("2^{1^{2}}", "(2!)!", "{" * 30 + "1" + "}" * 30, "9" * 1501)
+"""Answers that exceed a limit on the size of expressions, and so are wrong without being parsed."""
 
 
 def make_samples() -> list[Sample]:
@@ -374,10 +392,10 @@ def make_samples() -> list[Sample]:
         samples[number] = Sample(HARD, "42" if number % 2 else "", FORGED, "wrong")
     for number in range(1, 200, 5):
         samples[number] = Sample("Solve 2x = 1.", r"\frac{1}{2}", r"\boxed{x = \frac{2}{4}}", "right")
-    for number, bomb in enumerate(BOMBS * 2):
-        samples[20 * number + 3] = Sample(HARD, "42", rf"\boxed{{{bomb}}}", "bomb")
-    for number, bomb in enumerate(HANGING):
-        samples[90 * number + 14] = Sample(HARD, "42", rf"\boxed{{{bomb}}}", "hanging")
+    for number, answer in enumerate(REFUSED * 2):
+        samples[20 * number + 3] = Sample(HARD, "42", rf"\boxed{{{answer}}}", "refused")
+    for number, answer in enumerate(SLOW):
+        samples[90 * number + 14] = Sample(HARD, "42", rf"\boxed{{{answer}}}", "slow")
     return samples
 
 
@@ -387,7 +405,7 @@ def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data" / "models" / "tiny_base")
-    for text in (TURN.format(HARD) + FORGED, *HANGING, *BOMBS):
+    for text in (TURN.format(HARD) + FORGED, *SLOW, *REFUSED):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=False) == text
     return tokenizer
 
@@ -436,7 +454,7 @@ def run_client(address: str | list[str], tokenizer: Any, samples: list[Sample]) 
 
 
 def test_the_real_client_gets_a_finite_reward_for_every_sample(url: str, tokenizer: Any) -> None:
-    """Catches a reward of None, which the client logs and trains past, and one for a forged turn or a bomb."""
+    """Catches a reward of None, which the client logs and trains past, and one for a forged turn or a huge answer."""
     import torch
 
     samples = make_samples()
@@ -449,9 +467,9 @@ def test_the_real_client_gets_a_finite_reward_for_every_sample(url: str, tokeniz
         assert all(torch.tensor([value]).isfinite().all() and len(value) == 1 for value in values), sample
         ((reward,), (failed,)) = result["reward"], result["extra_logs"]["failed"]
         assert reward == 1 if sample.kind == "right" else reward <= 0, (sample, result)
-        assert failed == (sample.kind == "hanging"), (sample, result)
+        assert failed == (sample.kind == "slow"), (sample, result)
     assert len({tuple(result["extra_logs"]) for result in results}) == 1
-    assert {sample.kind for sample in samples} == {"right", "wrong", "bomb", "hanging"}
+    assert {sample.kind for sample in samples} == {"right", "wrong", "refused", "slow"}
     assert ask(url, "GET", "/ready")[0] == 200
 
 

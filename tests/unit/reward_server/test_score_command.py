@@ -104,7 +104,28 @@ def test_audit_names_labels_that_cannot_be_graded(tmp_path: Path) -> None:
     done = run("grade-audit", str(write_rows(tmp_path / "labels.jsonl", *rows)))
     assert done.returncode == 1
     first, second, summary = done.stdout.splitlines()
-    assert "labels.jsonl:2: '$$'" in first
+    assert "labels.jsonl:2: '$$' cannot be parsed: the gold '$$' holds no answer" in first
     assert "labels.jsonl:4: ' ' cannot be parsed: the label is blank" in second
     assert summary == "4 labels, 2 that cannot be graded"
     assert run("grade-audit", str(write_rows(tmp_path / "good.jsonl", *rows[::2]))).returncode == 0
+
+
+def test_audit_names_labels_that_lose_something(tmp_path: Path) -> None:
+    """Catches labels without an answer, and those of which a parser drops a part, that pass as good ones."""
+    bad = [
+        "proof",
+        "notfound",
+        "N/A",
+        "???",
+        "nan",
+        "The answer is 4",
+        r"4 \heartsuit",
+        r"4 \clubsuit",
+        r"\frac{1}{",
+        "x = ",
+    ]
+    good = ["$6m$", "R-r", "-x + c", "16,3,1,1", "24,300", "$t(0,4]$", r"\sum_{k=1}^{n} k", r"\text{no solution}"]
+    done = run("grade-audit", str(write_rows(tmp_path / "labels.jsonl", *({"label": label} for label in bad + good))))
+    *problems, summary = done.stdout.splitlines()
+    assert [int(problem.split(":")[1]) for problem in problems] == list(range(1, 11))
+    assert summary == "18 labels, 10 that cannot be graded"

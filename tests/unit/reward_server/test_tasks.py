@@ -57,12 +57,12 @@ def test_every_example_is_correct(name: str, grader: Grader) -> None:
 def test_weights_are_those_of_the_recipes() -> None:
     """Catches a silent change of a reward; whoever changes it must raise the task's version, too."""
     promised = {
-        "math": ("2", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
-        "math_any": ("2", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
+        "math": ("3", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
+        "math_any": ("3", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
         "countdown": ("2", "equation", {"format": 0.1, "equation": 1.0, "thought": 0.0}),
-        "game24": ("1", "outcome", {"outcome": 0.55, "process": 0.30, "length": 0.15}),
-        "gsm8k_zh": ("1", "correctness", {"marks": 0.5, "soft": 0.5, "strict": 0.5, "digits": 0.5, "correctness": 2.0}),
-        "numina": ("2", "accuracy", {"format": 1.0, "accuracy": 1.0}),
+        "game24": ("2", "outcome", {"outcome": 0.55, "process": 0.30, "length": 0.15}),
+        "gsm8k_zh": ("2", "correctness", {"marks": 0.5, "soft": 0.5, "strict": 0.5, "digits": 0.5, "correctness": 2.0}),
+        "numina": ("3", "accuracy", {"format": 1.0, "accuracy": 1.0}),
     }
     actual = {
         name: (task.version, task.accuracy, {key: component.weight for key, component in task.components.items()})
@@ -110,8 +110,8 @@ def test_a_gold_that_the_comparator_cannot_read_fails(name: str) -> None:
         raise CannotGrade("gold_unparseable", f"nothing in {comparison.gold}")
 
     response = "<think>a</think><answer>\\boxed{x}</answer>"
-    score = get_score(find_task(name), response, "???", compare=give_up)
-    assert score == GradingResult("gold_unparseable", error="gold_unparseable: nothing in ???")
+    score = get_score(find_task(name), response, r"4 \heartsuit", compare=give_up)
+    assert score == GradingResult("gold_unparseable", error=r"gold_unparseable: nothing in 4 \heartsuit")
 
 
 LABELS = {name: task.example.label for name, task in TASKS.items()}
@@ -245,6 +245,8 @@ def test_game24_length(length: int, measure: float) -> None:
     [
         ("<answer>(4*3)+(2*6)</answer>", "correct", "(4*3)+(2*6)"),
         ("<answer>(4*3)+(2*6) = 24</answer>", "correct", "(4*3)+(2*6)"),
+        ("<answer>4×6×(3-2) = 24</answer>", "correct", "4×6×(3-2)"),
+        ("<answer>6÷3×(4+2)×2</answer>", "wrong", "6÷3×(4+2)×2"),
         ("<answer>\n4*6*(3-2)\n</answer>", "correct", "4*6*(3-2)"),
         ("<answer>24 = (4*3)+(2*6)</answer>", "wrong", "24"),
         ("<answer>4*6</answer>", "wrong", "4*6"),
@@ -364,7 +366,21 @@ def test_gsm8k_zh_after_a_prompt_that_opens_the_thinking() -> None:
         ("-7", "7", 1, 0),
         ("77", "7", 1, 0),
         ("3.3333", "3.333", 0, 0),
-        ("7元", "7", 0, 0),
+        ("7元", "7", 0, 1),
+        ("7个", "7", 0, 1),
+        ("¥7", "7", 1, 1),
+        ("7", "7元", 1, 1),
+        ("7万", "70000", 0, 1),
+        ("7万元", "7", 0, 0),
+        ("7千克", "7", 0, 1),
+        ("7千", "7000", 0, 1),
+        (r"\boxed{7}", "7", 0, 1),
+        (r"\boxed{7元}", "7", 0, 1),
+        ("7个半", "7", 0, 0),
+        ("7折", "7", 0, 0),
+        ("7个以上", "7", 0, 0),
+        ("7元5角", "7", 0, 0),
+        ("7%", "7", 0, 0),
         ("7 或 8", "7", 0, 0),
         ("7 8", "78", 0, 0),
         ("7, 8", "7", 0, 0),
@@ -374,7 +390,7 @@ def test_gsm8k_zh_after_a_prompt_that_opens_the_thinking() -> None:
     ],
 )
 def test_gsm8k_zh_answers(answer: str, label: str, digits: int, correctness: int) -> None:
-    """Catches a list that holds the answer, rounding, separators, units, and digits that are none."""
+    """Catches a list that holds the answer, rounding, a unit that hides the number, and a word that changes it."""
     components = get_score(GSM8K_ZH, f"<answer>\n{answer}\n</answer>", label).components
     assert (components["digits"], components["correctness"]) == (digits, correctness)
 

@@ -1,0 +1,1 @@
+"""Reads answers: text into tokens, tokens into a tree in which each of them has a place."""

@@ -1,0 +1,94 @@
+"""Conditions behind an answer: for which numbers it holds."""
+
+from collections.abc import Sequence
+
+from reward_server.reading.nodes import Unreadable
+from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
+from reward_server.reading.tokens import Token
+from reward_server.reading.vocabulary import QUALIFIERS, plain_words
+
+RELATIONS = frozenset(
+    {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\mid", r"\notin", r"\subset"}
+)
+_BRANCHES = frozenset({"if", "when", "where", "otherwise", "for"})
+
+
+def take_condition(tokens: list[Token]) -> tuple[list[Token], str]:
+    r"""Separate a condition at the end: `\text{ for all } x`, `\forall x`, `(x > 0)`, `, k \in \mathbb{Z}`.
+
+    Returns:
+        The rest, and the condition as text; blank if it only says for which kind of number the answer holds.
+    """
+    depth = 0
+    for index, token in enumerate(tokens):
+        begins = token.text == r"\forall" or (
+            (token.kind == "words" or (token.kind == "run" and token.spaced))
+            and plain_words(token.text)[:1]
+            and plain_words(token.text)[0] in QUALIFIERS
+        )
+        membership = (
+            depth == 0
+            and is_sign(token, ",", "(")
+            and index + 2 < len(tokens)
+            and tokens[index + 1].kind == "letter"
+            and _has_number_set(tokens[index + 1 :])
+        )
+        in_brackets = is_sign(token, "(") and depth == 0 and index > 1 and _is_bracketed_relation(tokens[index:])
+        if depth == 0 and index > 0 and (begins or membership or in_brackets):
+            rest = tokens[:index]
+            while rest and is_sign(rest[-1], ",", ";"):
+                rest = rest[:-1]
+            _check(rest, tokens[index:])
+            return rest, _condition(tokens[index:])
+        depth += (token.text in OPENING) - (token.text in CLOSING)
+    return tokens, ""
+
+
+def _check(answer: Sequence[Token], condition: Sequence[Token]) -> None:
+    """Refuse a condition that holds a second value, or a second condition for it.
+
+    Raises:
+        Unreadable: It does, or it gives another value to the name of the answer.
+    """
+    words = [plain_words(token.text)[0] for token in condition if token.kind == "words" and plain_words(token.text)]
+    if words[:1] == ["as"] and not any(token.text in (r"\to", r"\rightarrow") for token in condition):
+        raise Unreadable("a condition without a limit")
+    if any(token.kind == "words" and {"else", "otherwise"} & set(plain_words(token.text)) for token in condition):
+        raise Unreadable("a second value with a condition")
+    for number, part in enumerate(split_at(condition, ",", ";", "or")):
+        related = any(token.text in RELATIONS or token.text in ("|", r"\to", r"\rightarrow") for token in part)
+        begins = [token for token in part if token.kind in ("words", "run") and token.text.split()]
+        first = plain_words(begins[0].text)[:1] if begins else []
+        if number and first and first[0] in _BRANCHES and part[0] is not begins[0]:
+            raise Unreadable("a second value with a condition")
+        if not related and any(token.kind == "number" for token in part) and len(begins) < 2:
+            raise Unreadable("a value in a condition")
+        texts = [token.text for token in part if token.kind != "words"]
+        named = [token.text for token in answer[:2]]
+        if named[1:] == ["="] and (texts[:2] == named or texts[-2:] == named[::-1]):
+            raise Unreadable("a second value of a name")
+
+
+def _has_number_set(tokens: Sequence[Token]) -> bool:
+    return len(tokens) >= 3 and tokens[1].text == r"\in" and tokens[2].text.startswith(r"\mathbb")
+
+
+def _is_bracketed_relation(tokens: Sequence[Token]) -> bool:
+    """Whether the tokens are a single bracket, up to the end, with a relation in it and no comma."""
+    inner = tokens[1:-1]
+    return (
+        tokens[-1].text == ")"
+        and any(token.text in RELATIONS for token in inner)
+        and not any(token.text in ("(", ")", ",") for token in inner)
+    )
+
+
+def _condition(tokens: Sequence[Token]) -> str:
+    """A condition as text, without the words; blank if it has no relation but that to a set of numbers."""
+    signs = {token.text for token in tokens if token.text in RELATIONS or token.text in (r"\mid", r"\equiv", "|")}
+    if signs <= {r"\in"}:
+        restricting = ("even", "odd", "prime", "positive", "negative", "nonnegative", "integer", "integers")
+        words = [word for token in tokens if token.kind in ("words", "run") for word in plain_words(token.text)]
+        return " ".join(word for word in words if word in restricting[:3])
+    kept = [token.text for token in tokens if token.kind != "words" and token.text not in ("(", ")", ",", r"\forall")]
+    return "".join(kept)

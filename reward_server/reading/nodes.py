@@ -1,0 +1,155 @@
+"""What an expression is after it was read: a tree in which every letter, word and sign of the text has its place."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+class Unreadable(ValueError):
+    """The text is no expression that this package reads by itself; a parser for all of LaTeX may still read it."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """An exact number. `decimal` says that it was written with a decimal point, and so may have been rounded."""
+
+    value: Fraction
+    decimal: bool = False
+
+
+@dataclass(frozen=True)
+class Symbol:
+    r"""A letter with its index, such as `x`, `R` or `a_1`; or a constant: `\pi`, `e`, `i`, `\infty`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Terms that are added; a difference has a term multiplied by -1."""
+
+    terms: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True)
+class Product:
+    """Factors that are multiplied; a quotient has a factor to the power of -1."""
+
+    factors: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True)
+class Power:
+    """`base` to the power of `exponent`; a root has a fraction as exponent."""
+
+    base: "Node"
+    exponent: "Node"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of its arguments, such as `sin`, `log` (argument, base), `binom` or `f`."""
+
+    name: str
+    arguments: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True)
+class Items:
+    r"""Several answers, or one that has parts: `opening` is one of `(`, `[`, `\{`, `<`, and blank for a bare list."""
+
+    opening: str
+    closing: str
+    elements: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Rows of entries. `determinant` says that it stands between vertical bars."""
+
+    rows: "tuple[tuple[Node, ...], ...]"
+
+
+@dataclass(frozen=True)
+class Union:
+    r"""Sets joined by `\cup`, in any order."""
+
+    parts: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True)
+class Difference:
+    r"""The numbers of a set that are not in another: `\mathbb{R}\setminus\{2\}`."""
+
+    whole: "Node"
+    without: "Node"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Terms separated by colons: `1:2:3`."""
+
+    terms: "tuple[Node, ...]"
+
+
+@dataclass(frozen=True)
+class Relation:
+    r"""Sides with the signs between them: `=`, `<`, `>`, `\le`, `\ge`, `\ne`, `\in`, `\approx`."""
+
+    sides: "tuple[Node, ...]"
+    signs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Percent:
+    r"""A number followed by `\%`."""
+
+    value: "Node"
+
+
+@dataclass(frozen=True)
+class Degrees:
+    """A number of degrees."""
+
+    value: "Node"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text, in lower case, with single blanks between its words and numbers.
+
+    `letters` is the text as written if it may also be a product of letters, and blank if it is certainly text.
+    """
+
+    text: str
+    letters: str = ""
+
+
+Node = (
+    Number
+    | Symbol
+    | Sum
+    | Product
+    | Power
+    | Call
+    | Items
+    | Matrix
+    | Union
+    | Difference
+    | Ratio
+    | Relation
+    | Percent
+    | Degrees
+    | Words
+)
+
+MINUS_ONE = Number(Fraction(-1))
+
+
+def negative(node: Node) -> Node:
+    """The node with the opposite sign."""
+    return Number(-node.value, node.decimal) if isinstance(node, Number) else Product((MINUS_ONE, node))
+
+
+def quotient(top: Node, bottom: Node) -> Node:
+    """Top divided by bottom."""
+    return Product((top, Power(bottom, MINUS_ONE)))

@@ -1,0 +1,377 @@
+r"""Reads a whole answer: one expression, or a list, relation, ratio, condition or text made of expressions.
+
+An answer can have several sensible readings: `24,300` is a number or a list, `5\text{ m}` has a unit or a letter. All
+of them are returned; comparing decides, since the other side may say which was meant.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import product as pairs_of
+
+from reward_server.algebra.numeric import CONSTANTS, close_values, symbols_of
+from reward_server.grading.notation import unify
+from reward_server.reading.conditions import RELATIONS, take_condition
+from reward_server.reading.inequalities import as_interval, unknown_of
+from reward_server.reading.names import name_of
+from reward_server.reading.nodes import (
+    Call,
+    Items,
+    Node,
+    Number,
+    Power,
+    Product,
+    Ratio,
+    Relation,
+    Sum,
+    Symbol,
+    Unreadable,
+    Words,
+    negative,
+)
+from reward_server.reading.parser import Parser
+from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
+from reward_server.reading.tokens import Token, has_plain_thousands, has_scientific, tokenize
+from reward_server.reading.vocabulary import (
+    ANSWER_WORDS,
+    NUMBER_WORDS,
+    is_half_day,
+    plain_words,
+)
+
+_CODE = re.compile(
+    r"(?=.*[-/.])(?:\d+(?:[-/]\d+){2,}|0\d+(?:[-/]\d+)+|\d+(?:[-/]\d+)*[-/]0\d+(?:[-/]\d+)*|\d{3}-\d{4}|\d+(?:\.\d+){2,})"
+)
+MAX_CHARS = 20_000
+_ORDERS = frozenset({"<", ">", "=", r"\le", r"\ge"})
+"""Signs that are a whole answer: which of two numbers is larger."""
+_ELLIPSIS = re.compile(r"\\[lcv]?dots[a-z]?|\.\.\.|…")
+_TEXT_WORD = re.compile(r"[^\W\d_]+")
+_IN_PHRASES = frozenset({",", "or", "-", ":", ".", "'", "(", ")"})
+
+
+@dataclass(frozen=True)
+class Statement:
+    r"""One reading of an answer.
+
+    `node` is the value, without the name before it (`x` of `x = 4`), the condition behind it, and `a.m.` or `p.m.`.
+    """
+
+    node: Node
+    name: str = ""
+    condition: str = ""
+    half_day: str = ""
+    radians: bool = False
+
+
+def read(text: str, gold: bool) -> list[Statement]:
+    """All sensible readings of an answer, the most literal one first; empty if it cannot be read without a loss.
+
+    Args:
+        text: LaTeX, without dollar signs in the middle.
+        gold: Whether this is the known answer. A unit without `\\text` is read as one in a gold only after a blank:
+            the gold `7ml` is a product, `12 cm` a length.
+    """
+    if len(text) > MAX_CHARS:
+        return []
+    text = unify(text)
+    if text in _ORDERS:
+        return [Statement(Words(text))]
+    if _CODE.fullmatch(text.strip()):
+        return [Statement(Words(text.strip()))]
+    if _ELLIPSIS.search(text):
+        return [Statement(Words("".join(_ELLIPSIS.sub("...", text).split())))]
+    whole = _whole_words(text)
+    certain = r"\text" in text or _is_word(text)
+    readings = [Statement(_words_node(whole, certain))] if whole else []
+    if readings and certain:
+        return readings
+    commas = (True, False) if has_plain_thousands(text) else (True,)
+    exponents = (not gold, False) if has_scientific(text) else (True,)
+    for thousands, scientific in pairs_of(commas, exponents):
+        tokens = tokenize(text, thousands, scientific=scientific)
+        for units in (False, True):
+            if units and gold and not _unit_may_stand_alone(tokens):
+                continue
+            try:
+                statement = _read_tokens(tokens, units)
+            except Unreadable:
+                continue
+            if statement not in readings:
+                readings.insert(len(readings) - bool(whole), statement)
+    if not readings:
+        phrase = _phrase(tokenize(text))
+        readings = [Statement(Words(phrase))] if phrase else []
+    return readings
+
+
+def _words_node(text: str, certain: bool) -> Node:
+    """Words; or a list of words, if commas, "and" or "or" separate them. `certain`: they are no product of letters."""
+    parts = [part.strip() for part in re.split(r"[,;]\s*(?:and |or )?| and | or ", text)]
+    words = [Words(part.lower(), "" if certain else part) for part in parts if part]
+    return words[0] if len(words) == 1 else Items("", "", tuple(words))
+
+
+def _whole_words(text: str) -> str:
+    """A text that consists of words only, with the commas between them; else blank."""
+    plain = re.sub(r"\\(?:text\w*|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 ", text).strip(" ()")
+    plain = plain.replace("\\ ", " ").replace("~", " ").strip(" .,;:!()")
+    words = plain.split()
+    if not words or not all(re.fullmatch(r"[^\W\d_][\w'’.-]*[.,;]?", word) for word in words):
+        return ""
+    if any(re.search(r"\d|_", word) for word in words) or all(
+        len(word.strip(",;")) == 1 for word in words if word not in ("and", "or")
+    ):
+        return ""
+    return " ".join(word.strip(".") for word in words)
+
+
+def _is_word(text: str) -> bool:
+    """Whether a text without LaTeX is a word or several, and not a product of letters."""
+    words = _TEXT_WORD.findall(text)
+    if any(not word.isascii() for word in words):
+        return True
+    if len(words) == 1:
+        word = words[0]
+        return word.lower() in ANSWER_WORDS or (len(word) > 2 and word[0].isupper() and word[1:].islower())
+    return any(len(word) > 2 for word in words)
+
+
+def _unit_may_stand_alone(tokens: Sequence[Token]) -> bool:
+    """Whether a unit without `\\text` stands behind a blank, or an upright letter behind a number."""
+    return any((token.kind == "run" and token.spaced) or (token.upright and token.kind == "letter") for token in tokens)
+
+
+def _phrase(tokens: Sequence[Token]) -> str:
+    """Words and numbers, in order, of a text that has words but is no expression: `june 20`, `2 or more`."""
+    if not any(token.kind in ("words", "run") for token in tokens):
+        return ""
+    texts = []
+    for token in tokens:
+        if token.kind == "command" or (token.kind == "sign" and token.text not in _IN_PHRASES):
+            return ""
+        texts.extend(plain_words(token.text) if token.kind in ("words", "run") else [token.text.lower()])
+    return " ".join(text for text in texts if text not in (",", ".", "(", ")"))
+
+
+def _read_tokens(tokens: list[Token], units: bool) -> Statement:
+    tokens, half_day = _take_half_day(tokens)
+    tokens, condition = take_condition(tokens)
+    described = _set_builder(tokens)
+    if described:
+        return replace(_relation(described, units), name="")
+    elements = [one for element in _elements(tokens, units) for one in _plus_minus(element)]
+    if any(is_sign(token, "or") for token in tokens):
+        elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
+    if not elements:
+        raise Unreadable("nothing but separators and conditions")
+    if any(is_sign(token, ",") and token.upright for token in tokens):
+        elements = _both(elements)
+    whole = elements[0] if len(elements) == 1 else _list_of(elements)
+    radians = any(
+        token.kind == "words" and {"rad", "radian", "radians"} & set(plain_words(token.text)) for token in tokens
+    )
+    return replace(whole, condition=condition, half_day=half_day, radians=radians)
+
+
+def _both(elements: list[Statement]) -> list[Statement]:
+    """Two bounds of the same letter that the word "and" joins, as one relation; others as they are."""
+    nodes = [element.node for element in elements if isinstance(element.node, Relation)]
+    intervals = [as_interval(node) for node in nodes]
+    if len(elements) != 2 or len(nodes) != 2 or None in intervals or unknown_of(nodes[0]) != unknown_of(nodes[1]):
+        return elements
+    lows = [one for one in intervals if one and one.elements[0] != negative(Symbol(r"\infty"))]
+    highs = [one for one in intervals if one and one.elements[1] != Symbol(r"\infty")]
+    letter = unknown_of(nodes[0])
+    if len(lows) != 1 or len(highs) != 1 or letter is None:
+        raise Unreadable("two bounds of one side")
+    signs = (r"\le" if lows[0].opening == "[" else "<", r"\le" if highs[0].closing == "]" else "<")
+    return [Statement(Relation((lows[0].elements[0], letter, highs[0].elements[1]), signs))]
+
+
+def _elements(tokens: list[Token], units: bool) -> list[Statement]:
+    """The elements of a list without brackets. Groups of commas between semicolons are tuples: `p=5,q=2;p=7,q=2`."""
+    groups = [split_at(group, ",", "or") for group in split_at(tokens, ";")]
+    if len(groups) > 1 and all(len(parts) > 1 for parts in groups):
+        tuples = [tuple(_relation(part, units).node for part in parts) for parts in groups]
+        return [Statement(Items("(", ")", nodes)) for nodes in tuples]
+    parts = [part for group in groups for part in group if part]
+    return [_relation(part, units) for part in _without_restatement(parts)]
+
+
+def _list_of(elements: list[Statement]) -> Statement:
+    """A list. It has the name of its first element if no element has another (`a=1, -2`); else they keep theirs."""
+    names = {element.name for element in elements} - {""}
+    if not names:
+        return Statement(Items("", "", tuple(element.node for element in elements)))
+    if len(names) == 1 and elements[0].name:
+        return Statement(Items("", "", tuple(element.node for element in elements)), elements[0].name)
+    nodes = (
+        Relation((Symbol(element.name), element.node), ("=",)) if element.name else element.node for element in elements
+    )
+    return Statement(Items("", "", tuple(nodes)))
+
+
+def _set_builder(tokens: list[Token]) -> list[Token]:
+    r"""The condition of a set such as `\{x \mid x > 2\}`; empty for anything else."""
+    if len(tokens) < 5 or tokens[0].text != r"\{" or tokens[-1].text != r"\}":
+        return []
+    bars = [index for index, token in enumerate(tokens) if token.text in (r"\mid", "|", ":")]
+    before = [token.text for token in tokens[1 : bars[0]]] if bars else []
+    if not before or before[1:] not in ([], [r"\in", r"\mathbb{R}"]) or not name_of(tokens[1:2]):
+        return []  # `\{x+1 \mid x>2\}` is another set than its condition says
+    inner = tokens[bars[0] + 1 : -1]
+    if before[0] not in [token.text for token in inner]:
+        return []
+    return inner if any(token.text in RELATIONS - {"="} for token in inner) else []
+
+
+def _without_restatement(parts: list[list[Token]]) -> list[list[Token]]:
+    """The parts of a list of two without a number in words that the other part repeats in digits: `eight, 8` is 8."""
+    if len(parts) != 2 or any(len(part) != 1 for part in parts):
+        return parts
+    for (word,), other in (parts, parts[::-1]):
+        if word.kind in ("run", "words") and other[0].kind == "number":
+            names = plain_words(word.text)
+            if len(names) == 1 and NUMBER_WORDS.get(names[0]) == other[0].text:
+                return [other]
+    return parts
+
+
+def _take_half_day(tokens: list[Token]) -> tuple[list[Token], str]:
+    last = tokens[-1] if tokens else Token("sign", "")
+    half_day = is_half_day(last.text) if last.kind == "words" else ""
+    return (tokens[:-1], half_day) if half_day and len(tokens) > 1 else (tokens, "")
+
+
+def _relation(tokens: list[Token], units: bool) -> Statement:
+    """One element of a list: an expression, a ratio, or sides with relations between them."""
+    sides, signs = sides_of(tokens)
+    if r"\approx" in signs:
+        first = signs.index(r"\approx") + 1
+        exact = sides[first - 1]
+        if not name_of(exact) and all(_is_rounding(side, _value(exact, units)) for side in sides[first:]):
+            length = sum(map(len, sides[:first])) + first - 1
+            return _relation(tokens[:length], units)
+    name = name_of(sides[0]) if len(sides) > 1 else ""
+    if signs and name and (all(sign in ("=", r"\approx") for sign in signs) or signs == [r"\in"]):
+        if signs == [r"\in"]:
+            return Statement(_value(sides[-1], units), name)
+        return _chain(sides, signs, name, units)
+    if len(sides) == 1 and _is_half_open(tokens[1:]) and tokens[0].kind == "letter":
+        return Statement(_value(tokens[1:], units), tokens[0].text)  # `t(0,4]` can only mean that t is in the interval
+    if len(sides) == 1:
+        return Statement(_value(sides[0], units))
+    nodes = tuple(_value(side, units) for side in sides)
+    if set(signs) == {"="} and _is_name(nodes[-1], sides[-1]) and not _has_letters(nodes[0]) and len(sides) == 2:
+        return Statement(nodes[0], name_of(sides[-1]))
+    if set(signs) <= {"=", r"\approx"} and not any(_has_letters(node) for node in nodes):
+        return Statement(Call("chain", nodes))
+    return Statement(Relation(nodes, tuple(signs)))
+
+
+def _is_rounding(tokens: Sequence[Token], exact: Node) -> bool:
+    """Whether a side is a decimal that an exact value rounds to."""
+    found = re.fullmatch(r"(-?)(\d+(?:\.(\d+))?)", "".join(token.text for token in tokens))
+    if found is None or _has_letters(exact):
+        return False
+    value = Fraction(found[2]) * (-1 if found[1] else 1)
+    half = Fraction(1, 2 * 10 ** len(found[3] or ""))
+    return bool(close_values(exact, Number(value, decimal=True), half, Fraction(1)))
+
+
+def _is_half_open(tokens: Sequence[Token]) -> bool:
+    """Whether tokens are a bracket of one kind up to one of the other kind, and none between them."""
+    if len(tokens) < 3 or (tokens[0].text, tokens[-1].text) not in (("(", "]"), ("[", ")")):
+        return False
+    return not any(token.text in ("(", ")", "[", "]") for token in tokens[1:-1])
+
+
+def sides_of(tokens: Sequence[Token]) -> tuple[list[list[Token]], list[str]]:
+    """Split at relations outside of all brackets: the sides, and the signs between them.
+
+    Raises:
+        Unreadable: A side is missing.
+    """
+    sides: list[list[Token]] = [[]]
+    signs: list[str] = []
+    depth = 0
+    for token in tokens:
+        depth += (token.text in OPENING) - (token.text in CLOSING)
+        if depth == 0 and token.kind != "words" and token.text in RELATIONS:
+            signs.append(token.text)
+            sides.append([])
+        else:
+            sides[-1].append(token)
+    if signs and any(not side for side in sides):
+        raise Unreadable("a relation without one of its sides")
+    return sides, signs
+
+
+def _chain(sides: list[list[Token]], signs: list[str], name: str, units: bool) -> Statement:
+    """`name = ... = value`: the value is the last side, and sides before it that are numbers must be equal to it."""
+    nodes: list[Node] = []
+    for side in sides[1:]:
+        try:
+            nodes.append(_value(side, units))
+        except Unreadable:
+            if side is sides[-1] or not name_of(side):
+                raise
+    values = [node for node in nodes[:-1] if not _has_letters(node)]
+    return Statement(Call("chain", (*values, nodes[-1])) if values else nodes[-1], name)
+
+
+def _value(tokens: Sequence[Token], units: bool) -> Node:
+    """A single expression or a ratio; all tokens must be read."""
+    terms = split_at(tokens, ":")
+    nodes = []
+    for term in terms:
+        parser = Parser(term, units)
+        node = parser.element()
+        if not parser.done:
+            raise Unreadable(f"{parser.peek().text!r} behind an expression")
+        nodes.append(node)
+    return nodes[0] if len(nodes) == 1 else Ratio(tuple(nodes))
+
+
+def _is_name(node: Node, tokens: Sequence[Token]) -> bool:
+    return isinstance(node, Symbol) and bool(name_of(tokens))
+
+
+def _has_letters(node: Node) -> bool:
+    return not isinstance(node, Number) and (
+        isinstance(node, Items | Ratio | Relation | Words) or bool(symbols_of(node) - CONSTANTS)
+    )
+
+
+def _plus_minus(element: Statement) -> list[Statement]:
+    r"""Both values of an expression with `\pm`, as a list or inside of a set; the element itself without."""
+    node = element.node
+    if isinstance(node, Items) and node.opening == r"\{":
+        return [replace(element, node=replace(node, elements=_without_doubles(node.elements)))]
+    if isinstance(node, Items) and sum(_chosen(part, True) != part for part in node.elements) > 1:
+        return [element]  # which signs belong together is open
+    both = [_chosen(node, upper) for upper in (True, False)]
+    return [element] if both == [node, node] else [replace(element, node=one) for one in both]
+
+
+def _without_doubles(elements: tuple[Node, ...]) -> tuple[Node, ...]:
+    chosen = ([_chosen(element, True), _chosen(element, False)] for element in elements)
+    return tuple(one for both in chosen for one in (both if both[0] != both[1] else both[:1]))
+
+
+def _chosen(node: Node, upper: bool) -> Node:
+    r"""An expression with the upper or the lower of all its double signs."""
+    match node:
+        case Call(name="pm" | "mp" as name, arguments=(inner,)):
+            return _chosen(inner, upper) if (name == "pm") == upper else negative(_chosen(inner, upper))
+        case Sum(terms=parts):
+            return Sum(tuple(_chosen(part, upper) for part in parts))
+        case Product(factors=parts):
+            return Product(tuple(_chosen(part, upper) for part in parts))
+        case Power(base=base, exponent=exponent):
+            return Power(_chosen(base, upper), _chosen(exponent, upper))
+        case Items(elements=parts):
+            return replace(node, elements=tuple(_chosen(part, upper) for part in parts))
+    return node
