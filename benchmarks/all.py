@@ -96,6 +96,25 @@ def reward_server(result: dict[str, Any]) -> str:
     )
 
 
+def weight_push(result: dict[str, Any]) -> str:
+    """Describe speed and memory of both ways to write the file of a push."""
+    rate = _format_range(result["stream"]["gb_per_second"], 1, 1)
+    return (
+        f"{result['bytes'] / 1e6:,.0f} MB at {rate} GB/s; {_format_range(result['speedup'], 1, 2)} times as fast, with "
+        f"{_format_range(result['peak_ratio'], 1, 2)} of its memory beside the file"
+    )
+
+
+def plan(result: dict[str, Any]) -> str:
+    """Describe the errors of predictions; docs/plan.md has all of them."""
+    memory = [one["error"] for one in result["memory"].values()]
+    steps = [one["step_error"] for one in result["time"].values()]
+    return (
+        f"peak memory of {len(memory)} variants {min(memory):+.0%} to {max(memory):+.0%}, time of a step of "
+        f"{len(steps)} configs {min(steps):+.0%} to {max(steps):+.0%}"
+    )
+
+
 def _format_range(spread: dict[str, float], factor: float, digits: int) -> str:
     """Format median, minimum and maximum."""
     median, low, high = (f"{spread[name] * factor:.{digits}f}" for name in ("median", "min", "max"))
@@ -128,6 +147,8 @@ BENCHMARKS = (
     Benchmark("sampling one step ahead (max_staleness 1) versus synchronous sampling", 13, staleness),
     Benchmark("update with packing versus padding (rows sorted by length)", 6, packing),
     Benchmark("memory of log-probs and entropies, forward and backward", 2, log_prob_memory),
+    Benchmark("weight push, writing tensor by tensor versus safetensors' save_file", 1, weight_push),
+    Benchmark("predictions of `openr1 plan` versus measurements", 12, plan),
     Benchmark("reward server under load", 5, reward_server),
 )
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import torch
@@ -34,7 +34,7 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.algorithms.objectives.value import ValueObjective
 from openr1.config.load import load_config
-from openr1.config.sections import LoraConfig, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.config.sections import Dtype, LoraConfig, ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.config.train import TrainConfig
 from openr1.plan.hardware import WORKER_FIRST_STEP_BYTES
 from openr1.plan.machine import this_machine
@@ -59,13 +59,13 @@ class Variant:
     """A model and how it is trained."""
 
     zero_stage: int
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
     ranks: int = 1
     lora: bool = False
     critic: bool = False
     packing: bool = False
     checkpointing: bool = False
-    offload: str = "none"
+    offload: Literal["none", "cpu"] = "none"
     tokens: int = 2048
     layers: int = 8
     vocab: int = 8192
@@ -75,7 +75,7 @@ class Variant:
         """Settings of the model in a folder."""
         return ModelConfig(
             path=folder,
-            dtype=self.dtype,  # type: ignore[arg-type]
+            dtype=self.dtype,
             packing=self.packing,
             gradient_checkpointing=self.checkpointing,
             lora=LoraConfig(rank=16) if self.lora else None,
@@ -132,9 +132,9 @@ def measured_bytes(variant: Variant) -> int:
         folder = Path(name)
         _write_model(folder / "model", variant)
         settings = variant.model(folder / "model")
-        optimizer = OptimizerConfig(offload=variant.offload)  # type: ignore[arg-type]
-        role = "critic" if variant.critic else "policy"
-        learner = LearnerSettings(settings, optimizer, variant.zero_stage, 1.0, 2, role=role)  # type: ignore[arg-type]
+        optimizer = OptimizerConfig(offload=variant.offload)
+        role: Literal["critic", "policy"] = "critic" if variant.critic else "policy"
+        learner = LearnerSettings(settings, optimizer, variant.zero_stage, 1.0, 2, role=role)
         policy = PolicyConfig(num_ranks=variant.ranks, zero_stage=variant.zero_stage)
         workers = start_workers(learner, policy, [None] * variant.ranks, folder, MeasuredWorker)
         batch, objective = _batch(variant)
@@ -181,7 +181,7 @@ def predicted_bytes(variant: Variant) -> int:
         model = TracedModel(read_shape(settings), settings, None, variant.critic)
     length = PROMPT + RESPONSE
     cost = model.cost(MicroBatch(variant.tokens // length, length, RESPONSE), backward=True)
-    memory = rank_memory(model, cost, variant.zero_stage, variant.ranks, variant.offload, on_gpu=False)  # type: ignore[arg-type]
+    memory = rank_memory(model, cost, variant.zero_stage, variant.ranks, variant.offload, on_gpu=False)
     return memory.device_bytes + memory.host_bytes + WORKER_FIRST_STEP_BYTES
 
 

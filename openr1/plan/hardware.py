@@ -2,7 +2,8 @@
 
 Memory is what PyTorch reports as total (nominal less what the driver keeps), rounded down. Peak rates are those of the
 vendors' data sheets: dense bfloat16 with float32 sums, and memory bandwidth. What part of them a run reaches is
-assumed, since openr1 has not run on a GPU; the CPU's numbers are measured (`benchmarks/plan.py`).
+assumed, since openr1 has not run on a GPU. The CPU's numbers are of 2 cores of an AMD EPYC (Zen 5);
+`benchmarks/plan.py` measures how well they predict.
 """
 
 from dataclasses import dataclass
@@ -90,7 +91,11 @@ def gpu_speed(gpu: Gpu) -> Speed:
 
 
 def cpu_speed(threads: float) -> Speed:
-    """Of a process with some threads: one core of an AMD EPYC (Zen 5), measured by `benchmarks/plan.py`."""
+    """Of a process with some threads of an AMD EPYC (Zen 5).
+
+    Rates of matrix products were measured for [8192, 192] x [192, 512], of attention for 60 rows of 96 tokens.
+    Bandwidth and the seconds of decoding were chosen so that ten steps of the tiny configs come out.
+    """
     return Speed(
         bfloat16_flops=490e9 * threads,
         float32_flops=105e9 * threads,
@@ -114,7 +119,7 @@ GPU_USABLE_FRACTION = 0.95
 """Part of a GPU that a plan fills at most; the rest is for fragments of the allocator."""
 WORKER_PROCESS_BYTES, WORKER_FIRST_STEP_BYTES = int(0.54 * GIB), 85 * 2**20
 """Measured: a training worker on the CPU before its model is loaded, and what its first step loads besides tensors."""
-ENGINE_PROCESS_BYTES = int(1.0 * GIB)
-"""Measured: an engine on the CPU before its model is loaded."""
-DRIVER_PROCESS_BYTES = int(1.5 * GIB)
-"""Measured: the driver, Ray's processes and the reward server."""
+ENGINE_PROCESS_BYTES = int(0.8 * GIB)
+"""Measured in the demo on the CPU: an engine (1,848 MiB with its part of shared pages) less its KV cache of 1 GiB."""
+DRIVER_PROCESS_BYTES = int(1.0 * GIB)
+"""Measured in the demo: the driver, Ray's processes and the reward server (968 MiB, their parts of shared pages)."""

@@ -21,16 +21,26 @@ class PlannedMachine:
 
 
 def this_machine() -> PlannedMachine:
-    """What a run would find here. A GPU model that is not in `hardware.GPUS` has the speed of the slowest one there."""
+    """What a run would find here. A GPU model that is not in `hardware.GPUS` is planned with the speed of an L4."""
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     count = torch.cuda.device_count() if has_gpu_stack() else 0
     if count == 0:
         return PlannedMachine(0, None, f"{os.cpu_count()} CPU cores", host)
     properties = torch.cuda.get_device_properties(0)
-    known = [name for name in GPUS if name.split("-")[0] in properties.name.lower().replace(" ", "")]
-    like = GPUS[known[0] if known else "l4"]
-    gpu = Gpu(properties.total_memory / GIB, like.tflops, like.bandwidth_tb)
+    memory_gib = properties.total_memory / GIB
+    like = GPUS[nearest_model(properties.name, memory_gib)]
+    gpu = Gpu(memory_gib, like.tflops, like.bandwidth_tb)
     return PlannedMachine(count, gpu, f"{count} x {properties.name}", host)
+
+
+def nearest_model(device_name: str, memory_gib: float) -> str:
+    """The key in `hardware.GPUS` of a device by its name, of several versions the one nearest in memory; else "l4"."""
+    found = device_name.lower().replace(" ", "")
+    models = [key for key in GPUS if key.split("-")[0] in found]
+    # The longest: `h20` is also in `H200`.
+    longest = max((len(key.split("-")[0]) for key in models), default=0)
+    models = [key for key in models if len(key.split("-")[0]) == longest]
+    return min(models, key=lambda key: abs(GPUS[key].memory_gib - memory_gib), default="l4")
 
 
 def described_machine(num_gpus: int, name: str) -> PlannedMachine:

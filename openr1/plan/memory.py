@@ -10,7 +10,7 @@ from typing import Literal
 from openr1.plan.trace import Cost, TracedModel
 from openr1.workers.deepspeed.config import REDUCE_BUCKET_ELEMENTS
 
-FLOAT32, BFLOAT16 = 4, 2
+FLOAT32 = 4
 LIVE_PARAMETERS = 10**9
 """Parameters that ZeRO 3 keeps gathered at one time, at most: DeepSpeed's default of `stage3_max_live_parameters`."""
 

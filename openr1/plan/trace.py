@@ -1,7 +1,8 @@
 """What a pass over one micro-batch costs, from the run's own code on tensors that have shapes but no memory.
 
 Under PyTorch's `FakeTensorMode` a model of any size is built and run in seconds, on any machine. Floating-point
-operations are counted by the formulas of its `FlopCounterMode`. (Its `MemTracker` cannot take frozen weights.)
+operations are counted by the formulas of its `FlopCounterMode`, which lacks attention on the CPU. (Its `MemTracker`
+cannot take frozen weights: `findings/torch_mem_tracker_refuses_frozen_weights.sh`.)
 """
 
 import weakref
@@ -186,7 +187,10 @@ def _flops(function: Any, args: Any, kwargs: Any, out: Any) -> int:
 
 
 def _attention_flops(name: str, args: Any) -> int:
-    """Of the CPU's kernel, which PyTorch's counter does not know: two products forward, five backward."""
+    """Of the CPU's kernel: two products forward, five backward.
+
+    PyTorch's counter does not know it: `findings/torch_flop_counter_skips_cpu_attention.sh`.
+    """
     products, (query, key) = (5, args[1:3]) if name.endswith("backward") else (2, args[:2])
     return int(products * 2 * query.numel() * key.shape[-2])
 

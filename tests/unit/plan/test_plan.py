@@ -10,7 +10,7 @@ from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError
 from openr1.plan.advice import changed, what_makes_it_fit, what_saves_time
-from openr1.plan.machine import PlannedMachine, described_machine
+from openr1.plan.machine import PlannedMachine, described_machine, nearest_model
 from openr1.plan.plan import Planner
 from openr1.plan.report import describe_plan
 
@@ -128,6 +128,24 @@ def test_config_json_is_enough(tmp_path: Path) -> None:
     there = planner.memory(config_of("grpo_gsm8k_zh", "--model.path", str(tmp_path)))
     known = planner.memory(config_of("grpo_gsm8k_zh"))
     assert there.gpu_bytes(0) == known.gpu_bytes(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_gib", "expected"),
+    [
+        ("NVIDIA H200", 139.8, "h200"),
+        ("NVIDIA H20", 95.6, "h20"),
+        ("NVIDIA L40S", 44.4, "l40s"),
+        ("NVIDIA L4", 22.0, "l4"),
+        ("NVIDIA A100-SXM4-80GB", 79.2, "a100-80"),
+        ("NVIDIA A100-PCIE-40GB", 39.4, "a100-40"),
+        ("NVIDIA GeForce RTX 4090", 23.6, "rtx4090"),
+        ("Another GPU", 15.0, "l4"),
+    ],
+)
+def test_devices_are_recognized(name: str, memory_gib: float, expected: str) -> None:
+    """Catches an H200 that is planned as an H20, an L40S as an L4, and an A100 of 80 GB with the speed of 40 GB."""
+    assert nearest_model(name, memory_gib) == expected
 
 
 def test_plan_command(capsys: pytest.CaptureFixture[str]) -> None:
