@@ -30,6 +30,7 @@ def engine_settings(folder: Path, on_gpu: bool) -> EngineSettings:
         gpu_memory_utilization=0.5,
         tensor_parallel_size=1,
         visible_devices="",
+        interface="lo",
         config_overrides={},
         on_gpu=on_gpu,
         weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,

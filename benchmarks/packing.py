@@ -26,6 +26,7 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.sections import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.placement.group import Place
 from openr1.runtime.ray_cluster import running_ray
 from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.worker import TrainWorker
@@ -71,7 +72,7 @@ def start_learner(dtype: Dtype, packing: bool, threads: int, logs: Path) -> Any:
     model = ModelConfig(path=MODEL, dtype=dtype, packing=packing)
     policy = PolicyConfig(zero_stage=1, micro_batch_tokens=MICRO_BATCH_TOKENS, threads=threads)
     learner = learner_settings(model, optimizer, policy, total_updates=1000)
-    return start_workers(learner, policy, [None], logs, TimedWorker)[0]
+    return start_workers(learner, policy, [Place()], logs, TimedWorker)[0]
 
 
 def measure(dtype: Dtype, mix: str, responses: int, rounds: int, threads: int) -> dict[str, Any]:

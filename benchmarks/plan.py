@@ -36,6 +36,7 @@ from openr1.algorithms.objectives.value import ValueObjective
 from openr1.config.load import load_config
 from openr1.config.sections import Dtype, LoraConfig, ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.config.train import TrainConfig
+from openr1.placement.group import Place
 from openr1.plan.hardware import WORKER_FIRST_STEP_BYTES
 from openr1.plan.machine import this_machine
 from openr1.plan.memory import rank_memory
@@ -107,14 +108,14 @@ VARIANTS = {
 class MeasuredWorker(TrainWorker):
     """A training worker that knows the peak of its resident set."""
 
-    def load_model(self, port: int, learner: LearnerSettings) -> None:
+    def load_model(self, store_at: tuple[str, int], learner: LearnerSettings) -> None:
         """See `TrainWorker`; the libraries are imported first, and do not count."""
         import openr1.workers.deepspeed.backend
         import openr1.workers.learner  # noqa: F401 (for what they load)
 
         self._before = _status("VmRSS:")
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-        super().load_model(port, learner)
+        super().load_model(store_at, learner)
 
     def peak_bytes(self) -> int:
         """Peak since the model was loaded, above what was there before."""
@@ -136,7 +137,7 @@ def measured_bytes(variant: Variant) -> int:
         role: Literal["critic", "policy"] = "critic" if variant.critic else "policy"
         learner = LearnerSettings(settings, optimizer, variant.zero_stage, 1.0, 2, role=role)
         policy = PolicyConfig(num_ranks=variant.ranks, zero_stage=variant.zero_stage)
-        workers = start_workers(learner, policy, [None] * variant.ranks, folder, MeasuredWorker)
+        workers = start_workers(learner, policy, [Place()] * variant.ranks, folder, MeasuredWorker)
         batch, objective = _batch(variant)
         plan = plan_batch(batch, variant.ranks, variant.tokens, 512, variant.packing)
         shares = cut_into_micro_batches(batch, plan)

@@ -35,7 +35,7 @@ from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream, end_token_ids
 from openr1.interfaces import Policy, Reference, RewardSource, Rollout
-from openr1.placement.group import Places
+from openr1.placement.group import Place, Places
 from openr1.rewards.client import RewardClient
 from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
@@ -283,8 +283,8 @@ class RawSide:
         self._shared, self._micro_batch_tokens = shared, config.policy.micro_batch_tokens
         settings = train_engine_settings(config, Places.on_cpu(train_demand(config)))[0]
         variables = ENGINE_VARIABLES | ENGINE_CPU_VARIABLES
-        self._engine = start_actor(RawEngine, config.rollout.threads, {}, variables, settings)
-        self._model = start_actor(RawModel, config.policy.threads, {}, {}, config)
+        self._engine = start_actor(RawEngine, config.rollout.threads, Place().options, variables, settings)
+        self._model = start_actor(RawModel, config.policy.threads, Place().options, {}, config)
         self._model_bytes = sum(path.stat().st_size for path in config.model.path.glob("*.safetensors"))
 
     def times(self, rollout: TimedRollout, policy: TimedPolicy, groups: list[Group]) -> dict[str, float]:

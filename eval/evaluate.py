@@ -136,8 +136,8 @@ def _sample(
         ranks=0, engines=machine.num_engines, gpus_per_engine=machine.tensor_parallel_size, max_engines=total
     )
     with (
-        running_ray(),
-        reserve("auto", demand) as places,
+        running_ray() as cluster,
+        reserve("auto", demand, cluster) as places,
         Grader(ServerConfig()) as grader,
         progress("sampling", total) as advance,
     ):

@@ -105,8 +105,8 @@ def main(model: str, paths: list[str]) -> None:
     for path in paths:
         config = load_config(TrainConfig, Path(path), ["--model.path", model])
         placement = place(config.placement.layout, train_demand(config), Machine(4))
-        gpus = tuple(Gpu(number, str(number)) for number in range(4))
-        settings = train_engine_settings(config, Places(placement, mock.Mock(), gpus))[0]
+        gpus = tuple(Gpu(number, "node", str(number)) for number in range(4))
+        settings = train_engine_settings(config, Places(placement, group=mock.Mock(), gpus=gpus))[0]
         print(json.dumps({"config": Path(path).stem, "layout": placement.layout, **describe(settings)}), flush=True)
 
 

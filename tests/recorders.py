@@ -43,11 +43,11 @@ class Recorder:
     def reload(self) -> None:
         """As of a policy rank."""
 
-    def open_store(self) -> int:
+    def open_store(self) -> tuple[str, int]:
         """As of a policy rank."""
-        return 1
+        return "127.0.0.1", 1
 
-    def load_model(self, port: int, learner: Any) -> None:
+    def load_model(self, store_at: tuple[str, int], learner: Any) -> None:
         """As of a policy rank."""
 
     def connect_engines(self, make_sender: Any) -> None:

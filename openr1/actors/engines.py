@@ -7,7 +7,7 @@ from ray.actor import ActorHandle
 
 from openr1.config.sections import ModelConfig
 from openr1.config.train import RolloutConfig, TrainConfig
-from openr1.placement.group import Place, Places, options_of
+from openr1.placement.group import Place, Places
 from openr1.rollout.engine import EngineActor, EngineSettings
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_calls import gather
@@ -23,7 +23,7 @@ ENGINE_VARIABLES = {
     # The workers of tensor parallelism: a fork would copy the locks of this process's threads.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
-ENGINE_CPU_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "GLOO_SOCKET_IFNAME": "lo"}
+ENGINE_CPU_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 GPU_MEMORY_ALONE, GPU_MEMORY_SHARED, GPU_MEMORY_IN_TURN = 0.9, 0.3, 0.5
 """Part of a GPU's memory that an engine takes by default: of one of its own, of one with training workers, and of one
@@ -59,7 +59,8 @@ def engine_settings(
         kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
         gpu_memory_utilization=gpu_memory_utilization or share,
         tensor_parallel_size=tensor_parallel_size,
-        visible_devices="" if place is None else place.visible,
+        visible_devices=place.visible,
+        interface=place.interface,
         config_overrides=rope_scaling_overrides(model),
         on_gpu=on_gpu,
         weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
@@ -90,13 +91,13 @@ def train_engine_settings(config: TrainConfig, places: Places) -> list[EngineSet
     ]
 
 
-def start_engines(settings: list[EngineSettings], threads: int, places: Sequence[Place | None]) -> list[ActorHandle]:
+def start_engines(settings: list[EngineSettings], threads: int, places: Sequence[Place]) -> list[ActorHandle]:
     """Start one engine for each of `settings`; returns at once."""
     return [
         start_actor(
             EngineActor,
             threads,
-            options_of(place),
+            place.options,
             ENGINE_VARIABLES | ({} if one.on_gpu else ENGINE_CPU_VARIABLES),
             one,
         )
@@ -111,7 +112,7 @@ def wait_for_engines(engines: list[ActorHandle], timeout_seconds: float) -> None
 
 
 def start_rollout(
-    settings: list[EngineSettings], threads: int, places: Sequence[Place | None], timeout_seconds: float
+    settings: list[EngineSettings], threads: int, places: Sequence[Place], timeout_seconds: float
 ) -> RolloutPool:
     """Only engines, for evaluation."""
     engines = start_engines(settings, threads, places)

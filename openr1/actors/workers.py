@@ -7,7 +7,7 @@ from ray.actor import ActorHandle
 
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.config.train import TrainConfig
-from openr1.placement.group import Place, options_of
+from openr1.placement.group import Place
 from openr1.runtime.ray_calls import gather
 from openr1.runtime.ray_cluster import start_actor
 from openr1.workers.deepspeed.build_locks import check_build_locks, extensions_folder
@@ -17,7 +17,7 @@ from openr1.workers.reference import ReferenceWorker
 from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSettings
 from openr1.workers.worker import TrainWorker
 
-WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo"}
+WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu"}
 # Micro-batches differ in size; fixed segments would fragment.
 WORKER_GPU_VARIABLES = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
@@ -29,9 +29,7 @@ def learner_settings(
     return LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates)
 
 
-def start_policy(
-    learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place | None], logs: Path
-) -> PolicyGroup:
+def start_policy(learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place], logs: Path) -> PolicyGroup:
     """Start the ranks of a policy and have them load the model."""
     workers = start_workers(learner, policy, places, logs, TrainWorker)
     return PolicyGroup(workers, group_settings(learner, policy))
@@ -40,7 +38,7 @@ def start_policy(
 def start_workers(
     learner: LearnerSettings,
     policy: PolicyConfig,
-    places: Sequence[Place | None],
+    places: Sequence[Place],
     logs: Path,
     kind: type[TrainWorker] = TrainWorker,
 ) -> list[ActorHandle]:
@@ -48,13 +46,14 @@ def start_workers(
     check_build_locks(extensions_folder())
     workers = []
     for rank, place in enumerate(places):
-        on_gpu = place is not None
         log_path = (logs / f"{learner.role}_{rank}.log").resolve()
-        settings = WorkerSettings(rank, len(places), policy.threads, on_gpu, policy.timeout_seconds, log_path)
-        workers.append(start_actor(kind, policy.threads, options_of(place), worker_variables(on_gpu), settings))
+        settings = WorkerSettings(
+            rank, len(places), policy.threads, place.on_gpu, place.interface, policy.timeout_seconds, log_path
+        )
+        workers.append(start_actor(kind, policy.threads, place.options, worker_variables(place.on_gpu), settings))
     starting = f"the run waits for {learner.role} rank 0 to start"
-    port = gather([workers[0].open_store.remote()], policy.timeout_seconds, starting)[0]
-    calls = [worker.load_model.remote(port, learner) for worker in workers]
+    store = gather([workers[0].open_store.remote()], policy.timeout_seconds, starting)[0]
+    calls = [worker.load_model.remote(store, learner) for worker in workers]
     gather(calls, policy.timeout_seconds, f"the run waits for {len(workers)} {learner.role} rank(s) to load the model")
     return workers
 
@@ -71,7 +70,7 @@ def group_settings(learner: LearnerSettings, policy: PolicyConfig) -> GroupSetti
     return GroupSettings(learner.role, policy.micro_batch_tokens, policy.timeout_seconds, size, packing)
 
 
-def start_critic(config: TrainConfig, places: Sequence[Place | None], logs: Path) -> CriticGroup:
+def start_critic(config: TrainConfig, places: Sequence[Place], logs: Path) -> CriticGroup:
     learner = LearnerSettings(
         config.critic_model,
         config.optimizer.model_copy(update={"learning_rate": config.critic.learning_rate}),
@@ -84,17 +83,16 @@ def start_critic(config: TrainConfig, places: Sequence[Place | None], logs: Path
     return CriticGroup(workers, group_settings(learner, config.policy))
 
 
-def start_reference(config: TrainConfig, place: Place | None, index: int, logs: Path) -> ActorHandle:
-    on_gpu = place is not None
+def start_reference(config: TrainConfig, place: Place, index: int, logs: Path) -> ActorHandle:
     settings = ReferenceSettings(
         model=config.model,
         temperature=config.rollout.temperature,
         micro_batch_tokens=config.policy.micro_batch_tokens,
         threads=config.policy.threads,
-        on_gpu=on_gpu,
+        on_gpu=place.on_gpu,
         log_path=(logs / f"reference_{index}.log").resolve(),
     )
-    return start_actor(ReferenceWorker, config.policy.threads, options_of(place), worker_variables(on_gpu), settings)
+    return start_actor(ReferenceWorker, config.policy.threads, place.options, worker_variables(place.on_gpu), settings)
 
 
 def wait_for_references(references: list[ActorHandle], timeout_seconds: float) -> None:

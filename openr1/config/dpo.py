@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from openr1.config.sections import (
+    ClusterConfig,
     FixedDatasetCheckpointConfig,
     ModelConfig,
     NotNegative,
@@ -48,6 +49,7 @@ class DpoConfig(Section):
     optimizer: DpoOptimizerConfig = DpoOptimizerConfig()
     policy: PolicyConfig = PolicyConfig()
     placement: PlacementConfig = PlacementConfig()
+    cluster: ClusterConfig = ClusterConfig()
     checkpoint: FixedDatasetCheckpointConfig = FixedDatasetCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     beta: Annotated[float, Field(gt=0)] = 0.1

@@ -104,6 +104,15 @@ class PlacementConfig(Section):
     """separate: GPUs of their own per role; colocated: all roles on every GPU; half: engines apart; cpu: no GPU."""
 
 
+class ClusterConfig(Section):
+    """The Ray cluster that the actors run on; docs/cluster.md."""
+
+    address: Annotated[str, Field(min_length=1)] | None = None
+    """Address of a running cluster, such as 10.0.0.1:6379; null: RAY_ADDRESS, else a cluster of this run's own."""
+    interface: Annotated[str, Field(min_length=1)] | None = None
+    """Network interface between nodes, such as eth0; null: on each node the one with the node's address in Ray."""
+
+
 class PolicyConfig(Section):
     """DeepSpeed training workers of the policy."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from openr1.config.sections import (
+    ClusterConfig,
     FixedDatasetCheckpointConfig,
     ModelConfig,
     NotNegative,
@@ -47,6 +48,7 @@ class SftConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     policy: PolicyConfig = PolicyConfig()
     placement: PlacementConfig = PlacementConfig()
+    cluster: ClusterConfig = ClusterConfig()
     checkpoint: FixedDatasetCheckpointConfig = FixedDatasetCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     max_epochs: Positive = 1

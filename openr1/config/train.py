@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from openr1.config.sections import (
     CheckpointConfig,
+    ClusterConfig,
     ModelConfig,
     NotNegative,
     OptimizerConfig,
@@ -256,6 +257,7 @@ class TrainConfig(Section):
     critic: CriticConfig = CriticConfig()
     policy: PolicyConfig = PolicyConfig()
     placement: TrainPlacementConfig = TrainPlacementConfig()
+    cluster: ClusterConfig = ClusterConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()

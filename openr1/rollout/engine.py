@@ -13,6 +13,7 @@ from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
 from openr1.rollout.env import SingleTurn, build_env
 from openr1.rollout.pausing import drain, fall_asleep, wake_cache, wake_weights
+from openr1.runtime.network import use_interface
 from openr1.runtime.process import log_to
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
@@ -47,6 +48,7 @@ class EngineSettings:
             does not start on a GPU that has less than this part free.
         tensor_parallel_size: Processes, with a GPU each, over which the model is split.
         visible_devices: Numbers of these GPUs if there are several; empty where Ray chooses the only one.
+        interface: See `use_interface`.
         sleep: Whether it can release its GPU memory; for engines on GPUs.
     """
 
@@ -58,6 +60,7 @@ class EngineSettings:
     gpu_memory_utilization: float
     tensor_parallel_size: int
     visible_devices: str
+    interface: str | None
     config_overrides: dict[str, Any]
     on_gpu: bool
     weight_transfer_backend: str
@@ -86,6 +89,7 @@ class EngineActor:
     def __init__(self, settings: EngineSettings) -> None:
         """Load the model; takes seconds to minutes."""
         log_to(settings.log_path)
+        use_interface(settings.interface)
         if settings.visible_devices:
             # Ray shows an actor the GPU of its bundle only.
             os.environ["CUDA_VISIBLE_DEVICES"] = settings.visible_devices

@@ -1,4 +1,4 @@
-"""A private Ray instance per run, and actors with a controlled environment."""
+"""A Ray cluster of a run's own, on this machine, and actors with a controlled environment."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 
 from openr1.errors import MissingError
 from openr1.runtime.interrupts import INTERRUPTS
+from openr1.runtime.nodes import Cluster, connected_cluster
 from openr1.runtime.process import python_environment
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -43,8 +44,8 @@ def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def running_ray(num_gpus: int | None = None) -> Iterator[None]:
-    """Run a private Ray instance for the block. Its processes and its temporary folder are gone afterwards.
+def running_ray(num_gpus: int | None = None) -> Iterator[Cluster]:
+    """Run a Ray cluster of one node for the block. Its processes and its temporary folder are gone afterwards.
 
     `num_gpus` is what Ray counts; None: the GPUs of the machine.
     """
@@ -54,6 +55,8 @@ def running_ray(num_gpus: int | None = None) -> Iterator[None]:
     with own_folder(Path(tempfile.gettempdir()), "openr1-ray-") as files, INTERRUPTS.polled():
         try:
             ray.init(
+                # Also where RAY_ADDRESS is set.
+                address="local",
                 _temp_dir=str(files),
                 include_dashboard=False,
                 log_to_driver=False,
@@ -65,7 +68,7 @@ def running_ray(num_gpus: int | None = None) -> Iterator[None]:
             )
             # ray.init replaces our SIGTERM handler with one that aborts the process.
             with INTERRUPTS.installed():
-                yield
+                yield connected_cluster(is_own=True)
         finally:
             ray.shutdown()
 
@@ -90,7 +93,7 @@ def start_actor(
 ) -> ActorHandle:
     """Start an actor in its own process, with `variables` and the thread count set before anything is imported.
 
-    `options` are Ray's, and say which GPUs it gets; an empty dict gives it none.
+    `options` are Ray's, and say where it runs and which part of a GPU it gets.
     """
     environment = {
         # Otherwise Ray derives OMP_NUM_THREADS from num_cpus.
@@ -103,8 +106,8 @@ def start_actor(
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }
-    if not options:
+    if not options["num_gpus"]:
         # Ray leaves the variable alone for an actor without GPUs, which would then see all of them.
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    own = {"num_cpus": 0, "num_gpus": 0, "runtime_env": {"env_vars": environment | variables}}
+    own = {"num_cpus": 0, "runtime_env": {"env_vars": environment | variables}}
     return ray.remote(kind).options(**own | options).remote(settings)

@@ -19,6 +19,7 @@ from openr1.rollout.producer import ExperienceProducer
 from openr1.runtime.console import print_table, say
 from openr1.runtime.files import write_whole
 from openr1.runtime.interrupts import INTERRUPTS
+from openr1.runtime.joining import cluster_address
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.loggers.client import check_tracking
@@ -50,7 +51,9 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         check_tracking(config.tracking)
         datasets = load_datasets(config)
         check_unused(config.run.folder, resume)
-        pushed_bytes = 0 if config.debug.reads("rollout") else weights_bytes(config.model)
+        # In a cluster that is joined, weights may take another way.
+        is_local = cluster_address(config.cluster.address) is None and not config.debug.reads("rollout")
+        pushed_bytes = weights_bytes(config.model) if is_local else 0
         replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
         recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
         with (

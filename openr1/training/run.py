@@ -14,6 +14,9 @@ from openr1.placement.group import Places, reserve
 from openr1.placement.layouts import Demand
 from openr1.runtime.console import progress, say
 from openr1.runtime.interrupts import Interrupted, Interrupts
+from openr1.runtime.joining import cluster_address, joined_ray
+from openr1.runtime.node_checks import check_nodes
+from openr1.runtime.nodes import Cluster
 from openr1.runtime.ray_cluster import running_ray
 from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.loggers.client import Loggers, public_settings
@@ -86,15 +89,33 @@ class Job(Protocol):
 def run_services(config: RunConfigs, demand: Demand, resume: bool) -> Iterator[tuple[Places, Loggers]]:
     """For the block: Ray with the run's GPUs; the run's folder, open for this process only; the loggers."""
     with (
-        running_ray(),
+        ray_of(config) as cluster,
         # Before the folder: a refusal leaves nothing behind.
-        reserve(config.placement.layout, demand) as places,
+        reserve(config.placement.layout, demand, cluster, config.cluster.interface) as places,
         open_run_folder(config.run.folder, config, resume),
         Loggers(config.tracking, config.run, public_settings(config)) as loggers,
     ):
         placement = places.placement
         say(f"starting {placement.describe()} (layout {placement.layout}); logs in {config.run.folder}/logs")
         yield places, loggers
+
+
+@contextmanager
+def ray_of(config: RunConfigs) -> Iterator[Cluster]:
+    """The Ray cluster of a run for the block: one of its own, or a running one whose nodes have been checked."""
+    address = cluster_address(config.cluster.address)
+    if address is None:
+        with running_ray() as cluster:
+            yield cluster
+        return
+    say(f"joining the Ray cluster at {address}")
+    with joined_ray(address) as cluster:
+        inputs = [config.model.path]
+        if isinstance(config, TrainConfig) and config.has_critic:
+            inputs.append(config.critic_model.path)
+        check_nodes(cluster, inputs, config.run.output_dir)
+        say(f"{len(cluster.nodes)} node(s): {', '.join(node.address for node in cluster.nodes)}")
+        yield cluster
 
 
 class Run:

@@ -9,12 +9,13 @@ from openr1.config.sections import ModelConfig, OptimizerConfig
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Rank and resources of a training worker's process."""
+    """Rank and resources of a training worker's process; `interface` is for `use_interface`."""
 
     rank: int
     num_ranks: int
     threads: int
     on_gpu: bool
+    interface: str | None
     timeout_seconds: float
     log_path: Path
 

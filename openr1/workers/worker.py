@@ -12,15 +12,13 @@ from torch import Tensor
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.interfaces import WeightSender, WeightSenderFactory
+from openr1.runtime.network import use_interface
 from openr1.runtime.process import log_to
 from openr1.types import WeightVersion
 from openr1.workers.settings import LearnerSettings, WorkerSettings
 
 if TYPE_CHECKING:
     from openr1.workers.learner import Learner, PolicyLearner
-
-LOOPBACK = "127.0.0.1"
-"""Address of the rendezvous store: all ranks run on one machine."""
 
 
 class TrainWorker:
@@ -37,22 +35,24 @@ class TrainWorker:
             # with it, DeepSpeed reduces gradients through shared memory whose name all runs on the machine share.
             "LOCAL_RANK": "0" if settings.on_gpu else str(settings.rank),
         }
+        self._address = use_interface(settings.interface)
         self._settings = settings
         self._store: dist.TCPStore | None = None
         self._learner: Learner | None = None
         self._sender: WeightSender | None = None
 
-    def open_store(self) -> int:
-        """On rank 0 only: open the rendezvous store on a free port chosen by the system; returns the port."""
-        self._store = dist.TCPStore(LOOPBACK, 0, self._settings.num_ranks, is_master=True, wait_for_workers=False)
-        return self._store.port
+    def open_store(self) -> tuple[str, int]:
+        """On rank 0 only: open the rendezvous store on a free port chosen by the system; returns address and port."""
+        ranks = self._settings.num_ranks
+        self._store = dist.TCPStore(self._address, 0, ranks, is_master=True, wait_for_workers=False)
+        return self._address, self._store.port
 
-    def load_model(self, port: int, learner: LearnerSettings) -> None:
-        """Join the process group of all ranks (rendezvous at `port`) and build the learner."""
+    def load_model(self, store_at: tuple[str, int], learner: LearnerSettings) -> None:
+        """Join the process group of all ranks, through rank 0's store, and build the learner."""
         settings = self._settings
-        store = self._store or dist.TCPStore(LOOPBACK, port, settings.num_ranks, is_master=False)
-        communication = "nccl" if settings.on_gpu else "gloo"
         limit = timedelta(seconds=settings.timeout_seconds)
+        store = self._store or dist.TCPStore(*store_at, settings.num_ranks, is_master=False, timeout=limit)
+        communication = "nccl" if settings.on_gpu else "gloo"
         dist.init_process_group(communication, None, limit, settings.num_ranks, settings.rank, store)
         # Imported late: heavy, and DeepSpeed needs the environment and the process group to exist first.
         from openr1.workers.deepspeed.backend import init_process_group

@@ -20,6 +20,7 @@ from openr1.algorithms.objectives.sft import SftObjective
 from openr1.algorithms.objectives.value import ValueObjective
 from openr1.algorithms.token_ops import Chunking
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.placement.group import Place
 from openr1.workers.group import CriticGroup, PolicyGroup
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 from openr1.workers.settings import LearnerSettings
@@ -34,9 +35,9 @@ ADAM = OptimizerConfig(learning_rate=1e-3, adam_betas=(BETA1, 0.95), max_norm=0.
 class ReadableWorker(TrainWorker):
     """A rank that tells the gradient of its newest update: the first one, or any where AdamW's beta1 is 0."""
 
-    def load_model(self, port: int, learner: LearnerSettings) -> None:
+    def load_model(self, store_at: tuple[str, int], learner: LearnerSettings) -> None:
         """Load, and from then on know the optimizer that makes the steps."""
-        super().load_model(port, learner)
+        super().load_model(store_at, learner)
         register_optimizer_step_pre_hook(self._note)
 
     def gradients(self) -> dict[str, torch.Tensor]:
@@ -76,7 +77,7 @@ def start_ranks(
     learner: LearnerSettings, policy: PolicyConfig, logs: Path, kind: type[TrainWorker] = ReadableWorker
 ) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
     """A policy, and its ranks."""
-    workers = start_workers(learner, policy, [None] * (policy.num_ranks or 1), logs, kind)
+    workers = start_workers(learner, policy, [Place()] * (policy.num_ranks or 1), logs, kind)
     return PolicyGroup(workers, group_settings(learner, policy)), workers
 
 
@@ -177,9 +178,9 @@ def test_ranks_add_up_bfloat16_gradients_in_float32(
 class ChunkingWorker(ReadableWorker):
     """A policy rank that may hold the logits of few tokens, as with a large vocabulary."""
 
-    def load_model(self, port: int, learner: LearnerSettings) -> None:
+    def load_model(self, store_at: tuple[str, int], learner: LearnerSettings) -> None:
         """Load, then lower the limit."""
-        super().load_model(port, learner)
+        super().load_model(store_at, learner)
         self.learner.module.chunks = Chunking(5, 5)
 
 
@@ -211,10 +212,10 @@ def test_ranks_may_have_different_numbers_of_chunks(ray_cluster: None, tmp_path:
 class BFloat16HeadWorker(ChunkingWorker):
     """A policy rank whose head keeps bfloat16 operands, as on a GPU; the product itself is emulated."""
 
-    def load_model(self, port: int, learner: LearnerSettings) -> None:
+    def load_model(self, store_at: tuple[str, int], learner: LearnerSettings) -> None:
         """Choose that head, then load."""
         head.keeps_bfloat16 = lambda weight: weight.dtype == torch.bfloat16
-        super().load_model(port, learner)
+        super().load_model(store_at, learner)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_second_update_of_a_critic_equals_plain_torch(
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
     learner = LearnerSettings(settings, optimizer, zero_stage, 1.0, 10, role="critic")
     policy = PolicyConfig(num_ranks=2, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens)
-    workers = start_workers(learner, policy, [None] * 2, tmp_path / "logs", ReadableWorker)
+    workers = start_workers(learner, policy, [Place()] * 2, tmp_path / "logs", ReadableWorker)
     group = CriticGroup(workers, group_settings(learner, policy))
     assert all(len(rank) >= 2 and all(rank) for rank in plan_batch(batch, 2, micro_batch_tokens, 64, packing))
     assert not group.values(batch).any()

@@ -13,6 +13,7 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.errors import PolicyError
+from openr1.placement.group import Place
 from openr1.workers.deepspeed.config import deepspeed_config
 from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker
@@ -38,7 +39,7 @@ def start(model: ModelConfig, offload: str, zero_stage: int, logs: Path) -> tupl
         {"learning_rate": 1e-3, "lr_scheduler": "linear", "max_norm": 0.5, "weight_decay": 0.1, "offload": offload}
     )
     learner = learner_settings(model, optimizer, policy, total_updates=10)
-    workers = start_workers(learner, policy, [None], logs, ReadableWorker)
+    workers = start_workers(learner, policy, [Place()], logs, ReadableWorker)
     assert ray.get(workers[0].offloads.remote()) == (offload == "cpu")
     return PolicyGroup(workers, group_settings(learner, policy)), workers[0]
 

@@ -20,7 +20,7 @@ from openr1.actors.workers import group_settings, learner_settings, start_worker
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
-from openr1.placement.group import Places
+from openr1.placement.group import Place, Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.types import SamplingParams
@@ -50,7 +50,7 @@ def start(model: ModelConfig, zero_stage: int, offload: str, logs: Path) -> tupl
         {"learning_rate": 1e-3, "lr_scheduler": "linear", "max_norm": 0.5, "weight_decay": 0.1, "offload": offload}
     )
     learner = learner_settings(model, optimizer, policy, total_updates=10)
-    workers = start_workers(learner, policy, [None], logs, ReadableWorker)
+    workers = start_workers(learner, policy, [Place()], logs, ReadableWorker)
     return PolicyGroup(workers, group_settings(learner, policy)), workers[0]
 
 

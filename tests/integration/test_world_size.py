@@ -13,6 +13,7 @@ from openr1.actors.workers import group_settings, learner_settings, start_worker
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.placement.group import Place
 from openr1.tracking.checkpoint import wait_until_written
 from openr1.workers.group import PolicyGroup, WorkerGroup
 from openr1.workers.worker import TrainWorker
@@ -68,7 +69,7 @@ def test_updates_of_another_number_of_ranks(
     def start(num_ranks: int) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
         policy = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=40, timeout_seconds=120.0)
         learner = learner_settings(model, schedule, policy, total_updates=10)
-        workers = start_workers(learner, policy, [None] * num_ranks, tmp_path / f"logs_{num_ranks}", ReadableWorker)
+        workers = start_workers(learner, policy, [Place()] * num_ranks, tmp_path / f"logs_{num_ranks}", ReadableWorker)
         return PolicyGroup(workers, group_settings(learner, policy)), workers
 
     def two_more(group: PolicyGroup, workers: list[ray.actor.ActorHandle]) -> tuple[list[float], dict[str, Tensor]]:

@@ -14,8 +14,9 @@ from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError
 from openr1.placement import group as placement_group
-from openr1.placement.group import Gpu, Place, describe_machine, reserve
+from openr1.placement.group import Gpu, describe_machine, reserve
 from openr1.placement.layouts import Demand
+from openr1.runtime.nodes import Cluster, Node
 from openr1.runtime.ray_cluster import running_ray
 from tests.recorders import Recorder
 from tests.running import ROOT
@@ -33,15 +34,15 @@ def faked_stack(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def four_gpus() -> Iterator[None]:
+def four_gpus() -> Iterator[Cluster]:
     """A Ray with four GPUs, for the last tests of this module: those before start their own."""
-    with running_ray(4):
-        yield
+    with running_ray(4) as cluster:
+        yield cluster
 
 
-def start(config: TrainConfig, folder: Path) -> dict[str, dict[str, Any]]:
+def start(config: TrainConfig, folder: Path, cluster: Cluster) -> dict[str, dict[str, Any]]:
     """Place a run's actors; what each recorded, by name."""
-    with reserve(config.placement.layout, train_demand(config)) as places:
+    with reserve(config.placement.layout, train_demand(config), cluster) as places:
         Actors(config, places, folder, with_reference=True)
         return {path.stem: json.loads(path.read_text()) for path in sorted((config.run.folder / "logs").glob("*.json"))}
 
@@ -58,8 +59,8 @@ def test_the_demo_starts_on_every_machine(tmp_path: Path, monkeypatch: pytest.Mo
     than that of the GPUs, and settings of the CPU on a GPU."""
     if num_gpus == 0:
         monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
-    with running_ray(num_gpus):
-        records = start(demo(tmp_path), tmp_path)
+    with running_ray(num_gpus) as cluster:
+        records = start(demo(tmp_path), tmp_path, cluster)
     if num_gpus == 0:
         assert records.keys() == {"engine_0", "policy_0", "reference_0"}
         assert all(record["gpus"] == record["granted"] == [] for record in records.values())
@@ -79,37 +80,41 @@ def test_reservations(monkeypatch: pytest.MonkeyPatch) -> None:
     although the CPU stack is installed.
     """
     demand = Demand(ranks=1, engines=1, reference=True)
-    with running_ray(2):
-        assert describe_machine().num_gpus == 2
+    with running_ray(2) as cluster:
+        assert describe_machine(cluster).num_gpus == 2
         refusal = r"layout separate needs 3 GPUs .*; this machine has 2 GPU\(s\)\. .*: colocated \(1 pol"
-        with pytest.raises(ConfigError, match=refusal), reserve("separate", demand):
+        with pytest.raises(ConfigError, match=refusal), reserve("separate", demand, cluster):
             pass
         for _ in range(2):
-            with reserve("colocated", Demand(ranks=2, engines=0)) as places:
-                assert [place.share for place in places.policy if isinstance(place, Place)] == [1.0, 1.0]
+            with reserve("colocated", Demand(ranks=2, engines=0), cluster) as places:
+                assert [place.share for place in places.policy] == [1.0, 1.0]
         monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
-        with reserve("auto", demand) as places:
+        with reserve("auto", demand, cluster) as places:
             assert not places.placement.on_gpu
         refusal = r"the CPU stack is installed.*OPENR1_STACK=cuda"
-        with pytest.raises(ConfigError, match=refusal), reserve("colocated", demand):
+        with pytest.raises(ConfigError, match=refusal), reserve("colocated", demand, cluster):
             pass
 
 
 @pytest.mark.parametrize(
-    ("numbers", "expected"),
+    ("found", "expected"),
     [
-        (["10", "2", "0"], [Gpu(2, "0"), Gpu(1, "2"), Gpu(0, "10")]),
-        (["GPU-9c", "GPU-1a"], [Gpu(1, "GPU-1a"), Gpu(0, "GPU-9c")]),
+        ([("a", "10"), ("a", "2"), ("a", "0")], [Gpu(2, "a", "0"), Gpu(1, "a", "2"), Gpu(0, "a", "10")]),
+        ([("a", "GPU-9c"), ("a", "GPU-1a")], [Gpu(1, "a", "GPU-1a"), Gpu(0, "a", "GPU-9c")]),
+        ([("b", "0"), ("b", "1"), ("a", "1")], [Gpu(2, "a", "1"), Gpu(0, "b", "0"), Gpu(1, "b", "1")]),
     ],
 )
-def test_gpus_are_in_the_order_of_their_numbers(
-    monkeypatch: pytest.MonkeyPatch, numbers: list[str], expected: list[Gpu]
+def test_gpus_are_in_the_order_of_nodes_and_numbers(
+    monkeypatch: pytest.MonkeyPatch, found: list[tuple[str, str]], expected: list[Gpu]
 ) -> None:
-    """Catches ranks in the order of Ray's bundles, 10 before 2, and unique ids, which are no numbers."""
-    monkeypatch.setattr(placement_group, "gather", lambda calls, seconds, waiting: numbers)
+    """Catches ranks in the order of Ray's bundles, 10 before 2, unique ids, which are no numbers, and neighbouring
+    ranks on different nodes.
+    """
+    monkeypatch.setattr(placement_group, "gather", lambda calls, seconds, waiting: found)
     monkeypatch.setattr(placement_group, "PlacementGroupSchedulingStrategy", lambda *group, **bundle: None)
     monkeypatch.setattr(placement_group.ray, "remote", lambda task: mock.MagicMock())
-    assert list(placement_group._locate(mock.Mock(), len(numbers))) == expected
+    nodes = (Node("a", "10.0.0.1"), Node("b", "10.0.0.2"))
+    assert list(placement_group._locate(mock.Mock(), len(found), nodes)) == expected
 
 
 @pytest.mark.timeout(300)
@@ -131,38 +136,40 @@ def test_gpus_are_in_the_order_of_their_numbers(
     ],
     ids=["separate", "half", "colocated_lora"],
 )
-def test_layouts_on_four_gpus(four_gpus: None, tmp_path: Path, overrides: list[str], expected: dict[str, str]) -> None:
+def test_layouts_on_four_gpus(
+    four_gpus: Cluster, tmp_path: Path, overrides: list[str], expected: dict[str, str]
+) -> None:
     """Catches an engine that sees one of its two GPUs, and a reference that LoRA does not need."""
-    records = start(demo(tmp_path, *overrides), tmp_path)
+    records = start(demo(tmp_path, *overrides), tmp_path, four_gpus)
     assert {name: ",".join(record["gpus"]) for name, record in records.items()} == expected
 
 
 @pytest.mark.timeout(300)
 def test_training_starts_in_the_memory_of_sleeping_engines(
-    four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    four_gpus: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Catches engines that are still awake when policy and reference load, engines that sleep although nobody asked,
     and a setting that has no effect and says nothing.
     """
     flags = ["--placement.layout", "colocated", "--policy.num_ranks", "1", "--rollout.num_engines", "4"]
-    records = start(demo(tmp_path / "sleep", *flags, "--placement.sleep", "true"), tmp_path)
-    awake = start(demo(tmp_path / "awake", *flags), tmp_path)
+    records = start(demo(tmp_path / "sleep", *flags, "--placement.sleep", "true"), tmp_path, four_gpus)
+    awake = start(demo(tmp_path / "awake", *flags), tmp_path, four_gpus)
     names = [f"engine_{index}" for index in range(4)]
     assert [records[name]["asleep_with"] for name in names] == [names] * 4
     assert records.keys() == awake.keys() == {*names, "policy_0", "reference_0"}
     assert all("asleep_with" not in record for record in awake.values())
     assert "placement.sleep" not in capsys.readouterr().out
     monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
-    plain = start(demo(tmp_path / "cpu", "--placement.sleep", "true"), tmp_path)
+    plain = start(demo(tmp_path / "cpu", "--placement.sleep", "true"), tmp_path, four_gpus)
     assert all("asleep_with" not in record for record in plain.values())
     assert capsys.readouterr().out.count("placement.sleep has no effect on the CPU") == 1
 
 
 @pytest.mark.timeout(300)
-def test_the_cpu_stack_hides_all_gpus(four_gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpu_stack_hides_all_gpus(four_gpus: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches actors on the CPU that see the GPUs of the machine: Ray leaves the variable unset for them."""
     monkeypatch.setattr(placement_group, "has_gpu_stack", lambda: False)
-    records = start(demo(tmp_path), tmp_path)
+    records = start(demo(tmp_path), tmp_path, four_gpus)
     assert {name: record["gpus"] for name, record in records.items()} == {
         "policy_0": [],
         "reference_0": [],

@@ -243,6 +243,7 @@ def generate_with(
         gpu_memory_utilization=0.9,
         tensor_parallel_size=1,
         visible_devices="",
+        interface="lo",
         config_overrides={},
         on_gpu=False,
         weight_transfer_backend="none",

@@ -24,6 +24,7 @@ from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.data.pairs import Pair, to_batch
 from openr1.data.prompts import load_tokenizer
 from openr1.errors import ConfigError
+from openr1.placement.group import Place
 from openr1.training.dpo import dpo_job, reference_log_probs, sequence_log_probs, train_step
 from openr1.workers.group import PolicyGroup
 from tests.fakes import FakePolicy
@@ -101,7 +102,7 @@ def test_loss_and_gradient_are_those_of_trl(
     optimizer = OptimizerConfig(learning_rate=1e-3, max_norm=0.0)
     settings = ModelConfig(path=model, dtype="float32", packing=packing)
     learner = learner_settings(settings, optimizer, policy, total_updates=10)
-    workers = start_workers(learner, policy, [None] * num_ranks, tmp_path / "logs")
+    workers = start_workers(learner, policy, [Place()] * num_ranks, tmp_path / "logs")
     group = PolicyGroup(workers, group_settings(learner, policy))
     metrics = train_step(group, PAIRS, reference.view(-1, 2), BETA)
     for worker in workers:

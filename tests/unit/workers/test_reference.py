@@ -15,6 +15,7 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.sections import LoraConfig, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.placement.group import Place
 from openr1.runtime.ray_cluster import start_actor
 from openr1.types import Group, Response
 from openr1.workers.group import PolicyGroup
@@ -77,7 +78,9 @@ def test_reference_log_probs_belong_to_their_groups(
         on_gpu=False,
         log_path=tmp_path / "reference.log",
     )
-    workers = [start_actor(ReferenceWorker, 1, {}, WORKER_CPU_VARIABLES, settings) for _ in range(num_workers)]
+    workers = [
+        start_actor(ReferenceWorker, 1, Place().options, WORKER_CPU_VARIABLES, settings) for _ in range(num_workers)
+    ]
     reference = ReferenceClient(workers, MICRO_BATCH_TOKENS, timeout_seconds=120)
     groups = make_groups(12)
     for _step in range(2):
@@ -131,7 +134,7 @@ def test_without_its_adapters_the_policy_is_its_reference(
     config = ModelConfig(path=model, dtype="float32", lora=LoraConfig(rank=4))
     policy_config = PolicyConfig(num_ranks=num_ranks, zero_stage=zero_stage, micro_batch_tokens=MICRO_BATCH_TOKENS)
     learner = learner_settings(config, OptimizerConfig(learning_rate=0.1), policy_config, 9, TEMPERATURE)
-    workers = start_workers(learner, policy_config, [None] * num_ranks, tmp_path / "logs")
+    workers = start_workers(learner, policy_config, [Place()] * num_ranks, tmp_path / "logs")
     policy = PolicyGroup(workers, group_settings(learner, policy_config))
     groups = make_groups(4)
     batch = TrainBatch.from_groups(groups)
