@@ -9,6 +9,7 @@
         +-- EngineError                 4   a generation engine failed, or returned something that was not requested
         +-- PolicyError                 4   a training or reference worker failed
         +-- WeightSyncError             4   the engines do not use the weights that were pushed
+        +-- ActorLost                   4   the process or the node of an actor is gone
         +-- StageTimeout                4   a stage did not finish within its deadline
         +-- DatasetExhausted            4   too few prompts are left that are not skipped as solved
 
@@ -61,6 +62,10 @@ class WeightSyncError(TrainingError):
 
 class DatasetExhausted(TrainingError):
     """Too few prompts are left that are not skipped as solved (`data.max_pass_rate`)."""
+
+
+class ActorLost(TrainingError):
+    """The process or the node of an actor is gone, or came back without its state."""
 
 
 class StageTimeout(TrainingError):

@@ -2,15 +2,18 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
-from openr1.errors import EngineError, StageTimeout
+from openr1.errors import ActorLost, EngineError, StageTimeout
+from openr1.runtime.console import say
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
-from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_calls import gather, last_line
 from openr1.types import Group, Prompt, SamplingParams
 
 RESERVE_FRACTION = 0.25
@@ -39,22 +42,87 @@ class Progress:
     last: float
 
 
+class Requests:
+    """What one call of `generate` asked of the engines, and what they still owe."""
+
+    def __init__(self, engines: Sequence[ActorHandle], sampling: SamplingParams) -> None:
+        """Nothing is asked yet."""
+        self._engines = engines
+        self._sampling = sampling
+        self.unfinished: list[dict[str, Prompt]] = [{} for _ in engines]
+        """Prompts of each engine without a group, by their id."""
+        self.streams: dict[Any, int] = {}
+        """Engine of each open stream of groups."""
+
+    def send(self, engine: int, prompts: Sequence[Prompt]) -> None:
+        """Ask an engine for groups."""
+        if prompts:
+            self.unfinished[engine] |= {prompt.id: prompt for prompt in prompts}
+            self.streams[self._engines[engine].generate.remote(list(prompts), self._sampling)] = engine
+
+    def least_loaded(self) -> int:
+        """The engine that owes the fewest groups."""
+        return min(range(len(self._engines)), key=lambda engine: len(self.unfinished[engine]))
+
+    def take(self, stream: Any, timeout_seconds: float) -> Group | None:
+        """The next group of a stream that has something; None at its end.
+
+        Raises:
+            ActorLost: The engine is gone.
+            EngineError: The group was not requested, is a duplicate, or has the wrong number of responses.
+        """
+        engine = self.streams[stream]
+        try:
+            reference = next(stream)
+        except StopIteration:
+            del self.streams[stream]
+            return None
+        except RayActorError as error:
+            raise ActorLost(last_line(error)) from error
+        group: Group = gather([reference], timeout_seconds, "the trainer waits for an engine's group")[0]
+        if self.unfinished[engine].pop(group.prompt.id, None) is None:
+            raise EngineError(
+                f"an engine returned a group for prompt {group.prompt.id}, which was not requested or is a duplicate"
+            )
+        if len(group.responses) != self._sampling.n_samples_per_prompt:
+            raise EngineError(
+                f"prompt {group.prompt.id}: {len(group.responses)} responses instead of "
+                f"{self._sampling.n_samples_per_prompt}"
+            )
+        return group
+
+    def send_again(self, engine: int) -> None:
+        """Ask an engine that started again for all that it owes; its old streams are gone."""
+        self.streams = {stream: other for stream, other in self.streams.items() if other != engine}
+        self.send(engine, list(self.unfinished[engine].values()))
+
+
 class RolloutPool:
     """The generation engines of a run.
 
     Thread-safe: concurrent calls of `generate` (training and evaluation) are served first come, first served.
     """
 
-    def __init__(self, engines: list[ActorHandle], timeout_seconds: float) -> None:
-        """`timeout_seconds`: longest time during which no caller receives a finished group."""
+    def __init__(
+        self, engines: list[ActorHandle], timeout_seconds: float, recover: Callable[[], None] | None = None
+    ) -> None:
+        """Take engines that have started.
+
+        Args:
+            engines: One actor each.
+            timeout_seconds: Longest time during which no caller receives a finished group.
+            recover: Called after the loss of an engine: returns once all engines serve the newest weights again, or
+                raises. None: the loss of an engine is an error.
+        """
         self._engines = engines
         self._timeout_seconds = timeout_seconds
+        self._recover = recover
         # Shared by all callers: one that waits in the queue behind another caller's groups must not time out.
         self._progress = Progress(time.monotonic())
 
     def per_engine(self) -> "list[RolloutPool]":
         """One single-engine pool per engine."""
-        pools = [RolloutPool([engine], self._timeout_seconds) for engine in self._engines]
+        pools = [RolloutPool([engine], self._timeout_seconds, self._recover) for engine in self._engines]
         # They queue behind requests of this pool, so they wait as long as this pool makes progress.
         for pool in pools:
             pool._progress = self._progress
@@ -63,60 +131,59 @@ class RolloutPool:
     def generate(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> Iterator[Group]:
         """Sample every prompt. Yields the groups in the order in which they finish, each exactly once.
 
+        Groups that an engine owed when it was lost are sampled again, under the weights that it has then.
+
         Raises:
             StageTimeout: No group finished for `timeout_seconds`.
             EngineError: An engine returned a prompt that was not requested, or the wrong number of responses.
-            TrainingError: An engine died.
+            TrainingError: An engine was lost and did not come back.
         """
         shares, reserve = deal(prompts, len(self._engines))
-        unfinished = [len(share) for share in shares]
-        streams = {
-            engine.generate.remote(share, sampling): index
-            for index, (engine, share) in enumerate(zip(self._engines, shares, strict=True))
-            if share
-        }
-        waiting = {prompt.id for prompt in prompts}
+        requests = Requests(self._engines, sampling)
+        for engine, share in enumerate(shares):
+            requests.send(engine, share)
         self._progress.last = time.monotonic()
-        while streams:
-            # A short wait, so that Ctrl-C is noticed; the real deadline is the check of `_progress` below.
-            INTERRUPTS.check()
-            ready, _ = ray.wait(list(streams), timeout=POLL_SECONDS)
-            if ready:
-                self._progress.last = time.monotonic()
-            elif time.monotonic() - self._progress.last > self._timeout_seconds:
-                raise StageTimeout(
-                    f"the trainer waits for {len(waiting)} of {len(prompts)} groups from {len(streams)} engine(s): "
-                    f"none finished within {self._timeout_seconds:g} s (rollout.timeout_seconds)"
-                )
-            for stream in ready:
+        while requests.streams:
+            # A stream whose engine was lost with another one is asked no more.
+            for stream in filter(requests.streams.__contains__, self._ready(requests, len(prompts))):
                 try:
-                    reference = next(stream)
-                except StopIteration:
-                    del streams[stream]
+                    group = requests.take(stream, self._timeout_seconds)
+                except ActorLost as error:
+                    self._await_engine(requests.streams[stream], error)
+                    requests.send_again(requests.streams[stream])
                     continue
-                unfinished[streams[stream]] -= 1
+                if group is None:
+                    continue
                 if reserve:
-                    least = unfinished.index(min(unfinished))
-                    unfinished[least] += 1
-                    streams[self._engines[least].generate.remote([reserve.popleft()], sampling)] = least
-                yield self._checked(reference, waiting, sampling)
+                    requests.send(requests.least_loaded(), [reserve.popleft()])
+                yield group
         # A stream that ends early raises nothing, and the batch would silently be smaller.
-        if waiting:
+        if missing := sorted(set().union(*requests.unfinished)):
             raise EngineError(
-                f"the engines finished without groups for {len(waiting)} prompts, such as {sorted(waiting)[0]}; "
+                f"the engines finished without groups for {len(missing)} prompts, such as {missing[0]}; "
                 "see logs/engine_*.log"
             )
 
-    def _checked(self, reference: ray.ObjectRef, waiting: set[str], sampling: SamplingParams) -> Group:
-        """Fetch a group, and check that it was requested, is not a duplicate and has all its responses."""
-        group: Group = gather([reference], self._timeout_seconds, "the trainer waits for an engine's group")[0]
-        if group.prompt.id not in waiting:
-            raise EngineError(
-                f"an engine returned a group for prompt {group.prompt.id}, which was not requested or is a duplicate"
+    def _ready(self, requests: Requests, num_prompts: int) -> list[Any]:
+        """Streams that have a group, have ended or have failed; none after a short wait."""
+        # A short wait, so that Ctrl-C is noticed; the real deadline is the check of `_progress` below.
+        INTERRUPTS.check()
+        ready, _ = ray.wait(list(requests.streams), timeout=POLL_SECONDS)
+        if ready:
+            self._progress.last = time.monotonic()
+        elif time.monotonic() - self._progress.last > self._timeout_seconds:
+            lagging = [f"engine {engine}" for engine in sorted(set(requests.streams.values()))]
+            raise StageTimeout(
+                f"the trainer waits for {sum(map(len, requests.unfinished))} of {num_prompts} groups from "
+                f"{', '.join(lagging)}: none finished within {self._timeout_seconds:g} s (rollout.timeout_seconds)"
             )
-        if len(group.responses) != sampling.n_samples_per_prompt:
-            raise EngineError(
-                f"prompt {group.prompt.id}: {len(group.responses)} responses instead of {sampling.n_samples_per_prompt}"
-            )
-        waiting.remove(group.prompt.id)
-        return group
+        return list(ready)
+
+    def _await_engine(self, engine: int, error: ActorLost) -> None:
+        """Wait until a lost engine serves again."""
+        if self._recover is None:
+            raise error
+        say(f"an engine was lost while it generated ({error}); waiting until Ray has started it again")
+        self._recover()
+        self._progress.last = time.monotonic()
+        say("the engines have the newest weights and generate on")

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from openr1.errors import OpenR1Error, StageTimeout, TrainingError
+from openr1.errors import ActorLost, OpenR1Error, StageTimeout, TrainingError
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
 
 
@@ -20,7 +20,8 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
 
     Raises:
         StageTimeout: Some call did not finish in time.
-        TrainingError: An actor died, or a call raised any other error.
+        ActorLost: An actor died.
+        TrainingError: A call raised any other error.
         OpenR1Error: A call raised one; it is re-raised unchanged.
     """
     deadline = time.monotonic() + timeout_seconds
@@ -35,9 +36,7 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str) -> list[Any]:
             ray.get(done)
         return list(ray.get(calls))
     except RayActorError as error:
-        raise TrainingError(
-            f"{waiting}: an actor died: {last_line(error)}; its log is in the run's logs folder"
-        ) from error
+        raise ActorLost(f"{waiting}: an actor died: {last_line(error)}; its log is in the run's logs folder") from error
     except RayTaskError as error:
         if isinstance(error.cause, OpenR1Error):
             raise error.cause from error

@@ -58,7 +58,7 @@ MUTABLE_ON_RESUME = (
 )
 """Keys that may change when a run is resumed: address of the reward server, length of training, skipping of solved
 prompts, and how the machine is used."""
-MUTABLE_PREFIXES = ("tracking.", "debug.record", "debug.replay", "placement.")
+MUTABLE_PREFIXES = ("tracking.", "debug.record", "debug.replay", "placement.", "cluster.", "weight_sync.")
 """Sections and keys that only observe the run or say where it runs; these may change, too."""
 
 
