@@ -8,7 +8,7 @@ from ray.actor import ActorHandle
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.config.train import TrainConfig
 from openr1.placement.group import Place, options_of
-from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_calls import gather, numbered
 from openr1.runtime.ray_cluster import start_actor
 from openr1.workers.deepspeed.build_locks import check_build_locks, extensions_folder
 from openr1.workers.group import CriticGroup, GroupSettings, PolicyGroup
@@ -55,7 +55,8 @@ def start_workers(
     starting = f"the run waits for {learner.role} rank 0 to start"
     port = gather([workers[0].open_store.remote()], policy.timeout_seconds, starting)[0]
     calls = [worker.load_model.remote(port, learner) for worker in workers]
-    gather(calls, policy.timeout_seconds, f"the run waits for {len(workers)} {learner.role} rank(s) to load the model")
+    loading = f"the run waits for {len(workers)} {learner.role} rank(s) to load the model"
+    gather(calls, policy.timeout_seconds, loading, numbered(f"{learner.role} rank", len(workers)))
     return workers
 
 
@@ -100,4 +101,5 @@ def start_reference(config: TrainConfig, place: Place | None, index: int, logs: 
 def wait_for_references(references: list[ActorHandle], timeout_seconds: float) -> None:
     """Block until every copy of the reference has loaded its model."""
     starting = [reference.ready.remote() for reference in references]
-    gather(starting, timeout_seconds, f"the run waits for {len(references)} reference(s) to load the model")
+    waiting = f"the run waits for {len(references)} reference(s) to load the model"
+    gather(starting, timeout_seconds, waiting, numbered("reference", len(references)))
