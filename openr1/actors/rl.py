@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
+from openr1.actors.engines import start_engines, train_engine_settings, transport_of, wait_for_engines
 from openr1.actors.gpu_memory import KeptMemory, MemoryInTurns, put_to_sleep
 from openr1.actors.workers import learner_settings, start_critic, start_policy, start_reference, wait_for_references
 from openr1.config.train import TrainConfig
@@ -11,7 +11,7 @@ from openr1.placement.group import Places
 from openr1.placement.layouts import Demand
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.console import say
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.reference_client import BaseModelReference, ReferenceClient
 
 
@@ -28,6 +28,7 @@ class Actors:
     def __init__(self, config: TrainConfig, places: Places, shared_memory: Path, *, with_reference: bool) -> None:
         """Start the actors in their places, and connect the policy to the engines."""
         logs, timeout = config.run.folder / "logs", config.policy.timeout_seconds
+        transport = transport_of(config, places)
         engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
         sleep = config.placement.sleep and places.placement.on_gpu
         if sleep or any(places.placement.shares_gpus(index) for index in range(len(engines))):
@@ -46,7 +47,7 @@ class Actors:
             wait_for_references(references, timeout)
         if engines:
             wait_for_engines(engines, config.rollout.timeout_seconds)
-            group.connect_engines(ShmSenderFactory(engines, str(shared_memory), timeout))
+            group.connect_engines(SenderFactory(transport, engines, str(shared_memory), timeout))
         pool = RolloutPool(engines, config.rollout.timeout_seconds)
         self.rollout, self.per_engine_rollouts, self.policy = pool, pool.per_engine(), group
         self.reference = None

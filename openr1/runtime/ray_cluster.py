@@ -103,7 +103,7 @@ def start_actor(
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }
-    if not options:
+    if "num_gpus" not in options:
         # Ray leaves the variable alone for an actor without GPUs, which would then see all of them.
         environment["CUDA_VISIBLE_DEVICES"] = ""
     own = {"num_cpus": 0, "num_gpus": 0, "runtime_env": {"env_vars": environment | variables}}

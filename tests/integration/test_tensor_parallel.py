@@ -15,7 +15,7 @@ from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.training.weight_check import WeightCheck
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.group import PolicyGroup
 from tests.fakes import make_config
 from tests.unit.training.test_weight_check import ShakenWorker
@@ -53,7 +53,7 @@ def test_two_halves_are_a_whole(ray_cluster: None, countdown_files: Path, tmp_pa
         workers = start_workers(learner, config.policy, places.policy, tmp_path / "logs", kind=ShakenWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
         wait_for_engines(engines, timeout)
-        policy.connect_engines(ShmSenderFactory(engines, str(shared), timeout))
+        policy.connect_engines(SenderFactory("shm", engines, str(shared), timeout))
         check = WeightCheck(config, RolloutPool(engines, timeout).per_engine(), policy, prompts)
         assert max(one.nats for one in check.differences()) < ROUNDING
         ray.get(workers[0].shake.remote())
