@@ -28,7 +28,7 @@ class Actors:
     def __init__(self, config: TrainConfig, places: Places, shared_memory: Path, *, with_reference: bool) -> None:
         """Start the actors in their places, and connect the policy to the engines."""
         logs, timeout = config.run.folder / "logs", config.policy.timeout_seconds
-        transport = transport_of(config, places)
+        transport = transport_of(config, places) if places.engines else "shm"
         engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
         sleep = config.placement.sleep and places.placement.on_gpu
         if sleep or any(places.placement.shares_gpus(index) for index in range(len(engines))):
@@ -42,7 +42,7 @@ class Actors:
         references = [start_reference(config, place, index, logs) for index, place in enumerate(places.reference)]
         optimizer, policy = config.optimizer, config.policy
         learner = learner_settings(config.model, optimizer, policy, config.policy_updates, config.rollout.temperature)
-        group = start_policy(learner, policy, places.policy, logs)
+        group = start_policy(learner, policy, places.policy, logs, transport)
         if references:
             wait_for_references(references, timeout)
         if engines:

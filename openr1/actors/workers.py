@@ -18,7 +18,7 @@ from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSe
 from openr1.workers.worker import TrainWorker
 
 WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo"}
-# Micro-batches differ in size; fixed segments would fragment.
+# Micro-batches differ in size; fixed segments would fragment. CUDA IPC cannot hand out memory of expandable ones.
 WORKER_GPU_VARIABLES = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
@@ -30,10 +30,10 @@ def learner_settings(
 
 
 def start_policy(
-    learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place | None], logs: Path
+    learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place | None], logs: Path, transport: str = "shm"
 ) -> PolicyGroup:
-    """Start the ranks of a policy and have them load the model."""
-    workers = start_workers(learner, policy, places, logs, TrainWorker)
+    """Start the ranks of a policy and have them load the model; `transport` will bring its weights to engines."""
+    workers = start_workers(learner, policy, places, logs, TrainWorker, transport)
     return PolicyGroup(workers, group_settings(learner, policy))
 
 
@@ -43,6 +43,7 @@ def start_workers(
     places: Sequence[Place | None],
     logs: Path,
     kind: type[TrainWorker] = TrainWorker,
+    transport: str = "shm",
 ) -> list[ActorHandle]:
     """Start the ranks of the policy or the critic and have them load the model; `kind` may add methods (tests)."""
     check_build_locks(extensions_folder())
@@ -51,7 +52,9 @@ def start_workers(
         on_gpu = place is not None
         log_path = (logs / f"{learner.role}_{rank}.log").resolve()
         settings = WorkerSettings(rank, len(places), policy.threads, on_gpu, policy.timeout_seconds, log_path)
-        workers.append(start_actor(kind, policy.threads, options_of(place), worker_variables(on_gpu), settings))
+        workers.append(
+            start_actor(kind, policy.threads, options_of(place), worker_variables(on_gpu, transport), settings)
+        )
     starting = f"the run waits for {learner.role} rank 0 to start"
     port = gather([workers[0].open_store.remote()], policy.timeout_seconds, starting)[0]
     calls = [worker.load_model.remote(port, learner) for worker in workers]
@@ -60,10 +63,11 @@ def start_workers(
     return workers
 
 
-def worker_variables(on_gpu: bool) -> dict[str, str]:
+def worker_variables(on_gpu: bool, transport: str = "shm") -> dict[str, str]:
     """Environment of a training worker or a reference."""
+    on_gpus = {} if transport == "ipc" else WORKER_GPU_VARIABLES
     folder = {"TORCH_EXTENSIONS_DIR": str(extensions_folder())}
-    return folder | (WORKER_GPU_VARIABLES if on_gpu else WORKER_CPU_VARIABLES)
+    return folder | (on_gpus if on_gpu else WORKER_CPU_VARIABLES)
 
 
 def group_settings(learner: LearnerSettings, policy: PolicyConfig) -> GroupSettings:

@@ -35,7 +35,7 @@ class WeightUpdates:
             between_steps: Held by whoever steps the engine, and by this object while it must not step.
             call: Runs a function on the engine's thread.
             hand_out: Takes the requests that end while the engine comes to rest.
-            restarted: Whether this process replaces one that died, so that the engine's weights are not the pushed ones.
+            restarted: Whether this process replaces one that died: its weights are not those that were pushed.
         """
         self._llm = llm
         self._between_steps = between_steps

@@ -66,7 +66,7 @@ def choose_transport(wanted: Literal["auto"] | Transport, site: Site) -> Transpo
         )
     if wanted == "ipc" and site.apart:
         raise ConfigError(
-            f"weight_sync.backend ipc needs a policy rank on every GPU of an engine, and engine {site.apart[0]} has one "
-            "without: take auto, or placement.layout colocated"
+            f"weight_sync.backend ipc needs a policy rank on every GPU of an engine, and engine {site.apart[0]} has "
+            "one without: take auto, or placement.layout colocated"
         )
     return wanted

@@ -6,12 +6,14 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
 from openr1.errors import StageTimeout, TrainingError, WeightSyncError
 from openr1.runtime.ray_calls import gather, last_line, numbered
 from openr1.types import WeightVersion
 
+ANSWER_SECONDS = 1.0
+"""How long an answer may be on its way that an engine gave before another."""
 RETRY_SECONDS = 1.0
 """Pause between two questions to an engine that Ray is starting again."""
 
@@ -23,6 +25,8 @@ class EngineClient:
         """The first deadline is `timeout_seconds` from now; see `set_deadline`."""
         self._engines = list(engines)
         self._names = numbered("engine", len(self._engines))
+        self._waiting = ""
+        self._calls: list[Any] = []
         self.version: WeightVersion = 0
         """Version of the weights in the next push; set it before `send_weights`."""
         self.set_deadline(timeout_seconds)
@@ -31,8 +35,6 @@ class EngineClient:
         """From now on, calls end `timeout_seconds` from now."""
         self._timeout_seconds = timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
-        self.failure: TrainingError | None = None
-        """The first call that failed since the last deadline was set."""
 
     def tensor_parallel_sizes(self) -> list[int]:
         """Worker processes of each engine."""
@@ -77,6 +79,23 @@ class EngineClient:
         calls = [engine.abort_weight_update.remote() for engine in self._engines]
         ray.wait(calls, num_returns=len(calls), timeout=self._seconds_left())
 
+    def what_failed(self, error: Exception) -> str:
+        """What each engine that failed says, for an error in a push; after `abort`.
+
+        Whoever was in a group with one that failed only knows that a connection was lost.
+        """
+        causes = []
+        for name, call in zip(self._names, self._calls, strict=bool(self._calls)):
+            try:
+                ray.get(call, timeout=ANSWER_SECONDS)
+            except GetTimeoutError:
+                causes.append(f"{name}: not done within {self._timeout_seconds:g} s")
+            except RayTaskError as failure:
+                causes.append(f"{name}: {type(failure.cause).__name__}: {last_line(failure.cause)}")
+            except RayActorError as failure:
+                causes.append(f"{name}: {last_line(failure)}")
+        return f"{self._waiting}: {'; '.join(causes)}" if causes else last_line(error)
+
     def wait_until_ready(self) -> None:
         """Wait until every engine answers that it has no update open; Ray may still be starting some again.
 
@@ -84,6 +103,7 @@ class EngineClient:
             StageTimeout: An engine did not answer before the deadline.
             TrainingError: An engine has died for good, or cannot give up its update.
         """
+        self._calls = []
         engines = dict(zip(self._names, self._engines, strict=True))
         while engines:
             calls = {name: engine.abort_weight_update.remote() for name, engine in engines.items()}
@@ -99,7 +119,7 @@ class EngineClient:
         waiting = f"policy rank 0 waits for {len(self._engines)} engine(s) to be ready again: {name}"
         try:
             ray.get(call, timeout=0)
-        except ray.exceptions.GetTimeoutError as error:
+        except GetTimeoutError as error:
             raise StageTimeout(f"{waiting}: not done within {self._timeout_seconds:g} s") from error
         except ActorUnavailableError as error:
             if self._seconds_left() <= 0:
@@ -113,9 +133,6 @@ class EngineClient:
         return max(0.0, self._deadline - time.monotonic())
 
     def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
-        waiting = f"policy rank 0 waits for {len(calls)} engine(s) {purpose}"
-        try:
-            return gather(calls, round(self._seconds_left(), 1), waiting, self._names)
-        except TrainingError as error:
-            self.failure = self.failure or error
-            raise
+        self._waiting = f"policy rank 0 waits for {len(calls)} engine(s) {purpose}"
+        self._calls = calls
+        return gather(calls, round(self._seconds_left(), 1), self._waiting, self._names)

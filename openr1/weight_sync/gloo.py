@@ -40,7 +40,7 @@ class GlooTrainerInitInfo(GroupTrainerInitInfo):
 
     backend: ClassVar[str] = BACKEND
 
-    packed_buffer_size_bytes: int = field(default=BUFFER_BYTES, kw_only=True)
+    packed_buffer_size_bytes: int = field(default_factory=lambda: BUFFER_BYTES, kw_only=True)
 
 
 class HostGroup:

@@ -17,16 +17,15 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from openr1.errors import WeightSyncError
 from openr1.interfaces import WeightProvider
 from openr1.runtime.console import say
-from openr1.runtime.ray_calls import last_line
 from openr1.types import WeightVersion
 from openr1.weight_sync import gloo, ipc, nccl, shm
 from openr1.weight_sync.backends import SenderFactory
 from openr1.weight_sync.engine_client import EngineClient
 
 ATTEMPTS = 2
-PHASES = 6
-"""A push, letting go of the engines after an error, waiting for them, the second push and letting go again each have
-this part of the timeout. So whoever waits that long for the whole hears which engine lags."""
+PHASES = 7
+"""Waiting for engines, a push, and letting go of them after an error each have this part of the timeout, and at most
+six of them follow each other. So whoever waits that long for the whole hears which engine lags."""
 
 
 class ProviderSource(WeightSource):
@@ -91,27 +90,26 @@ class Sender:
             WeightSyncError: On rank 0: it failed twice. Engines that had not loaded any of the new weights generate on
                 with the old ones; the others rest until a push succeeds.
         """
-        self._push(version, connect=False)
+        self._push(version)
 
     def reconnect(self, engines: Sequence[ActorHandle]) -> None:
         """Connect to these engines, which may have been started again, and push under the version pushed last."""
-        self._let_go()
+        self._leave_group()
         self._factory = replace(self._factory, engines=engines)
         self._client = EngineClient(engines, self._phase_seconds)
-        self._push(self._version, connect=True)
+        self._push(self._version)
 
-    def _push(self, version: WeightVersion, *, connect: bool) -> None:
+    def _push(self, version: WeightVersion) -> None:
         failures: list[str] = []
         for _ in range(ATTEMPTS):
-            failure = self._attempt(version, connect)
-            if not agreed(failure is not None):
+            error = self._attempt(version)
+            if not agreed(error is not None):
                 self._version = version
                 return
             self._let_go()
-            if failure is not None:
-                say(f"the push of weight version {version} failed: {failure}")
-                failures.append(failure)
-            connect = True
+            if error is not None:
+                failures.append(self._client.what_failed(error))
+                say(f"the push of weight version {version} failed: {failures[-1]}")
         # The other ranks do not know what happened, and must not be asked first.
         if failures:
             raise WeightSyncError(
@@ -119,37 +117,35 @@ class Sender:
                 f"{failures[-1]}"
             )
 
-    def _attempt(self, version: WeightVersion, connect: bool) -> str | None:
-        """Push once; on rank 0 the answer says what failed, if anything did."""
+    def _attempt(self, version: WeightVersion) -> Exception | None:
+        """Push once; answers the error on rank 0, if there was one."""
         self._source.begin()
         failure = None
         try:
-            if connect:
-                self._connect_again()
-            assert self._transfer is not None
+            transfer = self._transfer or self._connect_again()
             self._client.set_deadline(self._phase_seconds)
             self._client.version = version
-            self._transfer.send_weights()
+            transfer.send_weights()
         except Exception as error:
             if self._source.has_failed or self._rank > 0:
                 raise
-            # A broadcast only knows that a connection was lost; the call to the engine knows why.
-            failure = last_line(self._client.failure or error)
+            failure = error
         self._source.complete()
         return failure
 
-    def _connect_again(self) -> None:
+    def _connect_again(self) -> TrainerWeightTransferEngine:
         """Rank 0 waits until all engines are there, and free of an update that was not completed."""
         if self._rank == 0:
             self._client.set_deadline(self._phase_seconds)
             self._client.wait_until_ready()
-        self._connect()
+        return self._connect()
 
-    def _connect(self) -> None:
+    def _connect(self) -> TrainerWeightTransferEngine:
         self._client.set_deadline(self._phase_seconds)
         self._transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(), client=self._client, source=self._source
         )
+        return self._transfer
 
     def _init_info(self) -> TrainerInitInfo:
         rank, transport = self._rank, self._factory.transport
@@ -165,12 +161,15 @@ class Sender:
 
     def _let_go(self) -> None:
         """Leave the group, which frees engines that wait in it, and have them give up the update."""
-        if self._transfer is not None:
-            self._transfer.shutdown()
-            self._transfer = None
+        self._leave_group()
         if self._rank == 0:
             self._client.set_deadline(self._phase_seconds)
             self._client.abort()
+
+    def _leave_group(self) -> None:
+        if self._transfer is not None:
+            self._transfer.shutdown()
+            self._transfer = None
 
 
 def agreed(failed: bool) -> bool:
