@@ -46,7 +46,7 @@ from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.datasets import load_datasets
 from openr1.training.stages import Stages
 from openr1.types import Group
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.group import PolicyGroup
 
 PHASES = ("generate", "reward", "reference", "update", "sync", "step")
@@ -95,7 +95,7 @@ def start_stages(config: TrainConfig, rewards: RewardSource, shared: Path, lengt
     wait_for_engines(engines, config.rollout.timeout_seconds)
     ray.get([engine.__ray_call__.remote(force_lengths, lengths) for engine in engines])
     assert isinstance(actors.policy, PolicyGroup)
-    actors.policy.connect_engines(ShmSenderFactory(engines, str(shared), config.policy.timeout_seconds))
+    actors.policy.connect_engines(SenderFactory("shm", engines, str(shared), config.policy.timeout_seconds))
     stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, critic=None))
     return replace(stages, rollout=RolloutPool(engines, config.rollout.timeout_seconds))
 

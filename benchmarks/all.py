@@ -97,12 +97,15 @@ def reward_server(result: dict[str, Any]) -> str:
 
 
 def weight_push(result: dict[str, Any]) -> str:
-    """Describe speed and memory of both ways to write the file of a push."""
-    rate = _format_range(result["stream"]["gb_per_second"], 1, 1)
-    return (
-        f"{result['bytes'] / 1e6:,.0f} MB at {rate} GB/s; {_format_range(result['speedup'], 1, 2)} times as fast, with "
-        f"{_format_range(result['peak_ratio'], 1, 2)} of its memory beside the file"
-    )
+    """Describe speed and memory of each transfer, and of a file by safetensors' own writer."""
+    parts = []
+    for way in ("shm", "gloo"):
+        one = result[way]
+        parts.append(
+            f"{way}: {_format_range(one['gb_per_second'], 1, 2)} GB/s, {_format_range(one['speedup'], 1, 2)} times as "
+            f"fast as save_file, with {_format_range(one['peak_ratio'], 1, 2)} of its memory beside weights and file"
+        )
+    return "<br>".join([f"{result['bytes'] / 1e6:,.0f} MB to one receiver", *parts])
 
 
 def plan(result: dict[str, Any]) -> str:
@@ -147,7 +150,7 @@ BENCHMARKS = (
     Benchmark("sampling one step ahead (max_staleness 1) versus synchronous sampling", 13, staleness),
     Benchmark("update with packing versus padding (rows sorted by length)", 6, packing),
     Benchmark("memory of log-probs and entropies, forward and backward", 2, log_prob_memory),
-    Benchmark("weight push, writing tensor by tensor versus safetensors' save_file", 1, weight_push),
+    Benchmark("weight push over shared memory and gloo, versus a file by safetensors' save_file", 4, weight_push),
     Benchmark("predictions of `openr1 plan` versus measurements", 12, plan),
     Benchmark("reward server under load", 5, reward_server),
 )

@@ -13,7 +13,7 @@ from openr1.actors.engines import ENGINE_CPU_VARIABLES, ENGINE_VARIABLES
 from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
 from openr1.rollout.pausing import drain, fall_asleep, wake_cache, wake_weights
 from openr1.types import SamplingParams
-from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from openr1.weight_sync.backends import VLLM_NAMES
 
 MODEL = ROOT / "data/models/tiny_base"
 PROMPTS, TOKENS = 16, 32
@@ -33,7 +33,7 @@ def engine_settings(folder: Path, on_gpu: bool) -> EngineSettings:
         interface="lo",
         config_overrides={},
         on_gpu=on_gpu,
-        weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
+        weight_transfer_backend=VLLM_NAMES["shm"],
         log_path=folder / "engine.log",
         sleep=on_gpu,
     )

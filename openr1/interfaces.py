@@ -147,6 +147,9 @@ class WeightSender(Protocol):
     def push(self, version: WeightVersion) -> None:
         """Bring the current weights to every engine: a collective."""
 
+    def reconnect(self, engines: Sequence[Any]) -> None:
+        """Connect to these engines (Ray actors) and push under the version pushed last: a collective."""
+
 
 class WeightSenderFactory(Protocol):
     """Builds a rank's sender; it is pickled and sent to every rank, so that workers need not know the transfer."""

@@ -127,17 +127,12 @@ class TwoNodes:
 
     def start(self, name: str) -> None:
         """Start Ray on a node, `a` first; returns once it has joined."""
-        role = (
-            ["--head", f"--port={PORT}", "--include-dashboard=false"] if name == "a" else [f"--address={self.address}"]
-        )
+        head = ["--head", f"--port={PORT}", "--include-dashboard=false"]
+        role = head if name == "a" else [f"--address={self.address}"]
         hidden = " ".join(map(str, self.hidden_from_b)) if name == "b" else ""
         script = f'{START} && exec "$0" "$@"'
         prefix = ["ip", "netns", "exec", self._namespace(name), "unshare", "-m", "bash", "-c", script]
-        words = [
-            f"--node-ip-address={ADDRESSES[name]}",
-            "--num-gpus=0",
-            *(head if name == "a" else [f"--address={self.address}"]),
-        ]
+        words = [f"--node-ip-address={ADDRESSES[name]}", "--num-gpus=0", *role]
         self._nodes[name] = start_node(prefix, words, self._folder, self.variables | {"HIDDEN": hidden})
         self._nodes[name].wait_for("Ray runtime started")
 

@@ -10,9 +10,10 @@ from openr1.config.train import RolloutConfig, TrainConfig
 from openr1.placement.group import Place, Places
 from openr1.rollout.engine import EngineActor, EngineSettings
 from openr1.rollout.pool import RolloutPool
-from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_calls import gather, numbered
 from openr1.runtime.ray_cluster import start_actor
-from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from openr1.weight_sync.backends import VLLM_NAMES, Transport
+from openr1.weight_sync.choice import Site, choose_transport
 from openr1.workers.rope import rope_scaling_overrides
 
 ENGINE_VARIABLES = {
@@ -24,6 +25,9 @@ ENGINE_VARIABLES = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 ENGINE_CPU_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+ENGINE_RESTARTS = 3
+"""How often Ray starts an engine again whose process or node is lost, before the run ends."""
 
 GPU_MEMORY_ALONE, GPU_MEMORY_SHARED, GPU_MEMORY_IN_TURN = 0.9, 0.3, 0.5
 """Part of a GPU's memory that an engine takes by default: of one of its own, of one with training workers, and of one
@@ -43,6 +47,7 @@ def engine_settings(
     gpu_memory_utilization: float | None = None,
     env: str = "single_turn",
     sleep: bool = False,
+    transport: Transport = "shm",
 ) -> EngineSettings:
     """Settings of engine `index` of a run, for training, evaluation and benchmarks alike."""
     place, on_gpu = places.engines[index], places.placement.on_gpu
@@ -63,7 +68,7 @@ def engine_settings(
         interface=place.interface,
         config_overrides=rope_scaling_overrides(model),
         on_gpu=on_gpu,
-        weight_transfer_backend=WEIGHT_TRANSFER_BACKEND,
+        weight_transfer_backend=VLLM_NAMES[transport],
         log_path=log_path.resolve(),
         env=env,
         sleep=sleep and on_gpu,
@@ -86,18 +91,38 @@ def train_engine_settings(config: TrainConfig, places: Places) -> list[EngineSet
             gpu_memory_utilization=rollout.gpu_memory_utilization,
             env=rollout.env,
             sleep=config.placement.sleep,
+            transport=transport_of(config, places),
         )
         for index in range(len(places.engines))
     ]
 
 
-def start_engines(settings: list[EngineSettings], threads: int, places: Sequence[Place]) -> list[ActorHandle]:
-    """Start one engine for each of `settings`; returns at once."""
+def transport_of(config: TrainConfig, places: Places) -> Transport:
+    """How a run's weights reach its engines.
+
+    Raises:
+        ConfigError: `weight_sync.backend` cannot reach them.
+    """
+    placement = places.placement
+    return choose_transport(
+        config.weight_sync.backend, Site(places.num_nodes_of_pushes, placement.policy, placement.engines)
+    )
+
+
+def start_engines(
+    settings: list[EngineSettings], threads: int, places: Sequence[Place], kind: type[EngineActor] = EngineActor
+) -> list[ActorHandle]:
+    """Start one engine for each of `settings`; returns at once. `kind` may add methods (tests).
+
+    One whose process or node is lost is started again by Ray, with the weights of the model's folder: it generates only
+    after the next push.
+    """
     return [
         start_actor(
-            EngineActor,
+            kind,
             threads,
-            place.options,
+            # Elsewhere, the numbers of an engine's GPUs would be those of others.
+            place.options | {"max_restarts": 0 if place.visible else ENGINE_RESTARTS},
             ENGINE_VARIABLES | ({} if one.on_gpu else ENGINE_CPU_VARIABLES),
             one,
         )
@@ -108,7 +133,8 @@ def start_engines(settings: list[EngineSettings], threads: int, places: Sequence
 def wait_for_engines(engines: list[ActorHandle], timeout_seconds: float) -> None:
     """Block until every engine has loaded its model."""
     starting = [engine.ready.remote() for engine in engines]
-    gather(starting, timeout_seconds, f"the run waits for {len(engines)} engine(s) to start")
+    names = numbered("engine", len(engines))
+    gather(starting, timeout_seconds, f"the run waits for {len(engines)} engine(s) to start", names)
 
 
 def start_rollout(

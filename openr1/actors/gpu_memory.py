@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ray.actor import ActorHandle
 
-from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_calls import gather, numbered
 from openr1.workers.group import WorkerGroup
 
 
@@ -46,4 +46,5 @@ class MemoryInTurns:
 def put_to_sleep(engines: list[ActorHandle], timeout_seconds: float) -> None:
     """Have all engines release the memory of their GPUs until the next push."""
     waiting = f"the trainer waits for {len(engines)} engine(s) to release their GPU memory"
-    gather([engine.sleep.remote() for engine in engines], timeout_seconds, f"{waiting} (policy.timeout_seconds)")
+    calls, names = [engine.sleep.remote() for engine in engines], numbered("engine", len(engines))
+    gather(calls, timeout_seconds, f"{waiting} (policy.timeout_seconds)", names)

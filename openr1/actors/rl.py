@@ -1,8 +1,9 @@
 """The composition root of RL: what a run needs to be placed, and all of its actors."""
 
+from functools import partial
 from pathlib import Path
 
-from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
+from openr1.actors.engines import start_engines, train_engine_settings, transport_of, wait_for_engines
 from openr1.actors.gpu_memory import KeptMemory, MemoryInTurns, put_to_sleep
 from openr1.actors.workers import learner_settings, start_critic, start_policy, start_reference, wait_for_references
 from openr1.config.train import TrainConfig
@@ -11,7 +12,7 @@ from openr1.placement.group import Places
 from openr1.placement.layouts import Demand
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.console import say
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.reference_client import BaseModelReference, ReferenceClient
 
 
@@ -28,6 +29,9 @@ class Actors:
     def __init__(self, config: TrainConfig, places: Places, shared_memory: Path, *, with_reference: bool) -> None:
         """Start the actors in their places, and connect the policy to the engines."""
         logs, timeout = config.run.folder / "logs", config.policy.timeout_seconds
+        transport = transport_of(config, places) if places.engines else "shm"
+        if transport != "shm":
+            say(f"weights reach the engines by {transport}")
         engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
         sleep = config.placement.sleep and places.placement.on_gpu
         if sleep or any(places.placement.shares_gpus(index) for index in range(len(engines))):
@@ -41,13 +45,14 @@ class Actors:
         references = [start_reference(config, place, index, logs) for index, place in enumerate(places.reference)]
         optimizer, policy = config.optimizer, config.policy
         learner = learner_settings(config.model, optimizer, policy, config.policy_updates, config.rollout.temperature)
-        group = start_policy(learner, policy, places.policy, logs)
+        group = start_policy(learner, policy, places.policy, logs, transport)
         if references:
             wait_for_references(references, timeout)
         if engines:
             wait_for_engines(engines, config.rollout.timeout_seconds)
-            group.connect_engines(ShmSenderFactory(engines, str(shared_memory), timeout))
-        pool = RolloutPool(engines, config.rollout.timeout_seconds)
+            group.connect_engines(SenderFactory(transport, engines, str(shared_memory), timeout))
+        recover = partial(group.reconnect_engines, engines)
+        pool = RolloutPool(engines, config.rollout.timeout_seconds, recover)
         self.rollout, self.per_engine_rollouts, self.policy = pool, pool.per_engine(), group
         self.reference = None
         if references:

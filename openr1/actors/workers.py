@@ -8,7 +8,7 @@ from ray.actor import ActorHandle
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.config.train import TrainConfig
 from openr1.placement.group import Place
-from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_calls import gather, numbered
 from openr1.runtime.ray_cluster import start_actor
 from openr1.workers.deepspeed.build_locks import check_build_locks, extensions_folder
 from openr1.workers.group import CriticGroup, GroupSettings, PolicyGroup
@@ -18,7 +18,7 @@ from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSe
 from openr1.workers.worker import TrainWorker
 
 WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu"}
-# Micro-batches differ in size; fixed segments would fragment.
+# Micro-batches differ in size; fixed segments would fragment. CUDA IPC cannot hand out memory of expandable ones.
 WORKER_GPU_VARIABLES = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
@@ -29,9 +29,11 @@ def learner_settings(
     return LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates)
 
 
-def start_policy(learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place], logs: Path) -> PolicyGroup:
-    """Start the ranks of a policy and have them load the model."""
-    workers = start_workers(learner, policy, places, logs, TrainWorker)
+def start_policy(
+    learner: LearnerSettings, policy: PolicyConfig, places: Sequence[Place], logs: Path, transport: str = "shm"
+) -> PolicyGroup:
+    """Start the ranks of a policy and have them load the model; `transport` will bring its weights to engines."""
+    workers = start_workers(learner, policy, places, logs, TrainWorker, transport)
     return PolicyGroup(workers, group_settings(learner, policy))
 
 
@@ -41,6 +43,7 @@ def start_workers(
     places: Sequence[Place],
     logs: Path,
     kind: type[TrainWorker] = TrainWorker,
+    transport: str = "shm",
 ) -> list[ActorHandle]:
     """Start the ranks of the policy or the critic and have them load the model; `kind` may add methods (tests)."""
     check_build_locks(extensions_folder())
@@ -50,18 +53,21 @@ def start_workers(
         settings = WorkerSettings(
             rank, len(places), policy.threads, place.on_gpu, place.interface, policy.timeout_seconds, log_path
         )
-        workers.append(start_actor(kind, policy.threads, place.options, worker_variables(place.on_gpu), settings))
+        variables = worker_variables(place.on_gpu, transport)
+        workers.append(start_actor(kind, policy.threads, place.options, variables, settings))
     starting = f"the run waits for {learner.role} rank 0 to start"
     store = gather([workers[0].open_store.remote()], policy.timeout_seconds, starting)[0]
     calls = [worker.load_model.remote(store, learner) for worker in workers]
-    gather(calls, policy.timeout_seconds, f"the run waits for {len(workers)} {learner.role} rank(s) to load the model")
+    loading = f"the run waits for {len(workers)} {learner.role} rank(s) to load the model"
+    gather(calls, policy.timeout_seconds, loading, numbered(f"{learner.role} rank", len(workers)))
     return workers
 
 
-def worker_variables(on_gpu: bool) -> dict[str, str]:
+def worker_variables(on_gpu: bool, transport: str = "shm") -> dict[str, str]:
     """Environment of a training worker or a reference."""
+    on_gpus = {} if transport == "ipc" else WORKER_GPU_VARIABLES
     folder = {"TORCH_EXTENSIONS_DIR": str(extensions_folder())}
-    return folder | (WORKER_GPU_VARIABLES if on_gpu else WORKER_CPU_VARIABLES)
+    return folder | (on_gpus if on_gpu else WORKER_CPU_VARIABLES)
 
 
 def group_settings(learner: LearnerSettings, policy: PolicyConfig) -> GroupSettings:
@@ -98,4 +104,5 @@ def start_reference(config: TrainConfig, place: Place, index: int, logs: Path) -
 def wait_for_references(references: list[ActorHandle], timeout_seconds: float) -> None:
     """Block until every copy of the reference has loaded its model."""
     starting = [reference.ready.remote() for reference in references]
-    gather(starting, timeout_seconds, f"the run waits for {len(references)} reference(s) to load the model")
+    waiting = f"the run waits for {len(references)} reference(s) to load the model"
+    gather(starting, timeout_seconds, waiting, numbered("reference", len(references)))

@@ -194,6 +194,13 @@ class OffPolicyConfig(Section):
     """Upper bound of the ratio."""
 
 
+class WeightSyncConfig(Section):
+    """How new weights travel from the policy to the engines; docs/gpu.md."""
+
+    backend: Literal["auto", "shm", "gloo", "nccl", "ipc"] = "auto"
+    """shm: shared memory; gloo: TCP; nccl, ipc: between GPUs. auto: shm on one machine, else nccl or gloo."""
+
+
 class CriticConfig(Section):
     """Value model, only with `advantage_estimator: gae`; otherwise configured like the policy."""
 
@@ -258,6 +265,7 @@ class TrainConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     placement: TrainPlacementConfig = TrainPlacementConfig()
     cluster: ClusterConfig = ClusterConfig()
+    weight_sync: WeightSyncConfig = WeightSyncConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -103,10 +103,10 @@ class Places:
         return [self._on_gpus(*gpus) if gpus else self._on_cpu(-1 - index, True) for index, gpus in enumerate(engines)]
 
     @property
-    def on_one_node(self) -> bool:
-        """Whether policy rank 0 and all engines are on this process's node, and share its memory."""
-        here = self._nodes[0].id if self._nodes else ""
-        return all(place.node == here for place in [*self.policy[:1], *self.engines])
+    def num_nodes_of_pushes(self) -> int:
+        """Nodes that a weight push involves: this process's, policy rank 0's and the engines'."""
+        here = [node.id for node in self._nodes[:1]]
+        return len({*here, *(place.node for place in [*self.policy[:1], *self.engines])})
 
     def check(self) -> None:
         """Check what only the reservation shows.

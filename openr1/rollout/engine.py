@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from openr1.data.prompts import end_token_ids
 from openr1.errors import EngineError
 from openr1.rollout.env import SingleTurn, build_env
-from openr1.rollout.pausing import drain, fall_asleep, wake_cache, wake_weights
+from openr1.rollout.weight_updates import WeightUpdates
 from openr1.runtime.network import use_interface
 from openr1.runtime.process import log_to
+from openr1.runtime.ray_calls import was_restarted
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class EngineActor:
 
     Environments run on the actor's event loop and queue requests. One task, alive while there are requests, steps the
     engine on its thread and hands results back. All calls into vLLM happen on that thread. `_between_steps` is held
-    while the engine steps (at most `STEPS_SECONDS`), from the start of a weight update to its end, and in sleep.
+    while the engine steps (at most `STEPS_SECONDS`), and by `WeightUpdates` while it must not.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -99,7 +100,8 @@ class EngineActor:
         self._end_token_ids = end_token_ids(self.tokenizer)
         self._env = build_env(settings.env, self.tokenizer)
         self._between_steps = asyncio.Lock()
-        self._asleep = False
+        self._tensor_parallel_size = settings.tensor_parallel_size
+        self._updates = WeightUpdates(self._llm, self._between_steps, self._call, self._hand_out, was_restarted())
         self._num_requests = 0
         self._queued: list[_Request] = []
         self._running: dict[str, _Request] = {}
@@ -114,6 +116,7 @@ class EngineActor:
 
         Several calls may run side by side; their requests share the engine's batches.
         """
+        self._updates.check_pushed()
         groups = [asyncio.create_task(self._sample_group(prompt, sampling)) for prompt in prompts]
         try:
             for finished in asyncio.as_completed(groups):
@@ -183,43 +186,33 @@ class EngineActor:
             if not finished.done():
                 finished.set_result(output)
 
+    async def tensor_parallel_size(self) -> int:
+        """Processes over which the model is split; each takes part in a weight transfer."""
+        return self._tensor_parallel_size
+
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Set up the receiving end of vLLM's weight transfer."""
-        await self._call(self._llm.init_weight_transfer_engine, {"init_info": init_info})
+        await self._updates.connect(init_info)
 
     async def sleep(self) -> None:
         """Release the GPU memory of weights and KV cache until the next weight update, which takes it back."""
-        await self._stop()
-        await self._call(fall_asleep, self._llm)
-        self._asleep = True
+        await self._updates.sleep()
 
     async def start_weight_update(self) -> None:
         """Stop between two steps, with no batch in flight, until `finish_weight_update`."""
-        if self._asleep:
-            await self._call(wake_weights, self._llm)
-        else:
-            await self._stop()
-        await self._call(self._llm.start_weight_update)
+        await self._updates.start()
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         """Load weights."""
-        await self._call(self._llm.update_weights, {"update_info": update_info})
+        await self._updates.load(update_info)
 
     async def finish_weight_update(self, version: WeightVersion) -> WeightVersion:
         """Put the weights into service, forget what the old ones computed, and answer the version now held."""
-        await self._call(self._llm.finish_weight_update, str(version))
-        if self._asleep:
-            # Only now, so that the cache and what loading takes beside the weights need no room at one time.
-            await self._call(wake_cache, self._llm)
-            self._asleep = False
-        await self._call(self._llm.llm_engine.reset_prefix_cache, True)
-        self._between_steps.release()
-        return int(await self._call(self._llm.get_weight_version))
+        return await self._updates.finish(version)
 
-    async def _stop(self) -> None:
-        """Wait for the end of a step, and finish what is in flight; no other step until the lock is released."""
-        await self._between_steps.acquire()
-        self._hand_out(await self._call(drain, self._llm))
+    async def abort_weight_update(self) -> bool:
+        """Give up a weight update; answers whether the engine generates on, see `WeightUpdates.abort`."""
+        return await self._updates.abort()
 
     async def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Run a call into vLLM on its thread, leaving the actor free to answer others."""

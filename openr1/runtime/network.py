@@ -45,6 +45,11 @@ def use_interface(name: str | None) -> str:
     return addresses[name]
 
 
+def own_address() -> str:
+    """Address of this process's interface, after `use_interface`."""
+    return _addresses()[os.environ["GLOO_SOCKET_IFNAME"]]
+
+
 def _addresses() -> dict[str, str]:
     """IPv4 address of each interface that has one."""
     found: dict[str, str] = {}

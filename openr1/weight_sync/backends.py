@@ -1,36 +1,41 @@
-"""Registry of weight transfers. Importable without vLLM: the driver only names a transfer, workers and engines load it.
+"""Names of the weight transfers, and what the driver sends to the policy ranks. Importable without vLLM.
 
-To add one, write a module with both ends beside `shm.py` and a factory here. Outside this package only the composition
-root (`actors/rl.py`), which chooses the factory, changes.
+To add one, write a module with both ends beside `shm.py`, and name it here, in `sender.init_info` and in `choice.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ray.actor import ActorHandle
 
 from openr1.interfaces import WeightProvider, WeightSender
 
-WEIGHT_TRANSFER_BACKEND = "openr1_shm"
-"""Transfer through shared memory: policy and engines on one machine, with or without GPUs."""
+Transport = Literal["shm", "gloo", "nccl", "ipc"]
+
+VLLM_NAMES: dict[Transport, str] = {"shm": "openr1_shm", "gloo": "openr1_gloo", "nccl": "nccl", "ipc": "ipc"}
+"""Names of the receiving ends in vLLM's registry."""
 
 
 @dataclass(frozen=True)
-class ShmSenderFactory:
-    """Builds senders that push through a folder in shared memory; see `interfaces.WeightSenderFactory`.
+class SenderFactory:
+    """Builds the sending ends; see `interfaces.WeightSenderFactory`.
 
     Attributes:
+        transport: How weights travel; the engines were started with the same.
         engines: All engines of the run.
-        folder: An existing folder in shared memory that belongs to this run.
-        timeout_seconds: Deadline of each call to the engines.
+        folder: An existing folder in shared memory that belongs to this run; used by shm.
+        timeout_seconds: Deadline of a push and of what may follow it; see `sender.Sender`.
     """
 
-    engines: list[ActorHandle]
+    transport: Transport
+    engines: Sequence[ActorHandle]
     folder: str
     timeout_seconds: float
 
     def __call__(self, weights: WeightProvider, rank: int) -> WeightSender:
         """Connect policy rank `rank` to the engines. Every rank calls this."""
         # Imported late: this runs in a worker, and the driver must not load vLLM.
-        from openr1.weight_sync.sender import connect
+        from openr1.weight_sync.sender import Sender
 
-        return connect(weights, rank, self.engines, self.folder, self.timeout_seconds)
+        return Sender(weights, rank, self)

@@ -1,29 +1,55 @@
 """Client of the engines during a weight push: vLLM's four-method protocol over Ray, with deadlines."""
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
-from openr1.errors import WeightSyncError
-from openr1.runtime.ray_calls import gather
+from openr1.errors import StageTimeout, TrainingError, WeightSyncError
+from openr1.runtime.ray_calls import gather, last_line, numbered
 from openr1.types import WeightVersion
+
+ANSWER_SECONDS = 1.0
+"""How long an answer may be on its way that an engine gave before another."""
+RETRY_SECONDS = 1.0
+"""Pause between two questions to an engine that Ray is starting again."""
 
 
 class EngineClient:
-    """Sends each call to every engine and waits for all of them."""
+    """Sends each call to every engine and waits for all of them, until a deadline that all calls share."""
 
-    def __init__(self, engines: list[ActorHandle], timeout_seconds: float) -> None:
-        """`timeout_seconds` is the deadline of each of the four calls."""
-        self._engines = engines
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, engines: Sequence[ActorHandle], timeout_seconds: float) -> None:
+        """The first deadline is `timeout_seconds` from now; see `set_deadline`."""
+        self._engines = list(engines)
+        self._names = numbered("engine", len(self._engines))
+        self._waiting = ""
+        self._calls: list[Any] = []
         self.version: WeightVersion = 0
         """Version of the weights in the next push; set it before `send_weights`."""
+        self.set_deadline(timeout_seconds)
+
+    def set_deadline(self, timeout_seconds: float) -> None:
+        """From now on, calls end `timeout_seconds` from now."""
+        self._timeout_seconds = timeout_seconds
+        self._deadline = time.monotonic() + timeout_seconds
+
+    def tensor_parallel_sizes(self) -> list[int]:
+        """Worker processes of each engine."""
+        return self._wait([engine.tensor_parallel_size.remote() for engine in self._engines], "to tell their sizes")
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Set up the receiving end on every engine."""
-        self._wait(
-            [engine.init_weight_transfer.remote(init_info) for engine in self._engines], "to set up weight transfer"
-        )
+        """Set up the receiving end on every engine. In a group, each gets its first rank (`rank_offset`)."""
+        infos = [dict(init_info) for _ in self._engines]
+        if "rank_offset" in init_info:
+            offset = init_info["rank_offset"]
+            for info, size in zip(infos, self.tensor_parallel_sizes(), strict=True):
+                info["rank_offset"] = offset
+                offset += size
+        engines = zip(self._engines, infos, strict=True)
+        self._wait([engine.init_weight_transfer.remote(info) for engine, info in engines], "to set up weight transfer")
 
     def start_weight_update(self) -> None:
         """Pause every engine between two of its steps. Requests in flight are kept."""
@@ -48,5 +74,65 @@ class EngineClient:
                 f"pushed weight version {self.version}, but the engines report {reported}; see logs/engine_*.log"
             )
 
+    def abort(self) -> None:
+        """Have every engine give up an update; one that is lost or does not answer is found by `wait_until_ready`."""
+        calls = [engine.abort_weight_update.remote() for engine in self._engines]
+        ray.wait(calls, num_returns=len(calls), timeout=self._seconds_left())
+
+    def what_failed(self, error: Exception) -> str:
+        """What each engine that failed says, for an error in a push; after `abort`.
+
+        Whoever was in a group with one that failed only knows that a connection was lost.
+        """
+        causes = []
+        for name, call in zip(self._names, self._calls, strict=bool(self._calls)):
+            try:
+                ray.get(call, timeout=ANSWER_SECONDS)
+            except GetTimeoutError:
+                causes.append(f"{name}: not done within {self._timeout_seconds:g} s")
+            except RayTaskError as failure:
+                causes.append(f"{name}: {type(failure.cause).__name__}: {last_line(failure.cause)}")
+            except RayActorError as failure:
+                causes.append(f"{name}: {last_line(failure)}")
+        return f"{self._waiting}: {'; '.join(causes)}" if causes else last_line(error)
+
+    def wait_until_ready(self) -> None:
+        """Wait until every engine answers that it has no update open; Ray may still be starting some again.
+
+        Raises:
+            StageTimeout: An engine did not answer before the deadline.
+            TrainingError: An engine has died for good, or cannot give up its update.
+        """
+        self._calls = []
+        engines = dict(zip(self._names, self._engines, strict=True))
+        while engines:
+            calls = {name: engine.abort_weight_update.remote() for name, engine in engines.items()}
+            ray.wait(list(calls.values()), num_returns=len(calls), timeout=self._seconds_left())
+            for name, call in calls.items():
+                if self._answers(name, call):
+                    del engines[name]
+            if engines:
+                time.sleep(min(RETRY_SECONDS, self._seconds_left()))
+
+    def _answers(self, name: str, call: ray.ObjectRef) -> bool:
+        """Whether an engine has answered; False if Ray is starting it again."""
+        waiting = f"policy rank 0 waits for {len(self._engines)} engine(s) to be ready again: {name}"
+        try:
+            ray.get(call, timeout=0)
+        except GetTimeoutError as error:
+            raise StageTimeout(f"{waiting}: not done within {self._timeout_seconds:g} s") from error
+        except ActorUnavailableError as error:
+            if self._seconds_left() <= 0:
+                raise StageTimeout(f"{waiting}: not done within {self._timeout_seconds:g} s") from error
+            return False
+        except (RayActorError, RayTaskError) as error:
+            raise TrainingError(f"{waiting}: {last_line(error)}") from error
+        return True
+
+    def _seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
     def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
-        return gather(calls, self._timeout_seconds, f"policy rank 0 waits for {len(calls)} engine(s) {purpose}")
+        self._waiting = f"policy rank 0 waits for {len(calls)} engine(s) {purpose}"
+        self._calls = calls
+        return gather(calls, round(self._seconds_left(), 1), self._waiting, self._names)

@@ -22,13 +22,13 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-from openr1.weight_sync.backends import WEIGHT_TRANSFER_BACKEND
+from openr1.weight_sync.backends import VLLM_NAMES
+from openr1.weight_sync.reload import put_into_service
 from openr1.weight_sync.stream import write_tensors
 
-BACKEND = WEIGHT_TRANSFER_BACKEND
+BACKEND = VLLM_NAMES["shm"]
 
 
 @dataclass
@@ -72,15 +72,8 @@ class ShmWeightTransferEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         self.model.load_weights(_read_tensors(update_info.path))
 
     def finish_weight_update(self) -> None:
-        """Put the loaded layers into service.
-
-        On the CPU, vLLM computes matrix products with a packed copy of each weight. The reload repacks only layers that
-        own weights. A head tied to the embedding owns none, and would keep using a packed copy of the old embedding.
-        """
-        finalize_layerwise_reload(self.model, self.model_config)
-        for module in self.model.modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
+        """Put the loaded layers into service."""
+        put_into_service(self.model, self.model_config)
 
     def shutdown(self) -> None:
         """Nothing to release: no resources are held between pushes."""

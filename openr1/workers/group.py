@@ -13,7 +13,7 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats, combine_ranks
 from openr1.interfaces import WeightSenderFactory
 from openr1.runtime.console import say
-from openr1.runtime.ray_calls import gather
+from openr1.runtime.ray_calls import gather, numbered
 from openr1.types import WeightVersion
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 
@@ -131,7 +131,8 @@ class WorkerGroup:
     def _wait(self, calls: list[Any], purpose: str) -> list[Any]:
         # Every call has a deadline: a rank that dies inside a collective leaves the others waiting forever.
         waiting = f"the trainer waits for {len(calls)} {self._settings.role} rank(s): {purpose}"
-        return gather(calls, self._settings.timeout_seconds, f"{waiting} (policy.timeout_seconds)")
+        names = numbered(f"{self._settings.role} rank", len(calls))
+        return gather(calls, self._settings.timeout_seconds, f"{waiting} (policy.timeout_seconds)", names)
 
 
 class PolicyGroup(WorkerGroup):
@@ -148,6 +149,17 @@ class PolicyGroup(WorkerGroup):
     def push_weights(self, version: WeightVersion) -> None:
         """Push the current weights to all engines."""
         self._wait(self._send("push_weights", version), "a weight push")
+
+    def reconnect_engines(self, engines: list[ActorHandle]) -> None:
+        """Connect to engines, some of which were started again or are new, and push under the version pushed last.
+
+        They need not have started: their start is awaited. Required after the loss of an engine outside of a push;
+        `engines` are all that later pushes shall reach.
+
+        Raises:
+            WeightSyncError: An engine did not become ready, or did not get the weights.
+        """
+        self._wait(self._send("reconnect_engines", engines), "connecting to engines again")
 
     def export(self, folder: Path) -> None:
         """Copy the model to host memory; files in Hugging Face format follow until `is_written`."""

@@ -38,7 +38,7 @@ class ReferenceClient:
         self._tokens = [0] * len(self._workers)
         """Tokens sent to each worker since the last `collect`."""
         self._unsent: list[Group] = []
-        self._sent: list[tuple[list[Group], Any]] = []
+        self._sent: list[tuple[list[Group], int, Any]] = []
 
     def submit(self, group: Group) -> None:
         """Buffer a group, and send the buffer once it fills `REFERENCE_BUFFER_PASSES` passes; returns at once."""
@@ -56,11 +56,12 @@ class ReferenceClient:
         sent, self._sent, self._unsent = self._sent, [], []
         self._tokens = [0] * len(self._workers)
         waiting = f"the trainer waits for the reference: log-probs of {len(groups)} groups (policy.timeout_seconds)"
-        answers = gather([call for _, call in sent], self._timeout_seconds, waiting)
+        names = [f"reference {index}" for _, index, _ in sent]
+        answers = gather([call for _, _, call in sent], self._timeout_seconds, waiting, names)
         # Groups were sent in the order in which they finished, which differs from the order of the batch.
         by_prompt = {
             group.prompt.id: group_log_probs
-            for (sent_groups, _), answer in zip(sent, answers, strict=True)
+            for (sent_groups, _, _), answer in zip(sent, answers, strict=True)
             for group, group_log_probs in zip(
                 sent_groups, answer.split([group.num_response_tokens for group in sent_groups]), strict=True
             )
@@ -73,7 +74,7 @@ class ReferenceClient:
             return
         index = self._tokens.index(min(self._tokens))
         self._tokens[index] += sum(group.num_tokens for group in groups)
-        self._sent.append((groups, self._workers[index].log_probs.remote(groups)))
+        self._sent.append((groups, index, self._workers[index].log_probs.remote(groups)))
 
 
 class BaseModelReference:

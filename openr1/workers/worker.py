@@ -98,6 +98,11 @@ class TrainWorker:
         assert self._sender is not None
         self._sender.push(version)
 
+    def reconnect_engines(self, engines: list[Any]) -> None:
+        """See `PolicyGroup.reconnect_engines` (policy only, after `connect_engines`)."""
+        assert self._sender is not None
+        self._sender.reconnect(engines)
+
     def export(self, folder: Path) -> None:
         """See `PolicyLearner.export`."""
         self.policy.export(folder)

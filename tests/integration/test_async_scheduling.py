@@ -15,7 +15,7 @@ from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.types import Response, SamplingParams
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.group import PolicyGroup
 from tests.async_engine import AsyncEngineActor
 from tests.integration.test_parity import BOUND, ChangeableWorker, Pair, parity_config, versions_in_flight
@@ -41,7 +41,7 @@ def pairs(
         workers = start_workers(learner, config.policy, places.policy, config.run.folder / "logs", ChangeableWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
         wait_for_engines([*plain, *ahead], 120)
-        policy.connect_engines(ShmSenderFactory(ahead, str(shared), 120))
+        policy.connect_engines(SenderFactory("shm", ahead, str(shared), 120))
         assert ray.get(ahead[0].schedules_ahead.remote())
         yield Pair(RolloutPool(ahead, 120), policy, workers[0], prompts, 1.0), RolloutPool(plain, 120), ahead[0]
         for actor in (*workers, *plain, *ahead):

@@ -20,7 +20,7 @@ from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.types import Prompt, SamplingParams
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.group import PolicyGroup
 from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.worker import TrainWorker
@@ -83,7 +83,7 @@ class Pair:
         return float(difference.abs().max())
 
 
-def parity_config(model: Path, data: Path, folder: Path, temperature: float) -> TrainConfig:
+def parity_config(model: Path, data: Path, folder: Path, temperature: float, backend: str = "auto") -> TrainConfig:
     return TrainConfig.model_validate(
         {
             "run": {"name": "parity", "output_dir": folder},
@@ -91,6 +91,7 @@ def parity_config(model: Path, data: Path, folder: Path, temperature: float) -> 
             "data": {"train": data / "train.jsonl", "prompt_max_len": 64},
             "rollout": {"generate_max_len": 24, "temperature": temperature, "kv_cache_gib": 0.1, "max_num_seqs": 32},
             "algorithm": {"init_kl_coef": 0.0},
+            "weight_sync": {"backend": backend},
             "policy": {"zero_stage": 1, "train_batch_size": 512, "micro_batch_tokens": 512},
             "num_steps": 1,
         }
@@ -100,9 +101,9 @@ def parity_config(model: Path, data: Path, folder: Path, temperature: float) -> 
 @pytest.fixture(
     scope="module",
     params=[
-        (True, 1.0),
-        (False, 0.7),
-        *(pytest.param(case, marks=pytest.mark.slow) for case in [(True, 0.7), (False, 1.0)]),
+        (True, 1.0, "gloo"),
+        (False, 0.7, "shm"),
+        *(pytest.param(case, marks=pytest.mark.slow) for case in [(True, 0.7, "shm"), (False, 1.0, "gloo")]),
     ],
     ids=str,
 )
@@ -113,9 +114,10 @@ def pair(
     countdown_files: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Pair]:
-    """Engine and policy for a (tied, temperature), in float32."""
-    tied, temperature = request.param
-    config = parity_config(tiny_model(tied), countdown_files, tmp_path_factory.mktemp("parity"), temperature)
+    """Engine and policy for a (tied, temperature, transfer of weights), in float32."""
+    tied, temperature, backend = request.param
+    folder = tmp_path_factory.mktemp("parity")
+    config = parity_config(tiny_model(tied), countdown_files, folder, temperature, backend)
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), 64, PromptFormat())[:8]
     with shared_memory_folder() as shared:
         places = Places.on_cpu(train_demand(config))
@@ -124,7 +126,7 @@ def pair(
         workers = start_workers(learner, config.policy, places.policy, config.run.folder / "logs", ChangeableWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
         wait_for_engines(engines, config.rollout.timeout_seconds)
-        policy.connect_engines(ShmSenderFactory(engines, str(shared), config.policy.timeout_seconds))
+        policy.connect_engines(SenderFactory(backend, engines, str(shared), config.policy.timeout_seconds))
         rollout = RolloutPool(engines, config.rollout.timeout_seconds)
         yield Pair(rollout, policy, workers[0], prompts, temperature)
         for actor in (*workers, *engines):

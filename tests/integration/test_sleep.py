@@ -24,7 +24,7 @@ from openr1.placement.group import Place, Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.types import SamplingParams
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker
 from tests.integration.test_parity import BOUND, ChangeableWorker, Pair, parity_config
@@ -125,7 +125,7 @@ def test_a_sleeping_engine_waits_for_its_weights(
         learner = learner_settings(config.model, config.optimizer, config.policy, 1)
         workers = start_workers(learner, config.policy, places.policy, tmp_path / "logs", ChangeableWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
-        policy.connect_engines(ShmSenderFactory(engines, str(shared), 120))
+        policy.connect_engines(SenderFactory("shm", engines, str(shared), 120))
         pair = Pair(RolloutPool(engines, 120), policy, workers[0], prompts, 1.0)
         memory = MemoryInTurns(engines, [], 60)
         for _ in range(2):

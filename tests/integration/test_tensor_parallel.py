@@ -15,7 +15,7 @@ from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.training.weight_check import WeightCheck
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory, Transport
 from openr1.workers.group import PolicyGroup
 from tests.fakes import make_config
 from tests.unit.training.test_weight_check import ShakenWorker
@@ -26,10 +26,12 @@ ROUNDING = 1e-4
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("tied", [True, False])
-def test_two_halves_are_a_whole(ray_cluster: None, countdown_files: Path, tmp_path: Path, tied: bool) -> None:
+@pytest.mark.parametrize(("tied", "backend"), [(True, "gloo"), (False, "shm"), (False, "gloo")])
+def test_two_halves_are_a_whole(
+    ray_cluster: None, countdown_files: Path, tmp_path: Path, tied: bool, backend: Transport
+) -> None:
     """Catches a push of which a half of the engine gets the other half's rows, or none; a tied head that only one half
-    packs again; and log-probs over half of the vocabulary.
+    packs again; log-probs over half of the vocabulary; and halves that join a group as one.
 
     One engine of one process and one of two, both against the policy, before and after its weights have changed.
     """
@@ -41,6 +43,7 @@ def test_two_halves_are_a_whole(ray_cluster: None, countdown_files: Path, tmp_pa
         data={"train": str(countdown_files / "train.jsonl"), "prompt_max_len": 64},
         rollout={"generate_max_len": 24, "kv_cache_gib": 0.1, "max_num_seqs": 32, "tensor_parallel_size": 2},
         policy={"zero_stage": 1, "micro_batch_tokens": 512},
+        weight_sync={"backend": backend},
     )
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), 64, PromptFormat())
     timeout = config.policy.timeout_seconds
@@ -53,7 +56,7 @@ def test_two_halves_are_a_whole(ray_cluster: None, countdown_files: Path, tmp_pa
         workers = start_workers(learner, config.policy, places.policy, tmp_path / "logs", kind=ShakenWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
         wait_for_engines(engines, timeout)
-        policy.connect_engines(ShmSenderFactory(engines, str(shared), timeout))
+        policy.connect_engines(SenderFactory(backend, engines, str(shared), timeout))
         check = WeightCheck(config, RolloutPool(engines, timeout).per_engine(), policy, prompts)
         assert max(one.nats for one in check.differences()) < ROUNDING
         ray.get(workers[0].shake.remote())

@@ -64,8 +64,7 @@ def test_two_nodes_equal_one_machine(nodes: TwoNodes, config: Path, capsys: pyte
     code, output = end_of(nodes.popen(train(config, "two"), {"RAY_ADDRESS": nodes.address}))
     assert code == 0, output
     assert "2 node(s): 10.78.0.1, 10.78.0.2" in output
-    placed = [line for line in output.splitlines() if "policy rank(s)" in line]
-    assert "weights by gloo" in placed[0], placed
+    assert "weights reach the engines by gloo" in output
     alone = subprocess.run(
         train(config, "one", "--cluster.address", "local"), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -74,7 +73,7 @@ def test_two_nodes_equal_one_machine(nodes: TwoNodes, config: Path, capsys: pyte
     times = {}
     for name in ("one", "two"):
         rows = read_jsonl(runs / name / "metrics.jsonl")[1:]
-        times[name] = {key: sum(row[key] for row in rows) / len(rows) for key in ("time/step", "time/sync")}
+        times[name] = {key: sum(row[f"time/{key}_seconds"] for row in rows) / len(rows) for key in ("step", "sync")}
     with capsys.disabled():
         print(f"\nseconds of a step and of its push, one machine against two nodes: {json.dumps(times)}")
 

@@ -17,7 +17,7 @@ from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.training.weight_check import WeightCheck
 from openr1.types import Group, Prompt
-from openr1.weight_sync.backends import ShmSenderFactory
+from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker
 from tests.fakes import FakePolicy, FakeRollout, make_config, make_prompt, make_response
@@ -103,13 +103,13 @@ def test_a_stale_engine_is_named(
         workers = start_workers(learner, config.policy, places.policy, tmp_path / "logs", kind=ShakenWorker)
         policy = PolicyGroup(workers, group_settings(learner, config.policy))
         wait_for_engines(engines, timeout)
-        policy.connect_engines(ShmSenderFactory(engines, str(shared), timeout))
+        policy.connect_engines(SenderFactory("shm", engines, str(shared), timeout))
         check = WeightCheck(config, RolloutPool(engines, timeout).per_engine(), policy, prompts)
         ray.get(workers[0].shake.remote())
         policy.push_weights(1)
         assert max(one.nats for one in check.differences()) < rounding
         check.check(1)
-        policy.connect_engines(ShmSenderFactory(engines[:1], str(shared), timeout))
+        policy.connect_engines(SenderFactory("shm", engines[:1], str(shared), timeout))
         ray.get(workers[0].shake.remote())
         policy.push_weights(2)
         fresh, stale = (one.nats for one in check.differences())

@@ -1,0 +1,68 @@
+"""Waits for Ray actors: what the messages say."""
+
+import re
+import time
+
+import pytest
+import ray
+
+from openr1.errors import EngineError, StageTimeout, TrainingError
+from openr1.runtime.ray_calls import MOST_NAMES, gather, numbered
+
+
+class Answering:
+    """An actor that answers, is late, fails or dies."""
+
+    def __init__(self, settings: None) -> None: ...
+
+    def answer(self, seconds: float = 0.0) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+    def die(self) -> None:
+        import os
+
+        os._exit(1)
+
+
+@pytest.fixture(scope="module")
+def actors(ray_cluster: None) -> list[ray.actor.ActorHandle]:
+    return [ray.remote(Answering).options(num_cpus=0).remote(None) for _ in range(3)]
+
+
+def test_whoever_lags_is_named(actors: list[ray.actor.ActorHandle]) -> None:
+    """Catches a message that counts actors where one of a hundred hangs, and one that names those that have answered.
+
+    Actors 0 and 1 have answered before the wait begins; 2 takes longer than it lasts.
+    """
+    calls = [actor.answer.remote(seconds) for actor, seconds in zip(actors, (0.0, 0.0, 5.0), strict=True)]
+    ray.get(calls[:2])
+    with pytest.raises(StageTimeout) as raised:
+        gather(calls, 0.5, "the test waits for 3 actor(s)", numbered("actor", 3))
+    assert str(raised.value) == "the test waits for 3 actor(s): actor 2: not done within 0.5 s"
+    with pytest.raises(StageTimeout, match=re.escape("the test waits: not done within 0.1 s")):
+        gather([calls[2]], 0.1, "the test waits")
+    assert gather(calls, 60, "the test waits", numbered("actor", 3)) == [0.0, 0.0, 5.0]
+
+
+def test_whoever_fails_is_named(actors: list[ray.actor.ActorHandle]) -> None:
+    """Catches an error without its actor, and one of ours that is hidden in another."""
+    calls = [actors[0].answer.remote(), actors[1].fail.remote(ValueError("a\nthe cause"))]
+    with pytest.raises(TrainingError, match=r"^the test waits: actor 1: ValueError: the cause$"):
+        gather(calls, 60, "the test waits", numbered("actor", 2))
+    with pytest.raises(EngineError, match=r"^ours$"):
+        gather([actors[0].fail.remote(EngineError("ours"))], 60, "the test waits", ["actor 0"])
+    with pytest.raises(TrainingError, match=r"^the test waits: actor 2: an actor died: .*logs folder$"):
+        gather([actors[0].answer.remote(), actors[2].die.remote()], 60, "the test waits", ["actor 0", "actor 2"])
+
+
+def test_many_names_are_cut(actors: list[ray.actor.ActorHandle]) -> None:
+    """Catches a message of a thousand names, and a count that is off: 10 wait, 8 are named."""
+    late = actors[0].answer.remote(2.0)
+    calls = [actors[0].answer.remote() for _ in range(MOST_NAMES + 2)]
+    with pytest.raises(StageTimeout, match=r"actor 0, actor 1, .*, actor 7 and 2 more: not done"):
+        gather(calls, 0.3, "the test waits", numbered("actor", len(calls)))
+    ray.get([late, *calls])
