@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from openr1.errors import ActorLost, OpenR1Error, StageTimeout, TrainingError
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
 
 MOST_NAMES = 8
 """Names in one message; of a thousand ranks that lag, the first few will do."""
+
+DEATH_SECONDS = 10.0
+"""How long an error of one actor waits for the news that another one has died."""
 
 
 def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequence[str] = ()) -> list[Any]:
@@ -31,26 +34,44 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequen
     """
     deadline = time.monotonic() + timeout_seconds
     name_of = dict(zip(calls, names, strict=True)) if names else {}
-    pending, failed = list(calls), ""
+    pending, done = list(calls), []
     try:
         while pending:
             INTERRUPTS.check()
             if time.monotonic() > deadline:
-                lagging = _listed([name_of[call] for call in pending if call in name_of])
-                raise StageTimeout(f"{waiting}: {lagging}not done within {timeout_seconds:g} s")
+                raise StageTimeout(f"{waiting}: {_listed(pending, name_of)}not done within {timeout_seconds:g} s")
             # One at a time: if one rank fails, the others may wait for it forever in a collective.
             done, pending = ray.wait(pending, num_returns=1, timeout=POLL_SECONDS)
-            failed = _listed([name_of[call] for call in done if call in name_of])
             ray.get(done)
         return list(ray.get(calls))
     except RayActorError as error:
-        raise ActorLost(
-            f"{waiting}: {failed}an actor died: {last_line(error)}; its log is in the run's logs folder"
-        ) from error
+        raise _lost(error, waiting, _listed(done, name_of)) from error
     except RayTaskError as error:
         if isinstance(error.cause, OpenR1Error):
             raise error.cause from error
-        raise TrainingError(f"{waiting}: {failed}{type(error.cause).__name__}: {last_line(error.cause)}") from error
+        failed = f"{type(error.cause).__name__}: {last_line(error.cause)}"
+        for call in pending:
+            if (death := _death(call)) is not None:
+                raise _lost(death, waiting, _listed([call], name_of)) from error
+        raise TrainingError(f"{waiting}: {_listed(done, name_of)}{failed}") from error
+
+
+def _lost(error: RayActorError, waiting: str, name: str) -> ActorLost:
+    return ActorLost(f"{waiting}: {name}an actor died: {last_line(error)}; its log is in the run's logs folder")
+
+
+def _death(call: ray.ObjectRef) -> RayActorError | None:
+    """Why an actor is gone that was to answer, if it is.
+
+    Its peers in a collective may fail before Ray knows, so this waits a moment; what they say is a consequence.
+    """
+    try:
+        ray.get(call, timeout=DEATH_SECONDS)
+    except RayActorError as error:
+        return error
+    except (GetTimeoutError, RayTaskError):
+        pass
+    return None
 
 
 def numbered(kind: str, count: int) -> list[str]:
@@ -58,9 +79,9 @@ def numbered(kind: str, count: int) -> list[str]:
     return [f"{kind} {index}" for index in range(count)]
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Names as the start of a message, each once; nothing if there are none."""
-    names = list(dict.fromkeys(names))
+def _listed(calls: Sequence[ray.ObjectRef], name_of: dict[ray.ObjectRef, str]) -> str:
+    """Names of calls as the start of a message, each once; nothing if there are none."""
+    names = list(dict.fromkeys(name_of[call] for call in calls if call in name_of))
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return f"{', '.join(names[:MOST_NAMES])}{more}: " if names else ""
 

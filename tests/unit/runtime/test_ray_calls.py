@@ -6,7 +6,7 @@ import time
 import pytest
 import ray
 
-from openr1.errors import EngineError, StageTimeout, TrainingError
+from openr1.errors import ActorLost, EngineError, StageTimeout, TrainingError
 from openr1.runtime.ray_calls import MOST_NAMES, gather, numbered
 
 
@@ -22,9 +22,10 @@ class Answering:
     def fail(self, error: Exception) -> None:
         raise error
 
-    def die(self) -> None:
+    def die(self, seconds: float = 0.0) -> None:
         import os
 
+        time.sleep(seconds)
         os._exit(1)
 
 
@@ -57,6 +58,15 @@ def test_whoever_fails_is_named(actors: list[ray.actor.ActorHandle]) -> None:
         gather([actors[0].fail.remote(EngineError("ours"))], 60, "the test waits", ["actor 0"])
     with pytest.raises(TrainingError, match=r"^the test waits: actor 2: an actor died: .*logs folder$"):
         gather([actors[0].answer.remote(), actors[2].die.remote()], 60, "the test waits", ["actor 0", "actor 2"])
+
+
+def test_the_one_that_died_is_named_not_the_one_that_noticed(ray_cluster: None) -> None:
+    """Catches a message about a closed connection of rank 0, where rank 1 is the one to look at."""
+    kept, lost = (ray.remote(Answering).options(num_cpus=0).remote(None) for _ in range(2))
+    ray.get([kept.answer.remote(), lost.answer.remote()])
+    calls = [kept.fail.remote(RuntimeError("Connection closed by peer")), lost.die.remote(1.0)]
+    with pytest.raises(ActorLost, match=r"^the test waits: rank 1: an actor died: "):
+        gather(calls, 60, "the test waits", numbered("rank", 2))
 
 
 def test_many_names_are_cut(actors: list[ray.actor.ActorHandle]) -> None:
