@@ -110,7 +110,7 @@ def transport_of(config: TrainConfig, places: Places) -> Transport:
 
 
 def start_engines(
-    settings: list[EngineSettings], threads: int, places: Sequence[Place], kind: type[EngineActor] = EngineActor
+    settings: list[EngineSettings], threads: int, places: Sequence[Place], kind: type[EngineActor] | None = None
 ) -> list[ActorHandle]:
     """Start one engine for each of `settings`; returns at once. `kind` may add methods (tests).
 
@@ -119,7 +119,7 @@ def start_engines(
     """
     return [
         start_actor(
-            kind,
+            kind or EngineActor,
             threads,
             # Elsewhere, the numbers of an engine's GPUs would be those of others.
             place.options | {"max_restarts": 0 if place.visible else ENGINE_RESTARTS},

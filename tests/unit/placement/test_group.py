@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from ray.cluster_utils import Cluster as RayNodes
 
 from openr1.actors import engines, workers
 from openr1.actors.rl import Actors, train_demand
@@ -14,8 +15,9 @@ from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError
 from openr1.placement import group as placement_group
-from openr1.placement.group import Gpu, describe_machine, reserve
-from openr1.placement.layouts import Demand
+from openr1.placement.group import Gpu, Places, describe_machine, reserve
+from openr1.placement.layouts import Demand, Machine, place
+from openr1.runtime.joining import joined_ray
 from openr1.runtime.nodes import Cluster, Node
 from openr1.runtime.ray_cluster import running_ray
 from tests.recorders import Recorder
@@ -175,3 +177,47 @@ def test_the_cpu_stack_hides_all_gpus(four_gpus: Cluster, tmp_path: Path, monkey
         "reference_0": [],
         "engine_0": [],
     }
+
+
+@pytest.mark.timeout(300)
+def test_a_head_node_without_gpus(tmp_path: Path) -> None:
+    """Catches GPUs that are counted on the driver's node only, and actors without a GPU that Ray starts anywhere."""
+    cluster = RayNodes(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+    try:
+        cluster.add_node(num_cpus=1, num_gpus=2)
+        with joined_ray(cluster.address) as joined:
+            assert len(joined.nodes) == 2
+            assert describe_machine(joined).description == "the cluster of 2 node(s) has 2 GPU(s)"
+            with reserve("colocated", train_demand(demo(tmp_path)), joined) as places:
+                assert {place.node for place in [*places.policy, *places.reference, *places.engines]} == {
+                    joined.nodes[1].id
+                }
+                assert places.num_nodes_of_pushes == 2
+                Actors(demo(tmp_path), places, tmp_path, with_reference=True)
+                records = [path.stem for path in (tmp_path / "grpo_countdown_tiny/logs").glob("*.json")]
+            assert len(records) == 6
+    finally:
+        cluster.shutdown()
+
+
+def test_an_engine_over_two_nodes_is_refused() -> None:
+    """Catches tensor parallelism over a network, which would wait for GPUs that its processes do not see."""
+    placement = place("separate", Demand(ranks=1, engines=1, gpus_per_engine=2), Machine(3))
+    gpus = (Gpu(0, "a", "0"), Gpu(1, "a", "1"), Gpu(2, "b", "0"))
+    with pytest.raises(ConfigError, match="the 2 GPUs of engine 0 are on several nodes"):
+        Places(placement, gpus=gpus).check()
+    Places(placement, gpus=(Gpu(0, "a", "0"), Gpu(1, "b", "0"), Gpu(2, "b", "1"))).check()
+
+
+def test_nodes_take_turns_on_the_cpu() -> None:
+    """Catches actors that all land on the driver's node, engines in the ranks' order, and ranks that Ray may move."""
+    placement = place("cpu", Demand(ranks=3, engines=2, reference=True), Machine(0))
+    ids = ["a" * 56, "b" * 56]
+    places = Places(placement, tuple(Node(name, f"10.0.0.{number}") for number, name in enumerate(ids)), "eth0")
+    assert [place.node[0] for place in places.policy] == ["a", "b", "a"]
+    assert [place.node[0] for place in places.engines] == ["b", "a"]
+    assert [place.node[0] for place in places.reference] == ["a"]
+    assert {place.interface for place in [*places.policy, *places.engines]} == {"eth0"}
+    assert [place.strategy.soft for place in [*places.policy[:1], *places.engines[:1]]] == [False, True]
+    assert places.num_nodes_of_pushes == 2
+    assert Places.on_cpu(Demand(ranks=1, engines=1)).num_nodes_of_pushes == 1
