@@ -34,15 +34,13 @@ class WeightSyncWorker:
         return None
 
     def abort_weight_update(self) -> None:
-        """Give up an update in any phase, and leave the transfer's group: layers that were not loaded stay as before.
+        """Give up an update in any phase: layers that were not loaded are put back as they were.
 
         A layer that was loaded has its new weights; the engine must not compute before they all have.
         """
         receiver = self.weight_transfer_engine
         forget_loaded(receiver.model)
         with set_current_vllm_config(self.vllm_config):
-            # Without an update of these layers there is nothing to finish, and this does nothing.
             receiver.finish_weight_update()
         receiver.reset_weight_update_target()
         self._weight_update_active = False
-        receiver.shutdown()
