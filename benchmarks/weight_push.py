@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -141,27 +141,34 @@ def measure(way: str) -> dict[str, float]:
     return {"seconds": seconds, "bytes": sum(weight.nbytes for weight in weights.values()), **peaks}
 
 
-def connect(way: str, client: Client, weights: dict[str, torch.Tensor], folder: str) -> Any:
+class Provider:
+    """See `interfaces.WeightProvider`."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        self._weights = weights
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """A copy of each weight."""
+        return ((name, weight.clone()) for name, weight in self._weights.items())
+
+    def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Names, types and shapes."""
+        return [(name, one.dtype, tuple(one.shape)) for name, one in self._weights.items()]
+
+
+def connect(way: str, client: Client, weights: dict[str, torch.Tensor], folder: str) -> Callable[[], None]:
     """Connect to the receiver; returns a function that pushes."""
-    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
-
     from openr1.weight_sync import gloo, shm
-
-    class Source(WeightSource):
-        def metadata(self) -> list[ParamMeta]:
-            return [ParamMeta(name, one.dtype, tuple(one.shape)) for name, one in weights.items()]
-
-        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return ((name, weight.clone()) for name, weight in weights.items())
+    from openr1.weight_sync.sender import ProviderSource
 
     gloo.register()
+    source = ProviderSource(Provider(weights))
     if way == "gloo":
         info = gloo.GlooTrainerInitInfo(master_address=LOOPBACK, world_size=2, timeout_seconds=TIMEOUT_SECONDS, rank=0)
-        return gloo.GlooTrainerEngine.trainer_init(info, client=client, source=Source()).send_weights
-    source = Source()
-    if way == "shm":
+        send = gloo.GlooTrainerEngine.trainer_init(info, client=client, source=source).send_weights
+    else:
         own = shm.ShmTrainerInitInfo(rank=0, folder=folder)
-        return shm.ShmTrainerEngine.trainer_init(own, client=client, source=source).send_weights
+        send = shm.ShmTrainerEngine.trainer_init(own, client=client, source=source).send_weights
 
     def push_saved() -> None:
         path = Path(folder) / "push.safetensors"
@@ -169,7 +176,11 @@ def connect(way: str, client: Client, weights: dict[str, torch.Tensor], folder: 
         client.update_weights({"path": str(path)})
         path.unlink()
 
-    return push_saved
+    def push() -> None:
+        source.begin()
+        (push_saved if way == "save_file" else send)()
+
+    return push
 
 
 def reset_peak() -> int:

@@ -44,7 +44,8 @@ class WeightUpdates:
         self._one_at_a_time = asyncio.Lock()
         self._resting = False
         self._weights_asleep = self._cache_asleep = False
-        self._is_whole = True
+        # All weights are of one version; an update was started and neither finished nor given up.
+        self._is_whole, self._is_open = True, False
         self._awaits_push = restarted
 
     def check_pushed(self) -> None:
@@ -79,6 +80,7 @@ class WeightUpdates:
             if self._weights_asleep:
                 await self._call(wake_weights, self._llm)
                 self._weights_asleep = False
+            self._is_open = True
             await self._on_workers("start_weight_update")
 
     async def load(self, update_info: dict[str, Any]) -> None:
@@ -98,7 +100,7 @@ class WeightUpdates:
                 self._cache_asleep = False
             await self._call(self._llm.llm_engine.reset_prefix_cache, True)
             held = int(await self._call(self._llm.get_weight_version))
-            self._is_whole, self._awaits_push = True, False
+            self._is_whole, self._is_open, self._awaits_push = True, False, False
             self._step_on()
             return held
 
@@ -111,7 +113,11 @@ class WeightUpdates:
             Whether the engine steps on. False: its weights are incomplete, and it rests until the next update.
         """
         async with self._one_at_a_time:
-            await self._on_workers("abort_weight_update")
+            if self._is_open:
+                await self._on_workers("abort_weight_update")
+                self._is_open = False
+            # Leaves the group, which cannot be used after an error.
+            await self._on_workers("shutdown_weight_transfer_engine")
             if self._is_whole:
                 self._step_on()
             return not self._resting

@@ -56,6 +56,7 @@ class HostGroup:
         listening: socket.socket | None = None,
     ) -> None:
         """Join, with `listening` at rank 0. Blocks until all have joined, for `timeout_seconds` at most."""
+        self._rank = rank
         limit = timedelta(seconds=timeout_seconds)
         self._group = stateless_init_torch_distributed_process_group(
             address, port, rank, size, "gloo", listen_socket=listening, timeout=limit
@@ -63,12 +64,14 @@ class HostGroup:
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: object = None) -> None:
         """Send a tensor from `src` to all others, which write it into theirs; `stream` is for GPUs and ignored."""
-        # The tensor itself, if it is in host memory already.
-        host = tensor.cpu()
         options = dist.BroadcastOptions()
         options.rootRank = src
+        sends = src == self._rank
+        host = tensor
+        if tensor.device.type != "cpu":
+            host = tensor.cpu() if sends else torch.empty_like(tensor, device="cpu")
         self._group.broadcast([host], options).wait()
-        if host is not tensor:
+        if host is not tensor and not sends:
             tensor.copy_(host)
 
     def destroy(self) -> None:

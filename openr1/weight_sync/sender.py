@@ -102,8 +102,13 @@ class Sender:
     def _push(self, version: WeightVersion) -> None:
         failures: list[str] = []
         for _ in range(ATTEMPTS):
-            error = self._attempt(version)
-            if not agreed(error is not None):
+            # All ranks know that there is a connection before they gather weights for it.
+            error = self._connect_again()
+            failed = agreed(error is not None)
+            if not failed:
+                error = self._send(version)
+                failed = agreed(error is not None)
+            if not failed:
                 self._version = version
                 return
             self._let_go()
@@ -117,15 +122,33 @@ class Sender:
                 f"{failures[-1]}"
             )
 
-    def _attempt(self, version: WeightVersion) -> Exception | None:
-        """Push once; answers the error on rank 0, if there was one."""
+    def _connect_again(self) -> Exception | None:
+        """Connect if there is no connection; answers the error on rank 0, if there was one.
+
+        Rank 0 waits until all engines are there, and free of an update that was not completed.
+        """
+        if self._transfer is not None:
+            return None
+        try:
+            if self._rank == 0:
+                self._client.set_deadline(self._phase_seconds)
+                self._client.wait_until_ready()
+            self._connect()
+        except Exception as error:
+            if self._rank > 0:
+                raise
+            return error
+        return None
+
+    def _send(self, version: WeightVersion) -> Exception | None:
+        """Send the weights; answers the error on rank 0, if there was one."""
+        assert self._transfer is not None
         self._source.begin()
         failure = None
         try:
-            transfer = self._transfer or self._connect_again()
             self._client.set_deadline(self._phase_seconds)
             self._client.version = version
-            transfer.send_weights()
+            self._transfer.send_weights()
         except Exception as error:
             if self._source.has_failed or self._rank > 0:
                 raise
@@ -133,19 +156,11 @@ class Sender:
         self._source.complete()
         return failure
 
-    def _connect_again(self) -> TrainerWeightTransferEngine:
-        """Rank 0 waits until all engines are there, and free of an update that was not completed."""
-        if self._rank == 0:
-            self._client.set_deadline(self._phase_seconds)
-            self._client.wait_until_ready()
-        return self._connect()
-
-    def _connect(self) -> TrainerWeightTransferEngine:
+    def _connect(self) -> None:
         self._client.set_deadline(self._phase_seconds)
         self._transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(), client=self._client, source=self._source
         )
-        return self._transfer
 
     def _init_info(self) -> TrainerInitInfo:
         rank, transport = self._rank, self._factory.transport

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 from vllm.config import set_current_vllm_config
 
 from openr1.weight_sync import gloo, shm
-from openr1.weight_sync.reload import forget_loaded
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -34,15 +33,13 @@ class WeightSyncWorker:
         return None
 
     def abort_weight_update(self) -> None:
-        """Give up an update in any phase, and leave the transfer's group: layers that were not loaded stay as before.
+        """Give up an update in any phase, by ending it: layers that were not loaded are put back as they were.
 
-        A layer that was loaded has its new weights; the engine must not compute before they all have.
+        Others have new weights, or a part of them; the engine must not compute before the next update, which could not
+        begin if this one were left open.
         """
         receiver = self.weight_transfer_engine
-        forget_loaded(receiver.model)
         with set_current_vllm_config(self.vllm_config):
-            # Without an update of these layers there is nothing to finish, and this does nothing.
             receiver.finish_weight_update()
         receiver.reset_weight_update_target()
         self._weight_update_active = False
-        receiver.shutdown()

@@ -86,8 +86,8 @@ def test_a_failed_push_leaves_the_old_weights_in_service(both: Connected) -> Non
 
 
 def test_a_push_is_made_once_more(both: Connected) -> None:
-    """Catches weights of a push that broke off in the middle of a layer, which vLLM counts as part of the next one;
-    peers that wait in a broadcast for an engine that has left it; and a first failure that ends the run.
+    """Catches a load that broke off in the middle of a layer and is left open, which the next one cannot begin; peers
+    that wait in a broadcast for an engine that has left it; and a first failure that ends the run.
     """
     for phase, how in (("load", "part"), ("finish", "raise")):
         ray.get(both.engines[1].fail.remote(phase, 1, how))
@@ -106,6 +106,7 @@ def test_an_engine_with_a_part_of_the_weights_generates_nothing(both: Connected)
         waiting = thread.submit(both.sample, 0)
         time.sleep(1.0)
         assert not waiting.done()
+        change(both)
         both.push()
         versions = {response.weight_version for group in waiting.result(60) for response in group.responses}
     assert versions == {both.version}

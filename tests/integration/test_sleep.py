@@ -29,6 +29,7 @@ from openr1.workers.group import PolicyGroup
 from openr1.workers.worker import TrainWorker
 from tests.integration.test_parity import BOUND, ChangeableWorker, Pair, parity_config
 from tests.integration.test_world_size import batch_of, save
+from tests.pushing import FailingEngine
 
 
 class ReadableWorker(TrainWorker):
@@ -113,13 +114,13 @@ def test_a_sleeping_engine_waits_for_its_weights(
     ray_cluster: None, tiny_model: Callable[[bool], Path], countdown_files: Path, tmp_path: Path
 ) -> None:
     """Catches an engine that generates in its sleep, one that does not wake up at a push, requests that are lost in
-    between, and weights or a cache of before.
+    between, weights or a cache of before, and a push that is given up on an engine of which only a part has woken up.
     """
     config = parity_config(tiny_model(True), countdown_files, tmp_path, 1.0)
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), 64, PromptFormat())[:8]
     places = Places.on_cpu(train_demand(config))
     with shared_memory_folder() as shared, ThreadPoolExecutor(1) as thread:
-        engines = start_engines(train_engine_settings(config, places), 1, places.engines)
+        engines = start_engines(train_engine_settings(config, places), 1, places.engines, FailingEngine)
         wait_for_engines(engines, 120)
         put_to_sleep(engines, 60)
         learner = learner_settings(config.model, config.optimizer, config.policy, 1)
@@ -139,6 +140,7 @@ def test_a_sleeping_engine_waits_for_its_weights(
             time.sleep(1.0)
             assert not waiting.done()
             memory.for_generation()
+            ray.get(engines[0].fail.remote("load", 1, "part"))
             pair.push()
             groups = waiting.result(timeout=60)
             assert {response.weight_version for group in groups for response in group.responses} == {pair.version}

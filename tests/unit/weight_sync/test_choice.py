@@ -1,9 +1,15 @@
 """Which transfer fits where policy and engines are: a table by hand."""
 
+from pathlib import Path
+
 import pytest
 
+from openr1.actors.engines import train_engine_settings
+from openr1.actors.rl import train_demand
 from openr1.errors import ConfigError
+from openr1.placement.group import Places
 from openr1.weight_sync.choice import Site, choose_transport
+from tests.fakes import make_config
 
 CPU = {nodes: Site(nodes, (None, None), ((), ())) for nodes in (1, 2)}
 SEPARATE = {nodes: Site(nodes, (0, 1), ((2,), (3,))) for nodes in (1, 2)}
@@ -58,3 +64,16 @@ def test_refused(wanted: str, site: Site, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^weight_sync.backend {wanted} .*") as raised:
         choose_transport(wanted, site)
     assert message in str(raised.value)
+
+
+def test_a_run_without_gpus(tmp_path: Path) -> None:
+    """Catches engines that are started for another transfer than the configured one, or for one that cannot reach
+    them.
+    """
+    for backend, name in (("auto", "openr1_shm"), ("gloo", "openr1_gloo")):
+        config = make_config(tmp_path, weight_sync={"backend": backend})
+        (settings,) = train_engine_settings(config, Places.on_cpu(train_demand(config)))
+        assert settings.weight_transfer_backend == name
+    config = make_config(tmp_path, weight_sync={"backend": "nccl"})
+    with pytest.raises(ConfigError, match="nccl is for GPUs"):
+        train_engine_settings(config, Places.on_cpu(train_demand(config)))
