@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.running import ROOT
 
 ADDRESSES = {"a": "10.78.0.1", "b": "10.78.0.2"}
@@ -130,11 +132,23 @@ class TwoNodes:
         head = ["--head", f"--port={PORT}", "--include-dashboard=false"]
         role = head if name == "a" else [f"--address={self.address}"]
         hidden = " ".join(map(str, self.hidden_from_b)) if name == "b" else ""
-        script = f'{START} && exec "$0" "$@"'
-        prefix = ["ip", "netns", "exec", self._namespace(name), "unshare", "-m", "bash", "-c", script]
         words = [f"--node-ip-address={ADDRESSES[name]}", "--num-gpus=0", *role]
-        self._nodes[name] = start_node(prefix, words, self._folder, self.variables | {"HIDDEN": hidden})
+        self._nodes[name] = start_node(self.bare(name), words, self._folder, self.variables | {"HIDDEN": hidden})
         self._nodes[name].wait_for("Ray runtime started")
+
+    def bare(self, name: str) -> list[str]:
+        """Words to put before a command that is to run on a node without Ray."""
+        return [
+            "ip",
+            "netns",
+            "exec",
+            self._namespace(name),
+            "unshare",
+            "-m",
+            "bash",
+            "-c",
+            f'{START} && exec "$0" "$@"',
+        ]
 
     def popen(self, words: Sequence[str], variables: Mapping[str, str]) -> "subprocess.Popen[str]":
         """Run a command on node `a`."""
@@ -149,14 +163,14 @@ class TwoNodes:
 
     def kill(self, name: str) -> None:
         """Kill a node as a loss of power would: all of its processes at once."""
-        for pid in self._pids(name):
+        for pid in self.pids(name):
             os.kill(pid, signal.SIGKILL)
         self._nodes[name].process.wait()
 
     def close(self) -> None:
         """End both nodes, and all that still runs there."""
         for name in ADDRESSES:
-            for pid in self._pids(name):
+            for pid in self.pids(name):
                 os.kill(pid, signal.SIGKILL)
         for node in self._nodes.values():
             node.process.wait()
@@ -164,7 +178,8 @@ class TwoNodes:
         for name in ADDRESSES:
             _ip(f"netns del {self._namespace(name)}")
 
-    def _pids(self, name: str) -> list[int]:
+    def pids(self, name: str) -> list[int]:
+        """Processes on a node."""
         found = subprocess.run(
             ["ip", "netns", "pids", self._namespace(name)], capture_output=True, text=True, check=True
         )
@@ -180,12 +195,15 @@ class TwoNodes:
 
 
 @contextmanager
-def two_nodes(folder: Path, hidden_from_b: Sequence[Path] = ()) -> Iterator[TwoNodes]:
-    """Two running nodes for the block."""
+def two_nodes(folder: Path, hidden_from_b: Sequence[Path] = (), *, with_ray: bool = True) -> Iterator[TwoNodes]:
+    """Two nodes for the block; the test is skipped where they cannot be had, and fails if they are required."""
+    if reason := why_not():
+        assert "OPENR1_REQUIRE_TWO_NODES" not in os.environ, reason
+        pytest.skip(reason)
     nodes = TwoNodes(folder, hidden_from_b)
     try:
-        nodes.start("a")
-        nodes.start("b")
+        for name in ADDRESSES if with_ray else ():
+            nodes.start(name)
         yield nodes
     finally:
         nodes.close()

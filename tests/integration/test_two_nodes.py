@@ -1,7 +1,6 @@
 """A run over two nodes that share nothing but a wire and a file system: see `clusters.TwoNodes`."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clusters import TwoNodes, two_nodes, why_not
+from tests.clusters import TwoNodes, two_nodes
 from tests.integration.test_resume import BASE_MODEL, SETTINGS, check_same_steps, wait_for
 from tests.running import ROOT, read_jsonl, write_config
 
@@ -21,9 +20,6 @@ SECONDS = 600
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     """Two nodes for all tests of this module; a test that kills one starts it again."""
-    if reason := why_not():
-        assert "OPENR1_REQUIRE_TWO_NODES" not in os.environ, reason
-        pytest.skip(reason)
     with two_nodes(tmp_path_factory.mktemp("nodes"), [tmp_path_factory.mktemp("hidden")]) as both:
         yield both
 
