@@ -50,7 +50,8 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         check_tracking(config.tracking)
         datasets = load_datasets(config)
         check_unused(config.run.folder, resume)
-        pushed_bytes = 0 if config.debug.reads("rollout") else weights_bytes(config.model)
+        writes_file = config.weight_sync.backend in ("auto", "shm") and not config.debug.reads("rollout")
+        pushed_bytes = weights_bytes(config.model) if writes_file else 0
         replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
         recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
         with (
