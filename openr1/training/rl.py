@@ -51,9 +51,7 @@ def run_training(config: TrainConfig, resume: bool) -> None:
         check_tracking(config.tracking)
         datasets = load_datasets(config)
         check_unused(config.run.folder, resume)
-        # In a cluster that is joined, weights may take another way.
-        is_local = cluster_address(config.cluster.address) is None and not config.debug.reads("rollout")
-        pushed_bytes = weights_bytes(config.model) if is_local else 0
+        pushed_bytes = weights_bytes(config.model) if pushes_files(config) else 0
         replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
         recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
         with (
@@ -67,6 +65,12 @@ def run_training(config: TrainConfig, resume: bool) -> None:
             stages = replay_stages(stages, replay, recording, config.debug.rollout_only)
             with closing(RLJob(config, datasets, stages)) as job:
                 Run(config, job, loggers, INTERRUPTS).go(resume)
+
+
+def pushes_files(config: TrainConfig) -> bool:
+    """Whether weights will certainly travel through this machine's shared memory, whose room is checked first."""
+    is_alone = cluster_address(config.cluster.address) is None
+    return is_alone and config.weight_sync.backend in ("auto", "shm") and not config.debug.reads("rollout")
 
 
 def without_repetition(config: TrainConfig) -> TrainConfig:

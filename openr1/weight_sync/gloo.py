@@ -58,12 +58,13 @@ class HostGroup:
         """Join, with `listening` at rank 0. Blocks until all have joined, for `timeout_seconds` at most."""
         self._rank = rank
         limit = timedelta(seconds=timeout_seconds)
-        self._group = stateless_init_torch_distributed_process_group(
+        self._group: dist.ProcessGroup | None = stateless_init_torch_distributed_process_group(
             address, port, rank, size, "gloo", listen_socket=listening, timeout=limit
         )
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: object = None) -> None:
         """Send a tensor from `src` to all others, which write it into theirs; `stream` is for GPUs and ignored."""
+        assert self._group is not None
         options = dist.BroadcastOptions()
         options.rootRank = src
         sends = src == self._rank
@@ -75,8 +76,14 @@ class HostGroup:
             tensor.copy_(host)
 
     def destroy(self) -> None:
-        """Close the connections: whoever waits for this process in a broadcast gets an error at once."""
-        self._group.abort()
+        """Close the connections: whoever waits for this process in a broadcast gets an error at once.
+
+        They are closed with the last reference to torch's group. The traceback of an error in a broadcast refers to
+        this object only.
+        """
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()
 
 
 class GlooWeightTransferEngine(NCCLWeightTransferEngine):

@@ -92,7 +92,10 @@ def test_a_push_is_made_once_more(both: Connected) -> None:
     for phase, how in (("load", "part"), ("finish", "raise")):
         ray.get(both.engines[1].fail.remote(phase, 1, how))
         change(both)
+        start = time.monotonic()
         both.push()
+        # It takes 0.3 s; an engine that is not let go of waits for half a phase.
+        assert time.monotonic() - start < PHASE_SECONDS / 4
         assert is_right(both, both.version), phase
 
 
