@@ -60,7 +60,7 @@ def render(tokens: Sequence[Token], names: Mapping[str, str]) -> str:
         if token.kind == "words":
             raise Unreadable(f"{token.text!r} inside of an expression")
         if not _is_parsed(token):
-            raise Unreadable(f"{token.text!r}")
+            raise Unreadable(f"the {'command' if token.kind == 'command' else 'sign'} {token.text}")
         script = index > 1 and kept[index - 2].text in ("^", "_")
         if script and token.kind == "number":
             pieces.append(" ")
@@ -73,6 +73,15 @@ def render(tokens: Sequence[Token], names: Mapping[str, str]) -> str:
         differential = integral and token.kind == "run" and len(token.text) == 2 and token.text[0] == "d"
         pieces.append(f"d{names.get(token.text[1], token.text[1])} " if differential else _write(token, names))
     return "".join(pieces).strip()
+
+
+def why_unwritable(tokens: Sequence[Token]) -> str:
+    """Why tokens cannot be written for the parser; blank if they can."""
+    try:
+        render(tokens, {})
+    except Unreadable as error:
+        return str(error)
+    return ""
 
 
 def _is_parsed(token: Token) -> bool:

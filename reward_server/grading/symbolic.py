@@ -15,11 +15,11 @@ from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
 from reward_server.algebra.equality import same
-from reward_server.grading import GoldUnparseable
+from reward_server.grading import GoldUnparseable, Outcome, Unread
 from reward_server.grading.decision import decide, read_answer
 from reward_server.grading.golds import formula_of, read_gold
 from reward_server.grading.notation import normalize, unify
-from reward_server.grading.rendering import for_parser
+from reward_server.grading.rendering import for_parser, why_unwritable
 from reward_server.reading.names import name_of
 from reward_server.reading.nodes import Unreadable
 from reward_server.reading.statement import sides_of
@@ -41,8 +41,12 @@ _FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
-def equal(answer: str, gold: str, prose: bool = False) -> bool:
-    """Whether answer and gold are mathematically equal.
+class _AnswerLost(Exception):
+    """The parser makes nothing of an answer, or loses a letter of it, while it reads the gold."""
+
+
+def equal(answer: str, gold: str, prose: bool = False) -> Outcome:
+    """Whether answer and gold are mathematically equal, or why the answer cannot be read.
 
     Args:
         answer: An expression, such as the content of a box.
@@ -60,12 +64,25 @@ def equal(answer: str, gold: str, prose: bool = False) -> bool:
     decided = decide(answer, gold)
     if decided is not None:
         return decided
+    known = tokenize(unify(formula_of(gold)), scientific=False)
     try:
-        return _parsed_sides_equal(tokenize(unify(answer)), tokenize(unify(formula_of(gold)), scientific=False))
+        found = tokenize(unify(answer))
     except Unreadable as error:
-        if readings:
-            return False  # the answer has words or signs that no reading accounts for
-        raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read: {error}") from error
+        return Unread(str(error))
+    try:
+        return _parsed_sides_equal(found, known)
+    except _AnswerLost:
+        return _unread(answer, "its letters and signs make no expression")
+    except Unreadable as error:
+        fault = why_unwritable(found)
+        if not readings and (why_unwritable(known) or not fault):
+            raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read: {error}") from error
+        return _unread(answer, fault)
+
+
+def _unread(answer: str, reason: str) -> Outcome:
+    """An answer that the parser cannot read; it is merely different if there is another reading, or no reason."""
+    return Unread(reason) if reason and not read_answer(answer) else False
 
 
 def _parsed_sides_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
@@ -74,7 +91,8 @@ def _parsed_sides_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
     Therefore, an equation and a value are equal only if each side of the equation, but for a name, is that value.
 
     Raises:
-        Unreadable: One of them cannot be read.
+        Unreadable: One of them cannot be written for the parser.
+        _AnswerLost: The parser cannot read the answer.
     """
     (found, found_signs), (known, known_signs) = sides_of(answer), sides_of(gold)
     if _has_inner_equation(answer) or _has_inner_equation(gold):
@@ -109,26 +127,28 @@ def _parsed_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
     known = _read(right, right_letters)
     if not known:
         raise GoldUnparseable(f"the gold {right[:100]!r} cannot be read without a loss")
-    return _same(_read(left, left_letters), known)
+    found = _read(left, left_letters)
+    if not found:
+        raise _AnswerLost
+    return _same(found, known)
 
 
-def _prose_equals(answer: str, gold: str) -> bool:
+def _prose_equals(answer: str, gold: str) -> Outcome:
     """Whether the last formula in a text equals the gold, or else the last expression that the parser finds in it."""
     formulas = _FORMULA.findall(answer)
     last = next((part for part in formulas[-1] if part), "") if formulas else ""
-    if last and equal(last, gold):
+    if last and equal(last, gold) is True:
         return True
     if len(answer) <= _MAX_SHORT and same(read_answer(answer), read_gold(gold)):
         return True
     known = _read_prose(f"\\boxed{{{normalize(formula_of(gold))}}}")
     if not known:
         raise GoldUnparseable(f"nothing can be read from the gold {gold[:100]!r}")
-    return _same(_read_prose(answer), known)
+    found = _read_prose(answer)
+    return _same(found, known) if found else Unread("there is no expression in the text")
 
 
 def _same(found: list[Any], known: list[Any]) -> bool:
-    if not found:
-        return False
     verified = verify(known, found, timeout_seconds=None, raise_on_error=False)
     return bool(verified) and not _differ_as_numbers(found[0], known[0])
 

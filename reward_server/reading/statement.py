@@ -56,6 +56,7 @@ class Statement:
     r"""One reading of an answer.
 
     `node` is the value, without the name before it (`x` of `x = 4`), the condition behind it, and `a.m.` or `p.m.`.
+    `unread` says why a text is no expression, if it was read as text only for that.
     """
 
     node: Node
@@ -63,6 +64,7 @@ class Statement:
     condition: str = ""
     half_day: str = ""
     radians: bool = False
+    unread: str = ""
 
 
 def read(text: str, gold: bool) -> list[Statement]:
@@ -89,6 +91,7 @@ def read(text: str, gold: bool) -> list[Statement]:
         return readings
     commas = (True, False) if has_plain_thousands(text) else (True,)
     exponents = (not gold, False) if has_scientific(text) else (True,)
+    unread = ""
     for thousands, scientific in pairs_of(commas, exponents):
         tokens = tokenize(text, thousands, scientific=scientific)
         for units in (False, True):
@@ -96,13 +99,14 @@ def read(text: str, gold: bool) -> list[Statement]:
                 continue
             try:
                 statement = _read_tokens(tokens, units)
-            except Unreadable:
+            except Unreadable as error:
+                unread = unread or str(error)
                 continue
             if statement not in readings:
                 readings.insert(len(readings) - bool(whole), statement)
     if not readings:
         phrase = _phrase(tokenize(text))
-        readings = [Statement(Words(phrase))] if phrase else []
+        readings = [Statement(Words(phrase), unread=unread)] if phrase else []
     return readings
 
 
