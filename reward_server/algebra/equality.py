@@ -7,13 +7,9 @@ from dataclasses import replace
 from reward_server.algebra import polynomial
 from reward_server.algebra.budget import OverBudget, limited, remember, remembered, spend
 from reward_server.algebra.forms import form_of
+from reward_server.algebra.inequalities import TURNED, as_interval, unknown_of
 from reward_server.algebra.intervals import merged_intervals
-from reward_server.algebra.numeric import is_undefined, renamed
-from reward_server.algebra.points import children, symbols_of
-from reward_server.algebra.polynomial import Form, TooComplex
-from reward_server.algebra.values import as_percent, same_value, without_degrees
-from reward_server.reading.inequalities import TURNED, as_interval, unknown_of
-from reward_server.reading.nodes import (
+from reward_server.algebra.nodes import (
     Call,
     Degrees,
     Difference,
@@ -26,13 +22,17 @@ from reward_server.reading.nodes import (
     Product,
     Ratio,
     Relation,
+    Statement,
     Sum,
     Symbol,
     Union,
     Words,
     negative,
 )
-from reward_server.reading.statement import Statement
+from reward_server.algebra.numeric import is_undefined, renamed
+from reward_server.algebra.points import children, symbols_of
+from reward_server.algebra.polynomial import Form, TooComplex
+from reward_server.algebra.values import as_percent, same_value, without_degrees
 
 MAX_COMPARISONS = 3000
 _INFINITY = Symbol(r"\infty")

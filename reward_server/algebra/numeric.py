@@ -12,8 +12,8 @@ import mpmath
 from reward_server.algebra.budget import remember, remembered, spend
 from reward_server.algebra.evaluation import DIGITS, MORE_DIGITS, NoValue, Undefined, context, is_real, lock, small
 from reward_server.algebra.evaluation import value_at as value_of
+from reward_server.algebra.nodes import Call, Items, Node, Power, Product, Sum, Symbol
 from reward_server.algebra.points import CONSTANTS, points, symbols_of
-from reward_server.reading.nodes import Call, Items, Node, Power, Product, Sum, Symbol
 
 AGREEING_DIGITS = 30
 _MIN_AGREEMENTS = 4

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 
-from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
+from reward_server.algebra.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
 
 CONSTANTS = frozenset({"e", "i", r"\pi", r"\infty"})
 _NATURAL = frozenset({"factorial", "binom", "gcd", "lcm"})

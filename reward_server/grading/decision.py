@@ -3,10 +3,10 @@
 import re
 
 from reward_server.algebra.equality import same
+from reward_server.algebra.nodes import Statement, Words
 from reward_server.grading import Outcome, Unread
 from reward_server.grading.golds import read_gold
-from reward_server.reading.nodes import Words
-from reward_server.reading.statement import Statement, read
+from reward_server.reading.statement import read
 
 _NUMERAL = re.compile(r"(?=[A-Z]*\d)[\dA-Z]{1,12}_\{?(?:1[1-9]|2\d|3[0-6])\}?")
 """A number with letters for digits: if the gold is one, the answer may have them in lower case."""

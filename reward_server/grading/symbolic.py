@@ -21,10 +21,9 @@ from reward_server.grading.golds import formula_of, read_gold
 from reward_server.grading.notation import normalize, unify
 from reward_server.grading.rendering import for_parser, why_unwritable
 from reward_server.reading.names import name_of
-from reward_server.reading.nodes import Unreadable
 from reward_server.reading.statement import sides_of
 from reward_server.reading.token_groups import CLOSING, OPENING, is_sign
-from reward_server.reading.tokens import Token, tokenize
+from reward_server.reading.tokens import Token, Unreadable, tokenize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Relative difference above which two numbers are different, however small they are."""

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from reward_server.reading.nodes import Unreadable
 from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
-from reward_server.reading.tokens import Token
+from reward_server.reading.tokens import Token, Unreadable
 from reward_server.reading.vocabulary import QUALIFIERS, plain_words
 
 RELATIONS = frozenset(

@@ -6,16 +6,12 @@ of them are returned; comparing decides, since the other side may say which was 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product as pairs_of
 
-from reward_server.algebra.numeric import CONSTANTS, close_values, symbols_of
-from reward_server.grading.notation import unify
-from reward_server.reading.conditions import RELATIONS, take_condition
-from reward_server.reading.inequalities import as_interval, unknown_of
-from reward_server.reading.names import name_of
-from reward_server.reading.nodes import (
+from reward_server.algebra.inequalities import as_interval, unknown_of
+from reward_server.algebra.nodes import (
     Call,
     Items,
     Node,
@@ -24,15 +20,20 @@ from reward_server.reading.nodes import (
     Product,
     Ratio,
     Relation,
+    Statement,
     Sum,
     Symbol,
-    Unreadable,
     Words,
     negative,
 )
+from reward_server.algebra.numeric import close_values
+from reward_server.algebra.points import CONSTANTS, symbols_of
+from reward_server.grading.notation import unify
+from reward_server.reading.conditions import RELATIONS, take_condition
+from reward_server.reading.names import name_of
 from reward_server.reading.parser import Parser
 from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
-from reward_server.reading.tokens import Token, has_plain_thousands, has_scientific, tokenize
+from reward_server.reading.tokens import MAX_TOKENS, Token, Unreadable, has_plain_thousands, has_scientific, tokenize
 from reward_server.reading.vocabulary import (
     ANSWER_WORDS,
     NUMBER_WORDS,
@@ -43,28 +44,11 @@ from reward_server.reading.vocabulary import (
 _CODE = re.compile(
     r"(?=.*[-/.])(?:\d+(?:[-/]\d+){2,}|0\d+(?:[-/]\d+)+|\d+(?:[-/]\d+)*[-/]0\d+(?:[-/]\d+)*|\d{3}-\d{4}|\d+(?:\.\d+){2,})"
 )
-MAX_CHARS = 20_000
 _ORDERS = frozenset({"<", ">", "=", r"\le", r"\ge"})
 """Signs that are a whole answer: which of two numbers is larger."""
 _ELLIPSIS = re.compile(r"\\[lcv]?dots[a-z]?|\.\.\.|…")
 _TEXT_WORD = re.compile(r"[^\W\d_]+")
 _IN_PHRASES = frozenset({",", "or", "-", ":", ".", "'", "(", ")"})
-
-
-@dataclass(frozen=True)
-class Statement:
-    r"""One reading of an answer.
-
-    `node` is the value, without the name before it (`x` of `x = 4`), the condition behind it, and `a.m.` or `p.m.`.
-    `unread` says why a text is no expression, if it was read as text only for that.
-    """
-
-    node: Node
-    name: str = ""
-    condition: str = ""
-    half_day: str = ""
-    radians: bool = False
-    unread: str = ""
 
 
 def read(text: str, gold: bool) -> list[Statement]:
@@ -75,9 +59,9 @@ def read(text: str, gold: bool) -> list[Statement]:
         gold: Whether this is the known answer. A unit without `\\text` is read as one in a gold only after a blank:
             the gold `7ml` is a product, `12 cm` a length.
     """
-    if len(text) > MAX_CHARS:
-        return []
     text = unify(text)
+    if len(text) > MAX_TOKENS:
+        return []
     if text in _ORDERS:
         return [Statement(Words(text))]
     if _CODE.fullmatch(text.strip()):

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from reward_server.reading.nodes import Unreadable
-from reward_server.reading.tokens import Token
+from reward_server.reading.tokens import Token, Unreadable
 
 
 class TokenReader:

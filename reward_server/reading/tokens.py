@@ -13,6 +13,10 @@ from reward_server.reading.vocabulary import BARE_UNITS, DEGREE_WORDS, PERCENT_W
 Kind = Literal["number", "letter", "run", "words", "command", "sign"]
 
 
+class Unreadable(ValueError):
+    """The text is no expression that this package reads by itself; a parser for all of LaTeX may still read it."""
+
+
 @dataclass(frozen=True)
 class Token:
     """A piece of an expression.
@@ -101,6 +105,7 @@ _LONE_SIGNS = frozenset({":", "=", "<", ">", "+", "-", "*", "/", ","})
 """Signs that braces make a plain character, which changes the blanks around them only: `3{:}20`."""
 MAX_TEXT_DEPTH = 5
 MAX_TOKENS = 3000
+"""A longer text has no tokens. The limits on answers are below, so that only golds can be that long."""
 _WORD_RUN = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -115,11 +120,16 @@ def tokenize(
             Inside of brackets, it does only before a group that begins with 0.
         scientific: Whether `2e-1` is 0.2; else the e is a letter.
         depth_left: How many `\\text{...}` inside of each other are still opened; others are words.
+
+    Raises:
+        Unreadable: There are more than `MAX_TOKENS`.
     """
     tokens: list[Token] = []
     depth = position = 0
     spaced = False
-    while position < len(text) and len(tokens) < MAX_TOKENS:
+    while position < len(text):
+        if len(tokens) > MAX_TOKENS:
+            raise Unreadable(f"more than {MAX_TOKENS} tokens")
         piece = _PIECE.match(text, position)
         assert piece is not None  # the last alternative takes any character
         kind, found = piece.lastgroup or "sign", piece.group()

@@ -1,11 +1,7 @@
-"""What an expression is after it was read: a tree in which every letter, word and sign of the text has its place."""
+"""What an answer is after it was read: a tree in which every letter, word and sign of the text has its place."""
 
 from dataclasses import dataclass
 from fractions import Fraction
-
-
-class Unreadable(ValueError):
-    """The text is no expression that this package reads by itself; a parser for all of LaTeX may still read it."""
 
 
 @dataclass(frozen=True)
@@ -153,3 +149,19 @@ def negative(node: Node) -> Node:
 def quotient(top: Node, bottom: Node) -> Node:
     """Top divided by bottom."""
     return Product((top, Power(bottom, MINUS_ONE)))
+
+
+@dataclass(frozen=True)
+class Statement:
+    r"""One reading of an answer.
+
+    `node` is the value, without the name before it (`x` of `x = 4`), the condition behind it, and `a.m.` or `p.m.`.
+    `unread` says why a text is no expression, if it was read as text only for that.
+    """
+
+    node: Node
+    name: str = ""
+    condition: str = ""
+    half_day: str = ""
+    radians: bool = False
+    unread: str = ""
