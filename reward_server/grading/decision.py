@@ -2,8 +2,8 @@
 
 import re
 
-from reward_server.algebra.equality import same
 from reward_server.algebra.nodes import Statement, Words
+from reward_server.algebra.statements import same
 from reward_server.grading import Outcome, Unread
 from reward_server.grading.golds import read_gold
 from reward_server.reading.statement import read

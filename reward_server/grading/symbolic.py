@@ -14,7 +14,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 
-from reward_server.algebra.equality import same
+from reward_server.algebra.statements import same
 from reward_server.grading import GoldUnparseable, Outcome, Unread
 from reward_server.grading.decision import decide, read_answer
 from reward_server.grading.golds import formula_of, read_gold
@@ -22,8 +22,8 @@ from reward_server.grading.notation import normalize, unify
 from reward_server.grading.rendering import for_parser, why_unwritable
 from reward_server.reading.names import name_of
 from reward_server.reading.statement import sides_of
-from reward_server.reading.token_groups import CLOSING, OPENING, is_sign
-from reward_server.reading.tokens import Token, Unreadable, tokenize
+from reward_server.reading.token_groups import is_sign
+from reward_server.reading.tokens import CLOSING, OPENING, Token, Unreadable, tokenize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Relative difference above which two numbers are different, however small they are."""

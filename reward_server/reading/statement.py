@@ -24,16 +24,26 @@ from reward_server.algebra.nodes import (
     Sum,
     Symbol,
     Words,
+    mapped,
     negative,
 )
 from reward_server.algebra.numeric import close_values
 from reward_server.algebra.points import CONSTANTS, symbols_of
 from reward_server.grading.notation import unify
-from reward_server.reading.conditions import RELATIONS, take_condition
+from reward_server.reading.conditions import RELATIONS, parameter_of, take_condition, text_of
 from reward_server.reading.names import name_of
 from reward_server.reading.parser import Parser
-from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
-from reward_server.reading.tokens import MAX_TOKENS, Token, Unreadable, has_plain_thousands, has_scientific, tokenize
+from reward_server.reading.token_groups import is_sign, split_at
+from reward_server.reading.tokens import (
+    CLOSING,
+    MAX_TOKENS,
+    OPENING,
+    Token,
+    Unreadable,
+    has_plain_thousands,
+    has_scientific,
+    tokenize,
+)
 from reward_server.reading.vocabulary import (
     ANSWER_WORDS,
     NUMBER_WORDS,
@@ -86,12 +96,27 @@ def read(text: str, gold: bool) -> list[Statement]:
             except Unreadable as error:
                 unread = unread or str(error)
                 continue
-            if statement not in readings:
-                readings.insert(len(readings) - bool(whole), statement)
+            for one in _bases_of_logarithms(statement):
+                if one not in readings:
+                    readings.insert(len(readings) - bool(whole), one)
     if not readings:
         phrase = _phrase(tokenize(text))
         readings = [Statement(Words(phrase), unread=unread)] if phrase else []
     return readings
+
+
+def _bases_of_logarithms(statement: Statement) -> list[Statement]:
+    r"""The readings of every `\log` without a base as natural, and as to base 10; the statement itself without one."""
+    to_ten = mapped(statement.node, _with_base_ten)
+    if to_ten == statement.node:
+        return [statement]
+    return [replace(statement, log_base="e"), replace(statement, node=to_ten, log_base="10")]
+
+
+def _with_base_ten(node: Node) -> Node:
+    if isinstance(node, Call) and node.name == "log" and len(node.arguments) == 1:
+        return replace(node, arguments=(*node.arguments, Number(Fraction(10))))
+    return node
 
 
 def _words_node(text: str, certain: bool) -> Node:
@@ -145,7 +170,8 @@ def _phrase(tokens: Sequence[Token]) -> str:
 
 def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     tokens, half_day = _take_half_day(tokens)
-    tokens, condition = take_condition(tokens)
+    tokens, behind = take_condition(tokens)
+    condition, (parameter, numbers) = text_of(behind), parameter_of(behind)
     described = _set_builder(tokens)
     if described:
         return replace(_relation(described, units), name="")
@@ -160,7 +186,7 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     radians = any(
         token.kind == "words" and {"rad", "radian", "radians"} & set(plain_words(token.text)) for token in tokens
     )
-    return replace(whole, condition=condition, half_day=half_day, radians=radians)
+    return replace(whole, condition=condition, half_day=half_day, radians=radians, parameter=parameter, numbers=numbers)
 
 
 def _both(elements: list[Statement]) -> list[Statement]:
