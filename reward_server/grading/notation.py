@@ -71,7 +71,7 @@ _CHARACTERS = str.maketrans(
         "。": ".",
     }
 )
-_DOUBLE_ASTERISK = re.compile(r"(?<=[\w)}\]])( ?)\*\*\1(?=[\w({\\-])")
+_DOUBLE_ASTERISK = re.compile(r"(?<=[A-Za-z0-9)}\]])( ?)\*\*\1(?=[A-Za-z0-9({\\-])")
 _ESCAPED_TWICE = re.compile(
     r"\\\\(?=(?:left|right|[dt]?frac|sqrt|text|boxed|pi|infty|cdot|times|le|ge|ne|circ|cup|in|begin|end)(?![A-Za-z]))"
 )

@@ -12,13 +12,15 @@ from typing import Any
 import sympy
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
-from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
+from math_verify.parser import LatexExtractionConfig
 
+from reward_server.algebra.nodes import Words
 from reward_server.algebra.statements import same
 from reward_server.grading import GoldUnparseable, Outcome, Unread
 from reward_server.grading.decision import decide, read_answer
 from reward_server.grading.golds import formula_of, read_gold
 from reward_server.grading.notation import normalize, unify
+from reward_server.grading.prose import answer_in
 from reward_server.grading.rendering import for_parser, why_unwritable
 from reward_server.reading.names import name_of
 from reward_server.reading.statement import sides_of
@@ -32,10 +34,9 @@ _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
 )
 _LATEX = LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)
-_CONFIGS = (_LATEX, ExprExtractionConfig())
 _MAX_SHORT = 300
 """Length of a text without a box that may be an answer as a whole, in characters."""
-_FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_DECIMAL_COMMA = re.compile(r"\d+,\d{1,2}")
 # math-verify's own timeouts are off, because the parent kills this process; math-verify logs a warning about that.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -133,18 +134,23 @@ def _parsed_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
 
 
 def _prose_equals(answer: str, gold: str) -> Outcome:
-    """Whether the last formula in a text equals the gold, or else the last expression that the parser finds in it."""
-    formulas = _FORMULA.findall(answer)
-    last = next((part for part in formulas[-1] if part), "") if formulas else ""
-    if last and equal(last, gold) is True:
+    """Whether the answer that a text ends with equals the gold."""
+    readings = read_gold(gold)
+    if len(answer) <= _MAX_SHORT and same(read_answer(answer), readings):
         return True
-    if len(answer) <= _MAX_SHORT and same(read_answer(answer), read_gold(gold)):
-        return True
-    known = _read_prose(f"\\boxed{{{normalize(formula_of(gold))}}}")
-    if not known:
-        raise GoldUnparseable(f"nothing can be read from the gold {gold[:100]!r}")
-    found = _read_prose(answer)
-    return _same(found, known) if found else Unread("there is no expression in the text")
+    found = answer_in(answer, bool(readings) and all(isinstance(one.node, Words) for one in readings))
+    if not found:
+        return Unread("there is no expression in the text")
+    outcome = equal(found, gold)
+    if outcome is not False:
+        return outcome
+    if _DECIMAL_COMMA.fullmatch(found):
+        return equal(found.replace(",", "."), gold)
+    if found.count("=") < 2:
+        return False
+    # Working that leads to an answer, in which a step may be wrong: the parser takes the end of it.
+    chain, known = (list(parse(text, (_LATEX,), parsing_timeout=None)) for text in (f"${found}$", rf"\boxed{{{gold}}}"))
+    return bool(chain) and bool(known) and _same(chain, known)
 
 
 def _same(found: list[Any], known: list[Any]) -> bool:
@@ -169,10 +175,6 @@ def _undefined_functions(value: Any) -> set[str]:
     if not isinstance(value, sympy.Basic):
         return set()
     return {str(function.func) for function in value.atoms(sympy.core.function.AppliedUndef)}
-
-
-def _read_prose(text: str) -> list[Any]:
-    return list(parse(text, _CONFIGS, parsing_timeout=None))
 
 
 def _differ_as_numbers(first: Any, second: Any) -> bool:
