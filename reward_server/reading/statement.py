@@ -96,7 +96,7 @@ def read(text: str, gold: bool) -> list[Statement]:
             except Unreadable as error:
                 unread = unread or str(error)
                 continue
-            for one in _bases_of_logarithms(statement):
+            for one in _bases_of_logarithms(statement) if "log" in text else [statement]:
                 if one not in readings:
                     readings.insert(len(readings) - bool(whole), one)
     if not readings:
@@ -171,11 +171,13 @@ def _phrase(tokens: Sequence[Token]) -> str:
 def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     tokens, half_day = _take_half_day(tokens)
     tokens, behind = take_condition(tokens)
-    condition, (parameter, numbers) = text_of(behind), parameter_of(behind)
+    condition, (parameter, numbers) = (text_of(behind), parameter_of(behind)) if behind else ("", ("", ""))
     described = _set_builder(tokens)
     if described:
         return replace(_relation(described, units), name="")
-    elements = [one for element in _elements(tokens, units) for one in _plus_minus(element)]
+    elements = _elements(tokens, units)
+    if any(token.text in (r"\pm", r"\mp") for token in tokens):
+        elements = [one for element in elements for one in _plus_minus(element)]
     if any(is_sign(token, "or") for token in tokens):
         elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
     if not elements:

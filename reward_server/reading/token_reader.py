@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from reward_server.reading.tokens import Token, Unreadable
 
 
+_END = Token("sign", "")
+
+
 class TokenReader:
     """Looks at tokens and takes them, one after another. Beyond the end there are blank signs."""
 
@@ -21,7 +24,7 @@ class TokenReader:
     def peek(self, offset: int = 0) -> Token:
         """The token that comes next, or after `offset` more; a blank sign at the end."""
         index = self._position + offset
-        return self._tokens[index] if 0 <= index < len(self._tokens) else Token("sign", "")
+        return self._tokens[index] if 0 <= index < len(self._tokens) else _END
 
     def take(self) -> Token:
         """Read one token."""

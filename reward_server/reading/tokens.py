@@ -159,7 +159,7 @@ def tokenize(
         depth += sum(token.text in ("(", "[", r"\{") for token in new)
         depth -= sum(token.text in (")", "]", r"\}") for token in new)
         if new:
-            tokens.append(replace(new[0], spaced=spaced or new[0].spaced))
+            tokens.append(replace(new[0], spaced=True) if spaced else new[0])
             tokens.extend(new[1:])
             spaced = False
         elif found == r"\!":
