@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from reward_server.reading.tokens import Token, Unreadable
 
-
 _END = Token("sign", "")
 
 
