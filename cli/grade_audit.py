@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
         failure = next((one for one in (outcome, reading) if isinstance(one, CannotGrade)), None)
         if failure is not None:
             problems.append((number, f"{comparison.gold[:100]!r}: {failure}"))
-        elif not outcome:
+        elif outcome is not True:
             problems.append((number, f"{comparison.gold[:100]!r} does not equal itself"))
     for number, problem in sorted(problems):
         print(f"{arguments.file}:{number}: {problem}")

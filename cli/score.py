@@ -62,7 +62,7 @@ def run(argv: list[str]) -> int:
             changed = 0
             for row, result in _grade(grader, tasks, rows):
                 print(result.model_dump_json())
-                verdicts[result.verdict] += 1
+                verdicts[f"{result.verdict} (not read)" if result.reason else result.verdict] += 1
                 changed += "reward" in row.columns and row.columns["reward"] != result.reward
     except (ConfigFileError, UnknownTask) as error:
         raise ConfigError(str(error)) from error

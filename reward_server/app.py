@@ -92,6 +92,7 @@ def to_score_result(item_id: str, result: GradingResult, seconds: float) -> Scor
         extracted=result.extracted,
         verdict=result.verdict,
         error=result.error,
+        reason=result.reason,
         ms=round(seconds * 1000, 3),
     )
 

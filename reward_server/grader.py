@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from pebble import ProcessExpired
 
 from reward_server.config import ServerConfig
-from reward_server.grading import GoldUnparseable
+from reward_server.grading import GoldUnparseable, Outcome, Unread
 from reward_server.grading.limits import is_expensive
 from reward_server.metrics import Metrics
 from reward_server.schema import ScoreItem
@@ -38,7 +38,7 @@ _TOO_LATE = "timeout: the deadline of the request passed before this item was gr
 class ComparisonResult(NamedTuple):
     """Whether answer and gold are equal, or the reason why that could not be decided; and how long it took."""
 
-    outcome: bool | CannotGrade
+    outcome: Outcome | CannotGrade
     seconds: float
 
 
@@ -71,7 +71,7 @@ class Grader:
         self.metrics.pending_comparisons.set_function(
             lambda: self._pool.num_pending + self._low_priority_pool.num_pending
         )
-        self._cache: dict[Comparison, bool] = {}
+        self._cache: dict[Comparison, Outcome] = {}
         self._cache_lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -159,7 +159,7 @@ class Grader:
             allowed = self._config.max_response_chars
             return GradingResult("error", error=f"too_long: {length} characters, the limit is {allowed}")
 
-        def compare(comparison: Comparison) -> bool:
+        def compare(comparison: Comparison) -> Outcome:
             result = results.get(comparison)
             if result is None:
                 return compare_exact(comparison)
@@ -206,7 +206,9 @@ class Grader:
     def _store(self, results: _Results) -> None:
         """Cache what was decided. Failures are not cached, so that they are tried again."""
         with self._cache_lock:
-            self._cache |= {one: result.outcome for one, result in results.items() if isinstance(result.outcome, bool)}
+            self._cache |= {
+                one: result.outcome for one, result in results.items() if isinstance(result.outcome, bool | Unread)
+            }
             # A dict iterates in order of insertion: the oldest entries go first.
             excess = max(0, len(self._cache) - CACHE_SIZE)
             for comparison in list(islice(self._cache, excess)):
@@ -216,7 +218,7 @@ class Grader:
         expensive = is_expensive(comparison.answer) or is_expensive(comparison.gold)
         return self._low_priority_pool if expensive else self._pool
 
-    def _submit(self, comparison: Comparison, deadline: float, done_times: _DoneTimes) -> "Future[bool]":
+    def _submit(self, comparison: Comparison, deadline: float, done_times: _DoneTimes) -> "Future[Outcome]":
         try:
             future = self._pool_for(comparison).submit(comparison, deadline - time.monotonic())
         except (QueueFull, PoolClosed) as error:
@@ -226,8 +228,8 @@ class Grader:
         return future
 
     def _wait_for(
-        self, comparison: Comparison, future: "Future[bool]", deadline: float, done_times: _DoneTimes
-    ) -> bool | CannotGrade:
+        self, comparison: Comparison, future: "Future[Outcome]", deadline: float, done_times: _DoneTimes
+    ) -> Outcome | CannotGrade:
         """The outcome of a submitted comparison. One whose worker died is retried once."""
         pool = self._pool_for(comparison)
         try:
@@ -260,5 +262,5 @@ class Grader:
             return CannotGrade("error", f"{type(error).__name__}: {error}")
 
 
-def _record_done_time(done_times: _DoneTimes, comparison: Comparison, future: "Future[bool]") -> None:
+def _record_done_time(done_times: _DoneTimes, comparison: Comparison, future: "Future[Outcome]") -> None:
     done_times[comparison] = time.monotonic()

@@ -105,6 +105,8 @@ class ScoreResult(_Reply):
     verdict: Verdict
     error: str | None
     """`code: explanation` for a failed item."""
+    reason: str | None = None
+    """Why a wrong answer could not be read, in one short line; null if it was read, and differs from the label."""
     ms: Annotated[float, Field(ge=0)]
     """Time spent on grading this item, in milliseconds."""
 

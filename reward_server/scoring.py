@@ -5,22 +5,25 @@ indistinguishable from a wrong answer, and training would learn from it.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from reward_server.grading import GoldUnparseable
+from reward_server.grading import GoldUnparseable, Outcome, Unread
 from reward_server.grading.decision import decide
 from reward_server.grading.exact import exact_match
 from reward_server.grading.golds import is_number, read_gold
 from reward_server.grading.limits import is_expensive, why_too_large
 from reward_server.schema import Verdict
-from reward_server.tasks.task import CannotGrade, Comparator, Comparison, GradingContext, Task
+from reward_server.tasks.task import CannotGrade, Comparison, GradingContext, Task
 
 MAX_EXTRACTED_CHARS = 1000
 """Maximum length of the extracted answer in the result, in characters. Grading always uses the whole answer."""
+
+MAX_REASON_CHARS = 200
+"""Maximum length of the reason why an answer cannot be read, in characters: it may quote the answer."""
 
 FinishReason = Literal["stop", "length"]
 
@@ -41,7 +44,7 @@ class GradingResult:
 
     `reward` is the weighted sum of the components; `score` is the component that measures the task's accuracy, in
     [0, 1]. If the item could not be graded, both are None, `components` is empty, and `error` has the form
-    "code: explanation".
+    "code: explanation". `reason` says why a wrong answer could not be read; None if it was read, and is different.
     """
 
     verdict: Verdict
@@ -50,12 +53,13 @@ class GradingResult:
     components: Mapping[str, float] = field(default_factory=dict)
     extracted: str | None = None
     error: str | None = None
+    reason: str | None = None
 
 
-def compare_exact(comparison: Comparison) -> bool:
+def compare_exact(comparison: Comparison) -> Outcome:
     """Compare answer and gold by text, by exact arithmetic, and by the package's own reading of them.
 
-    An answer that is too large to parse is different from any gold that is not. Long expressions, and those that look
+    An answer that is too large to parse is not read, unless the gold is as large. Long expressions, and those that look
     expensive, are left to the workers.
 
     Raises:
@@ -74,8 +78,9 @@ def compare_exact(comparison: Comparison) -> bool:
         raise CannotGrade("gold_unparseable", str(error)) from error
     if match:
         return True
-    if why_too_large(answer) is not None and why_too_large(gold) is None:
-        return False
+    too_large = why_too_large(answer)
+    if too_large is not None and why_too_large(gold) is None:
+        return Unread(f"it is too large: {too_large}")
     if not prose and known and not is_expensive(answer) and not is_expensive(gold):
         decided = decide(answer, gold)
         if decided is not None:
@@ -92,7 +97,7 @@ def get_score(
     prefix: str = "",
     meta: Mapping[str, JsonValue] | None = None,
     finish_reason: FinishReason | None = None,
-    compare: Comparator = compare_exact,
+    compare: Callable[[Comparison], Outcome] = compare_exact,
 ) -> GradingResult:
     """Grade one response.
 
@@ -115,11 +120,20 @@ def get_score(
         NeedsSymbolic: From `compare`.
     """
     text = prefix + response
+    unread: list[Unread] = []
+
+    def equal(comparison: Comparison) -> bool:
+        outcome = compare(comparison)
+        if isinstance(outcome, Unread):
+            unread.append(outcome)
+        return outcome is True
+
     try:
         gold = task.parse_label(label)
         truncated = finish_reason == "length"
-        context = GradingContext(text, task.find_answer(text), gold, prompt, meta or {}, truncated, compare)
-        return _grade(task, context)
+        context = GradingContext(text, task.find_answer(text), gold, prompt, meta or {}, truncated, equal)
+        result = _grade(task, context)
+        return replace(result, reason=_describe(unread[-1])) if unread and result.verdict == "wrong" else result
     except NeedsSymbolic:
         raise
     except CannotGrade as error:
@@ -128,6 +142,12 @@ def get_score(
         # An item on which the task's code crashes must neither fail its batch nor get a false 0, which would train.
         _logger.exception("task %s could not grade an item", task.name)
         return GradingResult("error", error=f"grader_error: {type(error).__name__}: {error}")
+
+
+def _describe(unread: Unread) -> str:
+    """One short line, whatever the answer contains."""
+    line = " ".join(f"the answer cannot be read: {unread.reason}".split())
+    return line if len(line) <= MAX_REASON_CHARS else f"{line[: MAX_REASON_CHARS - 3]}..."
 
 
 def _grade(task: Task[Any], context: GradingContext[Any]) -> GradingResult:

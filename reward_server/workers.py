@@ -15,6 +15,7 @@ from multiprocessing import connection, forkserver
 
 from pebble import ProcessExpired, ProcessPool
 
+from reward_server.grading import Outcome
 from reward_server.tasks.task import Comparison
 
 COMPARISONS_PER_WORKER = 2000
@@ -28,8 +29,8 @@ _WALL_CLOCK_FACTOR = 10
 """Limit on wall-clock time, as a multiple of that on CPU time: on a busy machine, a low-priority worker is slow."""
 
 
-Equal = Callable[[str, str, bool], bool]
-"""Whether an answer equals a gold; the third argument says that the answer is prose. Runs in workers."""
+Equal = Callable[[str, str, bool], Outcome]
+"""Whether an answer equals a gold, or cannot be read; the third argument: the answer is prose. Runs in workers."""
 
 
 class QueueFull(Exception):
@@ -40,7 +41,7 @@ class PoolClosed(Exception):
     """The pool was closed; it accepts no more comparisons."""
 
 
-def compare_symbolically(answer: str, gold: str, prose: bool) -> bool:
+def compare_symbolically(answer: str, gold: str, prose: bool) -> Outcome:
     """`grading.symbolic.equal`. Only workers load the parser, and from the fork server they inherit it imported."""
     from reward_server.grading.symbolic import equal
 
@@ -85,7 +86,7 @@ class WorkerPool:
         # thread that starts or stops a pool, since that thread may be waiting for them. Therefore: whoever holds
         # `_count_lock` never takes another lock.
         self._count_lock = threading.Lock()
-        self._pending: dict[Future[bool], ProcessPool | None] = {}  # with the process pool each was submitted to
+        self._pending: dict[Future[Outcome], ProcessPool | None] = {}  # with the process pool each was submitted to
         # Monotonic time of the last result; if the pool was idle since, of the first comparison after that.
         self._last_result = 0.0
         # Running mean, in which idle time does not count.
@@ -100,7 +101,7 @@ class WorkerPool:
         """Number of comparisons that are queued or running."""
         return len(self._pending)
 
-    def submit(self, comparison: Comparison, timeout: float = math.inf) -> "Future[bool]":
+    def submit(self, comparison: Comparison, timeout: float = math.inf) -> "Future[Outcome]":
         """Queue a comparison; returns immediately.
 
         The future raises what `grading.symbolic.equal` raises; `pebble.ProcessExpired` if the process died, see
@@ -134,7 +135,7 @@ class WorkerPool:
         future.add_done_callback(self._record_result)
         return future
 
-    def wait(self, future: "Future[bool]", timeout: float) -> bool:
+    def wait(self, future: "Future[Outcome]", timeout: float) -> Outcome:
         """The result of a submitted comparison, like `future.result(timeout)`; call this instead.
 
         pebble fails all comparisons of a pool that breaks, but it can miss one that is submitted at that moment: for
@@ -160,7 +161,7 @@ class WorkerPool:
             if pool is not None and not pool.active and future.cancel():
                 raise BrokenProcessPool("the workers died before this comparison was done")
 
-    def _schedule(self, comparison: Comparison) -> "Future[bool]":
+    def _schedule(self, comparison: Comparison) -> "Future[Outcome]":
         """Pass a comparison to the process pool, and replace the pool if it is broken. The caller holds `_lock`."""
         wall_clock_seconds = _WALL_CLOCK_FACTOR * self._seconds
         for _ in range(2):
@@ -171,17 +172,17 @@ class WorkerPool:
                 self._pool = self._start()
                 self._stopper = _Stopper(self._pool)
             try:
-                future: Future[bool] = self._pool.schedule(
+                future: Future[Outcome] = self._pool.schedule(
                     _compare, args=[self._equal, comparison, self._seconds], timeout=wall_clock_seconds
                 )
             except RuntimeError:
                 continue  # the pool broke between the check above and this call
             return future
-        broken: Future[bool] = Future()
+        broken: Future[Outcome] = Future()
         broken.set_exception(BrokenProcessPool("the workers cannot be started"))
         return broken
 
-    def _record_result(self, future: "Future[bool]") -> None:
+    def _record_result(self, future: "Future[Outcome]") -> None:
         """Update the counters; called by pebble's threads."""
         with self._count_lock:
             self._pending.pop(future, None)
@@ -268,7 +269,7 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _compare(equal: Equal, comparison: Comparison, seconds: float) -> bool:
+def _compare(equal: Equal, comparison: Comparison, seconds: float) -> Outcome:
     """Runs in a worker: compare within a limit on CPU time."""
     # With the default handler, the kernel itself ends the process when the timer fires. A Python handler would only run
     # between two bytecodes, and never during a long call into C code, such as a power of large integers.

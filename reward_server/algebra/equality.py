@@ -1,19 +1,13 @@
-"""Whether two readings are equal: by structure, then by exact arithmetic, then by values. None if that is left open."""
+"""Whether two trees are equal: by structure, then by exact arithmetic, then by values. None if that is left open."""
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
 from reward_server.algebra import polynomial
-from reward_server.algebra.budget import OverBudget, limited, remember, remembered, spend
+from reward_server.algebra.budget import remember, remembered, spend
 from reward_server.algebra.forms import form_of
+from reward_server.algebra.inequalities import TURNED, as_interval, unknown_of
 from reward_server.algebra.intervals import merged_intervals
-from reward_server.algebra.numeric import is_undefined, renamed
-from reward_server.algebra.points import children, symbols_of
-from reward_server.algebra.polynomial import Form, TooComplex
-from reward_server.algebra.values import as_percent, same_value, without_degrees
-from reward_server.reading.inequalities import TURNED, as_interval, unknown_of
-from reward_server.reading.nodes import (
+from reward_server.algebra.nodes import (
     Call,
     Degrees,
     Difference,
@@ -32,101 +26,16 @@ from reward_server.reading.nodes import (
     Words,
     negative,
 )
-from reward_server.reading.statement import Statement
+from reward_server.algebra.numeric import is_undefined
+from reward_server.algebra.points import children, symbols_of
+from reward_server.algebra.polynomial import Form, TooComplex
+from reward_server.algebra.values import as_percent, same_value, without_degrees
 
 MAX_COMPARISONS = 3000
 _INFINITY = Symbol(r"\infty")
-_ARGUMENT = re.compile(r"([A-Za-z])\(([a-zA-Z])\)")
 _REALS = Items("(", ")", (negative(_INFINITY), _INFINITY))
-_SINGLE = Number | Symbol | Sum | Product | Power | Call | Percent | Degrees
-
-
-def same(answers: Sequence[Statement], golds: Sequence[Statement]) -> bool | None:
-    """Whether any reading of an answer equals any reading of the gold; None if that is open for one of them.
-
-    It is open, too, if it takes more work than the process that serves requests can do meanwhile.
-    """
-    try:
-        with limited():
-            return _same(answers, golds)
-    except (OverBudget, RecursionError):
-        return None
-
-
-def _same(answers: Sequence[Statement], golds: Sequence[Statement]) -> bool | None:
-    undecided = False
-    for gold in golds:
-        for answer in answers:
-            result = same_statement(answer, gold)
-            if result:
-                return True
-            undecided |= result is None
-    return None if undecided else False
-
-
-def same_statement(answer: Statement, gold: Statement) -> bool | None:
-    """Whether two readings are equal, with their names, conditions and halves of the day as far as both have one."""
-    if answer.half_day and gold.half_day and answer.half_day != gold.half_day:
-        return False
-    if answer.condition and gold.condition and answer.condition != gold.condition:
-        return False
-    nodes = answer.node, gold.node
-    if answer.radians != gold.radians and any(map(_has_degrees, nodes)):
-        return False
-    in_degrees = all(isinstance(node, _SINGLE) for node in nodes) and any(
-        without_degrees(node) != node for node in nodes
-    )
-    if in_degrees and answer.radians != gold.radians:
-        return same_value(*nodes)
-    answer = _with_argument_of(answer, gold)
-    if answer.name and gold.name and not _same_name(answer.name, gold.name):
-        if not (isinstance(answer.node, _SINGLE) and isinstance(gold.node, _SINGLE)):
-            return False
-        return same_nodes(_as_relation(answer), _as_relation(gold))
-    if _names_another(answer, gold) or _names_another(gold, answer):
-        return False
-    if isinstance(answer.node, Relation) and gold.name and not isinstance(gold.node, Items):
-        return same_nodes(answer.node, _as_relation(gold))
-    if isinstance(gold.node, Relation) and answer.name and not isinstance(answer.node, Items):
-        return same_nodes(_as_relation(answer), gold.node)
-    return same_nodes(answer.node, gold.node)
-
-
-def _has_degrees(node: Node) -> bool:
-    return isinstance(node, Items) and any(without_degrees(element) != element for element in node.elements)
-
-
-def _names_another(one: Statement, other: Statement) -> bool:
-    """Whether an element of a list has another name than the whole of the other list: `q=2, a=3` is not `a = 2, 3`."""
-    if not other.name or not isinstance(one.node, Items):
-        return False
-    left = [element.sides[0] for element in one.node.elements if isinstance(element, Relation)]
-    return any(isinstance(side, Symbol) and not _same_name(side.name, other.name) for side in left)
-
-
-def _with_argument_of(answer: Statement, gold: Statement) -> Statement:
-    """The answer with the letter of the gold as its argument: `f(t) = 2t` says the same as `f(x) = 2x`."""
-    one, other = _ARGUMENT.fullmatch(answer.name), _ARGUMENT.fullmatch(gold.name)
-    if one is None or other is None or one[1] != other[1] or one[2] == other[2]:
-        return answer
-    if other[2] in symbols_of(answer.node):
-        return answer
-    return replace(answer, name=gold.name, node=renamed(answer.node, one[2], other[2]))
-
-
-def _same_name(one: str, other: str) -> bool:
-    """Whether two names may mean the same: a function with and without its argument, a word, or y and f(x)."""
-    shorter, longer = sorted((one, other), key=len)
-    if shorter == longer or longer.startswith(f"{shorter}(") or (one.islower() and " " in one):
-        return True
-    words = [len(name) > 2 and name.isalpha() and not name.isupper() for name in (one, other)]
-    if any(words):
-        return not all(words) or one.lower() == other.lower()  # a word, such as `Area`, and a letter for it
-    return shorter == "y" and longer in ("f(x)", "g(x)", "h(x)")
-
-
-def _as_relation(statement: Statement) -> Node:
-    return Relation((Symbol(statement.name), statement.node), ("=",))
+SINGLE = Number | Symbol | Sum | Product | Power | Call | Percent | Degrees
+"""Nodes with a value to calculate with."""
 
 
 def same_nodes(one: Node, other: Node) -> bool | None:
@@ -155,17 +64,17 @@ def same_nodes(one: Node, other: Node) -> bool | None:
             return len(terms) == len(other_terms) and _all(map(same_nodes, terms, other_terms))
         case Items(), Items():
             return _same_items(one, other)
-        case (Union(), _) | (_, Union()) if isinstance(one, _SINGLE) or isinstance(other, _SINGLE):
+        case (Union(), _) | (_, Union()) if isinstance(one, SINGLE) or isinstance(other, SINGLE):
             return None if Symbol(r"\mathbb{R}") in (one, other) else False
         case (Union(), Items()) | (Items(), Union()):
             return _same_sets(_joined(one), _joined(other))
-        case Items(), _ if isinstance(other, _SINGLE):
+        case Items(), _ if isinstance(other, SINGLE):
             return _item_and_single(one, other)
-        case _, Items() if isinstance(one, _SINGLE):
+        case _, Items() if isinstance(one, SINGLE):
             return _item_and_single(other, one)
-    if isinstance(one, _SINGLE) and isinstance(other, _SINGLE):
+    if isinstance(one, SINGLE) and isinstance(other, SINGLE):
         return _same_singles(one, other)
-    plain = Ratio | Matrix | _SINGLE
+    plain = Ratio | Matrix | SINGLE
     return False if isinstance(one, plain) and isinstance(other, plain) else None
 
 
@@ -184,7 +93,7 @@ def _all(results: Iterable[bool | None]) -> bool | None:
 
 def _same_items(one: Items, other: Items) -> bool | None:
     first, second = one.elements, other.elements
-    if len(first) == len(second) and _has_names(first) != _has_names(second):
+    if len(first) == len(second) and has_names(first) != has_names(second):
         return _all(map(same_nodes, first, second))  # only the order says which value belongs to which name
     if _is_unordered(one) and _is_unordered(other):
         # Repeats count in a list of numbers, but not in a set, nor in a list of solutions that are tuples.
@@ -206,7 +115,8 @@ def _same_items(one: Items, other: Items) -> bool | None:
     return _all(map(same_nodes, first, second))
 
 
-def _has_names(elements: tuple[Node, ...]) -> bool:
+def has_names(elements: tuple[Node, ...]) -> bool:
+    """Whether an element of a list says what it is called: `a=1, b=2`."""
     return any(isinstance(element, Relation) for element in elements)
 
 
@@ -292,12 +202,12 @@ def _same_sets(one: Node, other: Node) -> bool | None:
 def _relation_and_other(relation: Relation, other: Node) -> bool | None:
     if relation.signs == ("=",) and isinstance(relation.sides[0], Symbol) and not isinstance(other, Relation):
         return same_nodes(relation.sides[1], other)
-    if relation.signs == (r"\ne",) and isinstance(relation.sides[0], Symbol) and not isinstance(other, _SINGLE):
+    if relation.signs == (r"\ne",) and isinstance(relation.sides[0], Symbol) and not isinstance(other, SINGLE):
         return _same_sets(Difference(_REALS, Items(r"\{", r"\}", (relation.sides[1],))), other)
     interval = as_interval(relation)
     if interval is not None:
         return same_nodes(interval, other) if isinstance(other, Items | Union | Difference) else False
-    if isinstance(other, _SINGLE) or set(relation.signs) == {"="}:
+    if isinstance(other, SINGLE) or set(relation.signs) == {"="}:
         return False
     return None
 
@@ -313,7 +223,7 @@ def _same_relations(one: Relation, other: Relation) -> bool | None:
             undecided |= result is None
     if len(one.signs) != 1 or len(other.signs) != 1 or one.signs[0] not in TURNED or other.signs[0] not in TURNED:
         return None if undecided or len(one.signs) > 1 or len(other.signs) > 1 else False
-    if any(isinstance(side, _SINGLE) and is_undefined(side) for side in one.sides + other.sides):
+    if any(isinstance(side, SINGLE) and is_undefined(side) for side in one.sides + other.sides):
         return False
     first, second = _difference(one), _difference(other)
     if first is None or second is None:
@@ -343,7 +253,7 @@ def _difference(relation: Relation) -> tuple[Form, str] | None:
         return None
     if sign in ("<", r"\le") and difference.bottom != polynomial.number(1).bottom:
         return None  # the sign of the denominator is open
-    return difference, sign
+    return (polynomial.cleared(difference) if sign == "=" else difference), sign
 
 
 # Single values
@@ -358,7 +268,7 @@ def _same_singles(one: Node, other: Node) -> bool | None:
     one, other = first, second
     if isinstance(one, Words) or isinstance(other, Words):
         return False
-    if not isinstance(one, _SINGLE) or not isinstance(other, _SINGLE):
+    if not isinstance(one, SINGLE) or not isinstance(other, SINGLE):
         return same_nodes(one, other)
     if isinstance(one, Number) and isinstance(other, Number) and not (one.decimal or other.decimal):
         return one.value == other.value

@@ -8,7 +8,7 @@ from fractions import Fraction
 import mpmath
 
 from reward_server.algebra.budget import spend
-from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
+from reward_server.algebra.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
 
 DIGITS, MORE_DIGITS = 50, 150
 LOST_DIGITS = 20

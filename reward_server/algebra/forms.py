@@ -4,10 +4,10 @@ from fractions import Fraction
 from math import comb, factorial, gcd
 
 from reward_server.algebra.budget import remember, remembered, spend
+from reward_server.algebra.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
 from reward_server.algebra.points import CONSTANTS
 from reward_server.algebra.polynomial import Form, TooComplex, add, generator, multiply, number
 from reward_server.algebra.powers import power
-from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
 
 MAX_FACTORIAL = 200
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reward_server.algebra.nodes import Difference, Items, Node, Symbol, Union, negative
 from reward_server.algebra.numeric import real_value
-from reward_server.reading.nodes import Difference, Items, Node, Symbol, Union, negative
 
 _INFINITY = Symbol(r"\infty")
 

@@ -12,8 +12,8 @@ import mpmath
 from reward_server.algebra.budget import remember, remembered, spend
 from reward_server.algebra.evaluation import DIGITS, MORE_DIGITS, NoValue, Undefined, context, is_real, lock, small
 from reward_server.algebra.evaluation import value_at as value_of
+from reward_server.algebra.nodes import Node
 from reward_server.algebra.points import CONSTANTS, points, symbols_of
-from reward_server.reading.nodes import Call, Items, Node, Power, Product, Sum, Symbol
 
 AGREEING_DIGITS = 30
 _MIN_AGREEMENTS = 4
@@ -146,21 +146,3 @@ def real_value(node: Node) -> mpmath.mpf | None:
 
 def _exact(value: Fraction) -> mpmath.mpf:
     return context.mpf(value.numerator) / value.denominator
-
-
-def renamed(node: Node, name: str, new: str) -> Node:
-    """The expression with another name for one letter."""
-    match node:
-        case Symbol(name=found):
-            return Symbol(new) if found == name else node
-        case Sum(terms=parts):
-            return Sum(tuple(renamed(part, name, new) for part in parts))
-        case Product(factors=parts):
-            return Product(tuple(renamed(part, name, new) for part in parts))
-        case Call(name=function, arguments=parts):
-            return Call(function, tuple(renamed(part, name, new) for part in parts))
-        case Power(base=base, exponent=exponent):
-            return Power(renamed(base, name, new), renamed(exponent, name, new))
-        case Items(opening=opening, closing=closing, elements=parts):
-            return Items(opening, closing, tuple(renamed(part, name, new) for part in parts))
-    return node

@@ -3,7 +3,23 @@
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 
-from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol
+from reward_server.algebra.nodes import (
+    Call,
+    Degrees,
+    Difference,
+    Items,
+    Matrix,
+    Node,
+    Number,
+    Percent,
+    Power,
+    Product,
+    Ratio,
+    Relation,
+    Sum,
+    Symbol,
+    Union,
+)
 
 CONSTANTS = frozenset({"e", "i", r"\pi", r"\infty"})
 _NATURAL = frozenset({"factorial", "binom", "gcd", "lcm"})
@@ -22,7 +38,7 @@ _WHOLE = [Fraction(one) for one in (2, 3, 12, 5, 1, 7, 4, 30, 6, 10, 60)]
 
 
 def children(node: Node) -> tuple[Node, ...]:
-    """The parts of a single expression."""
+    """The parts of a node."""
     match node:
         case Sum(terms=parts) | Product(factors=parts) | Call(arguments=parts):
             return parts
@@ -30,6 +46,12 @@ def children(node: Node) -> tuple[Node, ...]:
             return (base, exponent)
         case Percent(value=value) | Degrees(value=value):
             return (value,)
+        case Items(elements=parts) | Relation(sides=parts) | Union(parts=parts) | Ratio(terms=parts):
+            return parts
+        case Matrix(rows=rows):
+            return sum(rows, ())
+        case Difference(whole=whole, without=without):
+            return (whole, without)
     return ()
 
 

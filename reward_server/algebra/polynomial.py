@@ -122,6 +122,25 @@ def proportional(one: Form, other: Form) -> Fraction | bool | None:
     return next(iter(ratio.values())) if same else True
 
 
+def cleared(form: Form) -> Form:
+    """A form that is to be zero, times the letters by which it is divided: `y - 1/x` is `xy - 1`.
+
+    The form itself if one of the letters could then be zero, so that there would be more solutions: y/x = 1 excludes
+    x = 0, and y = x does not.
+    """
+    lowest: dict[str, Fraction] = {}
+    for monomial in form.top:
+        for name, exponent in monomial:
+            lowest[name] = min(lowest.get(name, Fraction(0)), exponent)
+    divided = {name: -exponent for name, exponent in lowest.items() if exponent < 0}
+    top = _multiply(form.top, {tuple(sorted(divided.items())): Fraction(1)})
+    for name in divided:
+        rest = [monomial for monomial in top if name not in dict(monomial)]
+        if len(rest) != 1 or not all(is_constant(other) for other, _ in rest[0]):
+            return form
+    return Form(top, form.bottom, form.opaque)
+
+
 def _by_letters(terms: Mapping[Monomial, Fraction]) -> dict[Monomial, Terms]:
     """The coefficient, free of letters, of each product of letters."""
     parts: dict[Monomial, Terms] = {}

@@ -4,10 +4,10 @@ from fractions import Fraction
 
 from reward_server.algebra import polynomial
 from reward_server.algebra.forms import form_of
+from reward_server.algebra.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol, negative
 from reward_server.algebra.numeric import close_values, is_undefined, same_values
 from reward_server.algebra.points import symbols_of
 from reward_server.algebra.polynomial import Form, TooComplex
-from reward_server.reading.nodes import Call, Degrees, Node, Number, Percent, Power, Product, Sum, Symbol, negative
 
 ABSOLUTE_TOLERANCE = Fraction(1, 10**6)
 RELATIVE_TOLERANCE = Fraction(1, 10**5)

@@ -3,10 +3,10 @@
 import re
 from functools import lru_cache
 
+from reward_server.algebra.nodes import Statement, Words
 from reward_server.grading import GoldUnparseable
 from reward_server.grading.notation import unify
-from reward_server.reading.nodes import Words
-from reward_server.reading.statement import Statement, read
+from reward_server.reading.statement import read
 from reward_server.reading.vocabulary import QUALIFIERS, is_no_answer, plain_words
 
 CACHE_SIZE = 256

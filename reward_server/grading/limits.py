@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from reward_server.grading.notation import with_carets
+
 
 @dataclass(frozen=True)
 class ExpressionLimits:
@@ -44,6 +46,7 @@ def _patterns(limits: ExpressionLimits) -> tuple[re.Pattern[str], re.Pattern[str
 
 def why_too_large(expression: str, limits: ExpressionLimits = DEFAULT_LIMITS) -> str | None:
     """Why an expression is too large to parse, or None if it is not. Takes linear time."""
+    expression = with_carets(expression)
     long_number, large_exponent, large_factorial = _patterns(limits)
     if len(expression) > limits.chars:
         return f"{len(expression)} characters, the limit is {limits.chars}"
@@ -67,6 +70,7 @@ def why_too_large(expression: str, limits: ExpressionLimits = DEFAULT_LIMITS) ->
 
 def is_expensive(expression: str) -> bool:
     """Whether comparing an expression may take long: powers of powers, sums, factorials, or a long text."""
+    expression = with_carets(expression)
     return len(expression) > _EXPENSIVE_CHARS or _EXPENSIVE.search(expression) is not None or _depths(expression)[1] > 1
 
 

@@ -16,6 +16,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾", "
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢₐₓ", "0123456789+-niax")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ⁽⁾]+")
 _LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋ₙᵢₐₓ]+")
+_RAISED_OVER_LOWERED = re.compile("([⁰¹²³⁴-⁹]+)[⁄/]([₀-₉]+)")
 _CHARACTERS = str.maketrans(
     {
         **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
@@ -63,12 +64,14 @@ _CHARACTERS = str.maketrans(
         "√": r"\sqrt ",
         **dict.fromkeys("€£¥￥￡", r"\$"),
         "′": "'",
+        **dict.fromkeys("⁄∕", "/"),
         **{char: rf"\frac{{{top}}}{{{bottom}}}" for char, top, bottom in _FRACTIONS},
         **{chr(code): f"\\{name} " for code, name in zip(_GREEK_CODES, _GREEK_NAMES, strict=True) if name != "pi"},
         "、": ",",
         "。": ".",
     }
 )
+_DOUBLE_ASTERISK = re.compile(r"(?<=[A-Za-z0-9)}\]])( ?)\*\*\1(?=[A-Za-z0-9({\\-])")
 _ESCAPED_TWICE = re.compile(
     r"\\\\(?=(?:left|right|[dt]?frac|sqrt|text|boxed|pi|infty|cdot|times|le|ge|ne|circ|cup|in|begin|end)(?![A-Za-z]))"
 )
@@ -93,6 +96,7 @@ def unify(text: str) -> str:
     does not change.
     """
     if not text.isascii():
+        text = _RAISED_OVER_LOWERED.sub(_as_fraction, text)
         text = _RAISED.sub(lambda found: f"^{{{found.group().translate(_SUPERSCRIPTS)}}}", text)
         text = _LOWERED.sub(lambda found: f"_{{{found.group().translate(_SUBSCRIPTS)}}}", text)
         text = text.translate(_CHARACTERS)
@@ -104,9 +108,18 @@ def unify(text: str) -> str:
         if r"\left" in text and "arrow" not in text:
             text = text.replace(r"\left", "").replace(r"\right", "")
         text = text.replace(r"\(", " ").replace(r"\)", " ").replace(r"\[", " ").replace(r"\]", " ")
-    text = _BEGINNING.sub("", text, count=1)
+    text = _BEGINNING.sub("", with_carets(text), count=1)
     text = _END_BACKWARDS.sub("", text[::-1], count=1)[::-1]
     return text.rstrip("\\").rstrip() if text.endswith("\\") else text
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    return rf"\frac{{{found[1].translate(_SUPERSCRIPTS)}}}{{{found[2].translate(_SUBSCRIPTS)}}}"
+
+
+def with_carets(text: str) -> str:
+    """The text with `^` for `**` between two operands, which may be asterisks of bold text everywhere else."""
+    return _DOUBLE_ASTERISK.sub("^", text) if "**" in text else text
 
 
 def normalize(text: str) -> str:

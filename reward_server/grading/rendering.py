@@ -9,8 +9,7 @@ refused, and products get a sign.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from reward_server.reading.nodes import Unreadable
-from reward_server.reading.tokens import DEGREE, Token
+from reward_server.reading.tokens import DEGREE, Token, Unreadable
 from reward_server.reading.vocabulary import changes_number
 
 _SPARE = "abcdfghjklmnopqrstuvwxyz"
@@ -52,15 +51,16 @@ def render(tokens: Sequence[Token], names: Mapping[str, str]) -> str:
     """
     kept = list(tokens)
     while kept and kept[-1].kind == "words" and len(kept) > 1:
-        if changes_number(kept.pop().text):
-            raise Unreadable("words that change the meaning")
+        words = kept.pop().text
+        if changes_number(words):
+            raise Unreadable(f"{words!r} behind an expression")
     pieces: list[str] = []
     integral = any(token.text in (r"\int", r"\iint", r"\oint") for token in kept)
     for index, token in enumerate(kept):
         if token.kind == "words":
             raise Unreadable(f"{token.text!r} inside of an expression")
         if not _is_parsed(token):
-            raise Unreadable(f"{token.text!r}")
+            raise Unreadable(f"the {'command' if token.kind == 'command' else 'sign'} {token.text}")
         script = index > 1 and kept[index - 2].text in ("^", "_")
         if script and token.kind == "number":
             pieces.append(" ")

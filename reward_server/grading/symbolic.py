@@ -12,19 +12,20 @@ from typing import Any
 import sympy
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import parse, verify
-from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
+from math_verify.parser import LatexExtractionConfig
 
-from reward_server.algebra.equality import same
-from reward_server.grading import GoldUnparseable
+from reward_server.algebra.nodes import Words
+from reward_server.algebra.statements import same
+from reward_server.grading import GoldUnparseable, Outcome, Unread
 from reward_server.grading.decision import decide, read_answer
 from reward_server.grading.golds import formula_of, read_gold
 from reward_server.grading.notation import normalize, unify
-from reward_server.grading.rendering import for_parser
+from reward_server.grading.prose import answer_in
+from reward_server.grading.rendering import for_parser, render
 from reward_server.reading.names import name_of
-from reward_server.reading.nodes import Unreadable
 from reward_server.reading.statement import sides_of
-from reward_server.reading.token_groups import CLOSING, OPENING, is_sign
-from reward_server.reading.tokens import Token, tokenize
+from reward_server.reading.token_groups import is_sign
+from reward_server.reading.tokens import CLOSING, OPENING, Token, Unreadable, tokenize
 
 RELATIVE_TOLERANCE = sympy.Rational(1, 10**5)
 """Relative difference above which two numbers are different, however small they are."""
@@ -33,16 +34,19 @@ _NORMALIZATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
 )
 _LATEX = LatexExtractionConfig(boxed_match_priority=0, normalization_config=_NORMALIZATION)
-_CONFIGS = (_LATEX, ExprExtractionConfig())
 _MAX_SHORT = 300
 """Length of a text without a box that may be an answer as a whole, in characters."""
-_FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_DECIMAL_COMMA = re.compile(r"\d+,\d{1,2}")
 # math-verify's own timeouts are off, because the parent kills this process; math-verify logs a warning about that.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
-def equal(answer: str, gold: str, prose: bool = False) -> bool:
-    """Whether answer and gold are mathematically equal.
+class _AnswerLost(Exception):
+    """The parser makes nothing of an answer, or loses a letter of it, while it reads the gold."""
+
+
+def equal(answer: str, gold: str, prose: bool = False) -> Outcome:
+    """Whether answer and gold are mathematically equal, or why the answer cannot be read.
 
     Args:
         answer: An expression, such as the content of a box.
@@ -60,12 +64,35 @@ def equal(answer: str, gold: str, prose: bool = False) -> bool:
     decided = decide(answer, gold)
     if decided is not None:
         return decided
+    known = tokenize(unify(formula_of(gold)), scientific=False)
     try:
-        return _parsed_sides_equal(tokenize(unify(answer)), tokenize(unify(formula_of(gold)), scientific=False))
+        found = tokenize(unify(answer))
     except Unreadable as error:
-        if readings:
-            return False  # the answer has words or signs that no reading accounts for
-        raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read: {error}") from error
+        return Unread(str(error))
+    try:
+        return _parsed_sides_equal(found, known)
+    except _AnswerLost:
+        return _unread(answer, "its letters and signs make no expression")
+    except Unreadable as error:
+        fault = _fault_of(found)
+        if not readings and (_fault_of(known) or not fault):
+            raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read: {error}") from error
+        return _unread(answer, fault)
+
+
+def _fault_of(tokens: Sequence[Token]) -> str:
+    """Why tokens cannot be written for the parser; blank if they can."""
+    try:
+        sides_of(tokens)
+        render(tokens, {})
+    except Unreadable as error:
+        return str(error)
+    return ""
+
+
+def _unread(answer: str, reason: str) -> Outcome:
+    """An answer that the parser cannot read; it is merely different if there is another reading, or no reason."""
+    return Unread(reason) if reason and not read_answer(answer) else False
 
 
 def _parsed_sides_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
@@ -74,7 +101,8 @@ def _parsed_sides_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
     Therefore, an equation and a value are equal only if each side of the equation, but for a name, is that value.
 
     Raises:
-        Unreadable: One of them cannot be read.
+        Unreadable: One of them cannot be written for the parser.
+        _AnswerLost: The parser cannot read the answer.
     """
     (found, found_signs), (known, known_signs) = sides_of(answer), sides_of(gold)
     if _has_inner_equation(answer) or _has_inner_equation(gold):
@@ -109,26 +137,33 @@ def _parsed_equal(answer: Sequence[Token], gold: Sequence[Token]) -> bool:
     known = _read(right, right_letters)
     if not known:
         raise GoldUnparseable(f"the gold {right[:100]!r} cannot be read without a loss")
-    return _same(_read(left, left_letters), known)
+    found = _read(left, left_letters)
+    if not found:
+        raise _AnswerLost
+    return _same(found, known)
 
 
-def _prose_equals(answer: str, gold: str) -> bool:
-    """Whether the last formula in a text equals the gold, or else the last expression that the parser finds in it."""
-    formulas = _FORMULA.findall(answer)
-    last = next((part for part in formulas[-1] if part), "") if formulas else ""
-    if last and equal(last, gold):
+def _prose_equals(answer: str, gold: str) -> Outcome:
+    """Whether the answer that a text ends with equals the gold."""
+    readings = read_gold(gold)
+    if len(answer) <= _MAX_SHORT and same(read_answer(answer), readings):
         return True
-    if len(answer) <= _MAX_SHORT and same(read_answer(answer), read_gold(gold)):
-        return True
-    known = _read_prose(f"\\boxed{{{normalize(formula_of(gold))}}}")
-    if not known:
-        raise GoldUnparseable(f"nothing can be read from the gold {gold[:100]!r}")
-    return _same(_read_prose(answer), known)
+    found = answer_in(answer, bool(readings) and all(isinstance(one.node, Words) for one in readings))
+    if not found:
+        return Unread("there is no expression in the text")
+    outcome = equal(found, gold)
+    if outcome is not False:
+        return outcome
+    if _DECIMAL_COMMA.fullmatch(found):
+        return equal(found.replace(",", "."), gold)
+    if found.count("=") < 2:
+        return False
+    # Working that leads to an answer, in which a step may be wrong: the parser takes the end of it.
+    chain, known = (list(parse(text, (_LATEX,), parsing_timeout=None)) for text in (f"${found}$", rf"\boxed{{{gold}}}"))
+    return bool(chain) and bool(known) and _same(chain, known)
 
 
 def _same(found: list[Any], known: list[Any]) -> bool:
-    if not found:
-        return False
     verified = verify(known, found, timeout_seconds=None, raise_on_error=False)
     return bool(verified) and not _differ_as_numbers(found[0], known[0])
 
@@ -150,10 +185,6 @@ def _undefined_functions(value: Any) -> set[str]:
     if not isinstance(value, sympy.Basic):
         return set()
     return {str(function.func) for function in value.atoms(sympy.core.function.AppliedUndef)}
-
-
-def _read_prose(text: str) -> list[Any]:
-    return list(parse(text, _CONFIGS, parsing_timeout=None))
 
 
 def _differ_as_numbers(first: Any, second: Any) -> bool:

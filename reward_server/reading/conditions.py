@@ -2,22 +2,25 @@
 
 from collections.abc import Sequence
 
-from reward_server.reading.nodes import Unreadable
-from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
-from reward_server.reading.tokens import Token
+from reward_server.reading.token_groups import is_sign, split_at
+from reward_server.reading.tokens import CLOSING, OPENING, Token, Unreadable
 from reward_server.reading.vocabulary import QUALIFIERS, plain_words
 
 RELATIONS = frozenset(
     {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\mid", r"\notin", r"\subset"}
 )
+_PARTIAL = frozenset(
+    {"positive", "negative", "nonnegative", "non-negative", "even", "odd", "prime", "nonzero", "non-zero"}
+)
+"""Words that leave only some of the integers."""
 _BRANCHES = frozenset({"if", "when", "where", "otherwise", "for"})
 
 
-def take_condition(tokens: list[Token]) -> tuple[list[Token], str]:
+def take_condition(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
     r"""Separate a condition at the end: `\text{ for all } x`, `\forall x`, `(x > 0)`, `, k \in \mathbb{Z}`.
 
     Returns:
-        The rest, and the condition as text; blank if it only says for which kind of number the answer holds.
+        The rest, and the condition; empty if there is none.
     """
     depth = 0
     for index, token in enumerate(tokens):
@@ -30,7 +33,7 @@ def take_condition(tokens: list[Token]) -> tuple[list[Token], str]:
             depth == 0
             and is_sign(token, ",", "(")
             and index + 2 < len(tokens)
-            and tokens[index + 1].kind == "letter"
+            and tokens[index + 1].kind in ("letter", "command")
             and _has_number_set(tokens[index + 1 :])
         )
         in_brackets = is_sign(token, "(") and depth == 0 and index > 1 and _is_bracketed_relation(tokens[index:])
@@ -39,9 +42,9 @@ def take_condition(tokens: list[Token]) -> tuple[list[Token], str]:
             while rest and is_sign(rest[-1], ",", ";"):
                 rest = rest[:-1]
             _check(rest, tokens[index:])
-            return rest, _condition(tokens[index:])
+            return rest, tokens[index:]
         depth += (token.text in OPENING) - (token.text in CLOSING)
-    return tokens, ""
+    return tokens, []
 
 
 def _check(answer: Sequence[Token], condition: Sequence[Token]) -> None:
@@ -70,7 +73,27 @@ def _check(answer: Sequence[Token], condition: Sequence[Token]) -> None:
 
 
 def _has_number_set(tokens: Sequence[Token]) -> bool:
-    return len(tokens) >= 3 and tokens[1].text == r"\in" and tokens[2].text.startswith(r"\mathbb")
+    return len(tokens) >= 3 and tokens[1].text == r"\in" and _number_set(tokens[2].text) != ""
+
+
+def _number_set(text: str) -> str:
+    return text if text.startswith(r"\mathbb") else rf"\mathbb{{{text}}}" if text in ("N", "Z", "Q", "R") else ""
+
+
+def parameter_of(condition: Sequence[Token]) -> tuple[str, str]:
+    r"""The only letter of a condition and the kind of number that it is: `k` and `\mathbb{Z}`; else blanks."""
+    found = [
+        index
+        for index, token in enumerate(condition)
+        if (token.kind == "letter" or token.kind == "command") and token.text not in (r"\in", r"\forall")
+    ]
+    texts = [token.text for token in condition]
+    if len(found) == 2 and texts[found[0] + 1 : found[1]] == [r"\in"]:
+        rest = texts[found[1] + 1 :]
+        return texts[found[0]], _number_set(texts[found[1]]) if rest in ([], [")"]) else "".join(texts[found[1] :])
+    words = {word for token in condition if token.kind == "words" for word in plain_words(token.text)}
+    whole = len(found) == 1 and words & {"integer", "integers"} and not words & _PARTIAL
+    return (texts[found[0]], r"\mathbb{Z}") if whole else ("", "")
 
 
 def _is_bracketed_relation(tokens: Sequence[Token]) -> bool:
@@ -83,7 +106,7 @@ def _is_bracketed_relation(tokens: Sequence[Token]) -> bool:
     )
 
 
-def _condition(tokens: Sequence[Token]) -> str:
+def text_of(tokens: Sequence[Token]) -> str:
     """A condition as text, without the words; blank if it has no relation but that to a set of numbers."""
     signs = {token.text for token in tokens if token.text in RELATIONS or token.text in (r"\mid", r"\equiv", "|")}
     if signs <= {r"\in"}:

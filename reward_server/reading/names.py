@@ -1,14 +1,17 @@
 """Names that stand left of an equals sign: what an answer is called, and not what it is."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from reward_server.reading.token_groups import is_sign, split_at
-from reward_server.reading.tokens import Token
+from reward_server.reading.tokens import CLOSING, OPENING, Token
 from reward_server.reading.vocabulary import changes_meaning, plain_words
 
 _IN_ARGUMENTS = (",", "_", "+", "-", "{", "}", "|")
 _FUNCTIONS = frozenset("fghFGHPQTE") | {r"\phi", r"\psi", r"\Phi", r"\varphi"}
 """Letters that a sum in brackets is the argument of; behind other letters, it is a factor."""
+_PROBABILITIES = frozenset({"P", "E", r"\Pr", r"\mathbb{P}", r"\mathbb{E}"})
+"""Probabilities and expectations, of anything in brackets: `P(X>2)`, `E[X]`."""
 _COMMANDS = frozenset({r"\angle", r"\triangle", r"\overline", r"\vec", r"\max", r"\min", r"\hat", r"\square"})
 
 
@@ -36,6 +39,8 @@ def _written(tokens: Sequence[Token]) -> str:
     if is_sign(first, "(") and is_sign(tokens[-1], ")"):
         inner = split_at(tokens[1:-1], ",")
         return "".join(texts) if len(inner) > 1 and all(name_of(part) for part in inner) else ""
+    if first.text in _PROBABILITIES and _is_one_bracket(tokens[1:]):
+        return "".join(texts)
     if first.text == "m" and len(tokens) > 1 and tokens[1].text == r"\angle":
         return name_of(tokens[1:])  # the measure of an angle
     if first.text in _COMMANDS:
@@ -50,6 +55,14 @@ def _written(tokens: Sequence[Token]) -> str:
     if first.kind == "command" and _is_indexed(tokens[1:]) and tokens[1].text in ("_", "("):
         return "" if first.text in (r"\log", r"\ln", r"\frac", r"\sqrt", r"\sin", r"\cos", r"\tan") else "".join(texts)
     return ""
+
+
+def _is_one_bracket(tokens: Sequence[Token]) -> bool:
+    """Whether tokens are something in a bracket that closes with the last of them."""
+    if len(tokens) < 3 or not is_sign(tokens[0], "(", "["):
+        return False
+    depth = list(accumulate((token.text in OPENING) - (token.text in CLOSING) for token in tokens))
+    return depth[-1] == 0 and 0 not in depth[:-1]
 
 
 def _argument_of(tokens: Sequence[Token]) -> Sequence[Token]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from reward_server.reading.nodes import Number, Unreadable
-from reward_server.reading.tokens import Token
+from reward_server.algebra.nodes import Number
+from reward_server.reading.tokens import Token, Unreadable
 from reward_server.reading.vocabulary import BASES
 
 MAX_DIGITS = 200

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from reward_server.reading.nodes import (
+from reward_server.algebra.nodes import (
     Call,
     Degrees,
     Difference,
@@ -21,14 +21,13 @@ from reward_server.reading.nodes import (
     Sum,
     Symbol,
     Union,
-    Unreadable,
     negative,
     quotient,
 )
 from reward_server.reading.numerals import base_of, hexadecimal, in_base, mixed, repeating
 from reward_server.reading.token_groups import COMMAND_ENDS, is_end
 from reward_server.reading.token_reader import TokenReader
-from reward_server.reading.tokens import DEGREE, FUNCTIONS, Token
+from reward_server.reading.tokens import DEGREE, FUNCTIONS, Token, Unreadable
 from reward_server.reading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_number, plain_words
 
 MAX_DEPTH = 40

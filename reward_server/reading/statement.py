@@ -6,16 +6,12 @@ of them are returned; comparing decides, since the other side may say which was 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product as pairs_of
 
-from reward_server.algebra.numeric import CONSTANTS, close_values, symbols_of
-from reward_server.grading.notation import unify
-from reward_server.reading.conditions import RELATIONS, take_condition
-from reward_server.reading.inequalities import as_interval, unknown_of
-from reward_server.reading.names import name_of
-from reward_server.reading.nodes import (
+from reward_server.algebra.inequalities import as_interval, unknown_of
+from reward_server.algebra.nodes import (
     Call,
     Items,
     Node,
@@ -24,15 +20,30 @@ from reward_server.reading.nodes import (
     Product,
     Ratio,
     Relation,
+    Statement,
     Sum,
     Symbol,
-    Unreadable,
     Words,
+    mapped,
     negative,
 )
+from reward_server.algebra.numeric import close_values
+from reward_server.algebra.points import CONSTANTS, symbols_of
+from reward_server.grading.notation import unify
+from reward_server.reading.conditions import RELATIONS, parameter_of, take_condition, text_of
+from reward_server.reading.names import name_of
 from reward_server.reading.parser import Parser
-from reward_server.reading.token_groups import CLOSING, OPENING, is_sign, split_at
-from reward_server.reading.tokens import Token, has_plain_thousands, has_scientific, tokenize
+from reward_server.reading.token_groups import is_sign, split_at
+from reward_server.reading.tokens import (
+    CLOSING,
+    MAX_TOKENS,
+    OPENING,
+    Token,
+    Unreadable,
+    has_plain_thousands,
+    has_scientific,
+    tokenize,
+)
 from reward_server.reading.vocabulary import (
     ANSWER_WORDS,
     NUMBER_WORDS,
@@ -43,26 +54,11 @@ from reward_server.reading.vocabulary import (
 _CODE = re.compile(
     r"(?=.*[-/.])(?:\d+(?:[-/]\d+){2,}|0\d+(?:[-/]\d+)+|\d+(?:[-/]\d+)*[-/]0\d+(?:[-/]\d+)*|\d{3}-\d{4}|\d+(?:\.\d+){2,})"
 )
-MAX_CHARS = 20_000
 _ORDERS = frozenset({"<", ">", "=", r"\le", r"\ge"})
 """Signs that are a whole answer: which of two numbers is larger."""
 _ELLIPSIS = re.compile(r"\\[lcv]?dots[a-z]?|\.\.\.|…")
 _TEXT_WORD = re.compile(r"[^\W\d_]+")
 _IN_PHRASES = frozenset({",", "or", "-", ":", ".", "'", "(", ")"})
-
-
-@dataclass(frozen=True)
-class Statement:
-    r"""One reading of an answer.
-
-    `node` is the value, without the name before it (`x` of `x = 4`), the condition behind it, and `a.m.` or `p.m.`.
-    """
-
-    node: Node
-    name: str = ""
-    condition: str = ""
-    half_day: str = ""
-    radians: bool = False
 
 
 def read(text: str, gold: bool) -> list[Statement]:
@@ -73,9 +69,9 @@ def read(text: str, gold: bool) -> list[Statement]:
         gold: Whether this is the known answer. A unit without `\\text` is read as one in a gold only after a blank:
             the gold `7ml` is a product, `12 cm` a length.
     """
-    if len(text) > MAX_CHARS:
-        return []
     text = unify(text)
+    if len(text) > MAX_TOKENS:
+        return []
     if text in _ORDERS:
         return [Statement(Words(text))]
     if _CODE.fullmatch(text.strip()):
@@ -89,6 +85,7 @@ def read(text: str, gold: bool) -> list[Statement]:
         return readings
     commas = (True, False) if has_plain_thousands(text) else (True,)
     exponents = (not gold, False) if has_scientific(text) else (True,)
+    unread = ""
     for thousands, scientific in pairs_of(commas, exponents):
         tokens = tokenize(text, thousands, scientific=scientific)
         for units in (False, True):
@@ -96,14 +93,30 @@ def read(text: str, gold: bool) -> list[Statement]:
                 continue
             try:
                 statement = _read_tokens(tokens, units)
-            except Unreadable:
+            except Unreadable as error:
+                unread = unread or str(error)
                 continue
-            if statement not in readings:
-                readings.insert(len(readings) - bool(whole), statement)
+            for one in _bases_of_logarithms(statement) if "log" in text else [statement]:
+                if one not in readings:
+                    readings.insert(len(readings) - bool(whole), one)
     if not readings:
         phrase = _phrase(tokenize(text))
-        readings = [Statement(Words(phrase))] if phrase else []
+        readings = [Statement(Words(phrase), unread=unread)] if phrase else []
     return readings
+
+
+def _bases_of_logarithms(statement: Statement) -> list[Statement]:
+    r"""The readings of every `\log` without a base as natural, and as to base 10; the statement itself without one."""
+    to_ten = mapped(statement.node, _with_base_ten)
+    if to_ten == statement.node:
+        return [statement]
+    return [replace(statement, log_base="e"), replace(statement, node=to_ten, log_base="10")]
+
+
+def _with_base_ten(node: Node) -> Node:
+    if isinstance(node, Call) and node.name == "log" and len(node.arguments) == 1:
+        return replace(node, arguments=(*node.arguments, Number(Fraction(10))))
+    return node
 
 
 def _words_node(text: str, certain: bool) -> Node:
@@ -157,11 +170,14 @@ def _phrase(tokens: Sequence[Token]) -> str:
 
 def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     tokens, half_day = _take_half_day(tokens)
-    tokens, condition = take_condition(tokens)
+    tokens, behind = take_condition(tokens)
+    condition, (parameter, numbers) = (text_of(behind), parameter_of(behind)) if behind else ("", ("", ""))
     described = _set_builder(tokens)
     if described:
         return replace(_relation(described, units), name="")
-    elements = [one for element in _elements(tokens, units) for one in _plus_minus(element)]
+    elements = _elements(tokens, units)
+    if any(token.text in (r"\pm", r"\mp") for token in tokens):
+        elements = [one for element in elements for one in _plus_minus(element)]
     if any(is_sign(token, "or") for token in tokens):
         elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
     if not elements:
@@ -172,7 +188,7 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     radians = any(
         token.kind == "words" and {"rad", "radian", "radians"} & set(plain_words(token.text)) for token in tokens
     )
-    return replace(whole, condition=condition, half_day=half_day, radians=radians)
+    return replace(whole, condition=condition, half_day=half_day, radians=radians, parameter=parameter, numbers=numbers)
 
 
 def _both(elements: list[Statement]) -> list[Statement]:

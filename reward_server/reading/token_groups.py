@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from reward_server.reading.tokens import Token
+from reward_server.reading.tokens import CLOSING, OPENING, Token
 
-OPENING, CLOSING = frozenset({"(", "[", "{", r"\{", r"\langle"}), frozenset({")", "]", "}", r"\}", r"\rangle"})
 _TERM_ENDS = frozenset({",", ";", "or", ":", "=", "<", ">", ")", "]", "}", r"\}", "+", "-", r"\rangle", "&"})
 COMMAND_ENDS = frozenset({
     r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\cup", r"\cap", r"\rfloor", r"\rceil", r"\pm",

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from reward_server.reading.nodes import Unreadable
-from reward_server.reading.tokens import Token
+from reward_server.reading.tokens import Token, Unreadable
+
+_END = Token("sign", "")
 
 
 class TokenReader:
@@ -22,7 +23,7 @@ class TokenReader:
     def peek(self, offset: int = 0) -> Token:
         """The token that comes next, or after `offset` more; a blank sign at the end."""
         index = self._position + offset
-        return self._tokens[index] if 0 <= index < len(self._tokens) else Token("sign", "")
+        return self._tokens[index] if 0 <= index < len(self._tokens) else _END
 
     def take(self) -> Token:
         """Read one token."""

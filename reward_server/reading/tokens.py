@@ -13,6 +13,10 @@ from reward_server.reading.vocabulary import BARE_UNITS, DEGREE_WORDS, PERCENT_W
 Kind = Literal["number", "letter", "run", "words", "command", "sign"]
 
 
+class Unreadable(ValueError):
+    """The text is no expression that this package reads by itself; a parser for all of LaTeX may still read it."""
+
+
 @dataclass(frozen=True)
 class Token:
     """A piece of an expression.
@@ -57,7 +61,6 @@ _SYNONYMS = {
     **dict.fromkeys((r"\mod",), r"\bmod"),
     **dict.fromkeys((r"\backslash", r"\smallsetminus"), r"\setminus"),
     **dict.fromkeys((r"\subseteq",), r"\subset"),
-    **dict.fromkeys((r"\lg",), r"\log_{10}"),
 }
 _BLANKS = {r"\ ", r"\,", r"\;", r"\:", r"\quad", r"\qquad", r"\space", "~", r"\thinspace", r"\enspace", r"\>"}
 _NOTHING = {
@@ -97,10 +100,15 @@ _LEADING_DIGIT = re.compile(r"[.,;:\s]*\d")
 _SQUARED = BARE_UNITS | {"in"}
 _UNIT_POWER = re.compile(r"(?<![A-Za-z])([A-Za-z]{2,})\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
 _GLUED_SEPARATOR = re.compile(r"(and|or)(?=[A-Z])")
+OPENING, CLOSING = frozenset({"(", "[", "{", r"\{", r"\langle"}), frozenset({")", "]", "}", r"\}", r"\rangle"})
+_INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
+"""Commands between their arguments, which are all that is in a group before and behind them."""
+_GROUP_ENDS = CLOSING | {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", ",", ";", "or", ":", "&", "\\\\"}
 _LONE_SIGNS = frozenset({":", "=", "<", ">", "+", "-", "*", "/", ","})
 """Signs that braces make a plain character, which changes the blanks around them only: `3{:}20`."""
 MAX_TEXT_DEPTH = 5
 MAX_TOKENS = 3000
+"""A longer text has no tokens. The limits on answers are below, so that only golds can be that long."""
 _WORD_RUN = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -115,11 +123,16 @@ def tokenize(
             Inside of brackets, it does only before a group that begins with 0.
         scientific: Whether `2e-1` is 0.2; else the e is a letter.
         depth_left: How many `\\text{...}` inside of each other are still opened; others are words.
+
+    Raises:
+        Unreadable: There are more than `MAX_TOKENS`.
     """
     tokens: list[Token] = []
     depth = position = 0
     spaced = False
-    while position < len(text) and len(tokens) < MAX_TOKENS:
+    while position < len(text):
+        if len(tokens) > MAX_TOKENS:
+            raise Unreadable(f"more than {MAX_TOKENS} tokens")
         piece = _PIECE.match(text, position)
         assert piece is not None  # the last alternative takes any character
         kind, found = piece.lastgroup or "sign", piece.group()
@@ -146,12 +159,12 @@ def tokenize(
         depth += sum(token.text in ("(", "[", r"\{") for token in new)
         depth -= sum(token.text in (")", "]", r"\}") for token in new)
         if new:
-            tokens.append(replace(new[0], spaced=spaced or new[0].spaced))
+            tokens.append(replace(new[0], spaced=True) if spaced else new[0])
             tokens.extend(new[1:])
             spaced = False
         elif found == r"\!":
             spaced = False
-    return _join(tokens)
+    return _with_arguments_behind(_join(tokens)) if r"\over" in text or r"\choose" in text else _join(tokens)
 
 
 def has_scientific(text: str) -> bool:
@@ -183,7 +196,7 @@ def _read_command(command: str) -> list[Token]:
     if command in _NOTHING:
         return []
     if command == r"\lg":
-        return [Token("command", r"\log"), Token("sign", "_"), Token("number", "10")]
+        return tokenize(r"\log_{10}")
     text = _SYNONYMS.get(command.rstrip("*") if len(command) > 2 else command, command)
     if text in (r"\mathcal", r"\mathscr", r"\mathfrak"):
         return []
@@ -307,6 +320,32 @@ def _join(tokens: list[Token]) -> list[Token]:
             joined.append(tokens[position])
             position += 1
     return joined
+
+
+def _with_arguments_behind(tokens: list[Token]) -> list[Token]:
+    r"""The tokens with `\frac{a}{b}` for `a \over b`, and `\binom` for `\choose`."""
+    written: list[Token] = []
+    groups = [(0, False)]
+    """Where each open group begins, and whether such a command was in it."""
+    opening, closing = Token("sign", "{"), Token("sign", "}")
+    for token in [*tokens, Token("sign", "")]:
+        start, divided = groups[-1]
+        if token.text in _INFIX and not divided:
+            written[start:start] = [Token("command", _INFIX[token.text]), opening]
+            written += [closing, opening]
+            groups[-1] = (start, True)
+            continue
+        ends = token.kind != "words" and (token.text in _GROUP_ENDS or not token.text)
+        if ends and divided:
+            written.append(closing)
+        if ends and token.text in CLOSING and len(groups) > 1:
+            groups.pop()
+        elif ends:
+            groups[-1] = (len(written) + 1, False)
+        elif token.kind != "words" and token.text in OPENING:
+            groups.append((len(written) + 1, False))
+        written.append(token)
+    return written[:-1]
 
 
 def _is_root(tokens: list[Token]) -> bool:

@@ -71,6 +71,19 @@ QUALIFIERS = frozenset(
 )
 """Words that begin a condition behind an answer."""
 
+INTRODUCING = _words(
+    """
+    is are was were be equals equal get gets got have has had gives give leaves makes make obtain obtained find answer
+    """
+)
+"""Words of a sentence that its result follows."""
+
+HARMLESS_IN_PROSE = _words("is are was were of more at from when if only up to over before after times pair pairs")
+"""Words that limit or change a number in an answer, but not in a sentence: `it comes to 12`, `12 more apples`."""
+
+REMARKS = _words("which because since who whose")
+"""Words that begin a remark on what stands before them."""
+
 BARE_UNITS = _words(
     """
     mm cm dm km ft yd mi nm um mg kg lb lbs oz ml cl dl kl mph kph kmh rpm hz khz mhz kw kwh hp psi kpa mol cc sec secs
@@ -81,6 +94,9 @@ BARE_UNITS = _words(
     """
 )
 """Units that count without `\\text`, behind a number."""
+
+SHORT_WORDS = BARE_UNITS | _words("am an as at be by do go he if in is it me my no of on or pm so to up us we")
+"""Words of two letters that are no product in a sentence."""
 
 UPRIGHT_UNITS = _words("m s g h l L A V N J W K C F T t d Ω")
 """Single letters that may be a unit if they are upright and stand behind a number."""

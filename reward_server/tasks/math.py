@@ -47,7 +47,7 @@ def truncated_reward(context: GradingContext[str]) -> float:
 def _make(name: str, summary: str, find_answer: Callable[[str], str | None]) -> Task[str]:
     return Task(
         name=name,
-        version="3",
+        version="4",
         summary=summary,
         parse_label=parse_label,
         find_answer=find_answer,

@@ -31,7 +31,7 @@ def accuracy_reward(context: GradingContext[str]) -> float:
 
 NUMINA = Task(
     name="numina",
-    version="3",
+    version="4",
     summary=r"\boxed{...} in answer tags equals the gold answer",
     parse_label=parse_label,
     find_answer=find_boxed_answer,

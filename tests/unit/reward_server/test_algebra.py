@@ -7,6 +7,7 @@ import pytest
 from reward_server.algebra import budget
 from reward_server.algebra.budget import OverBudget, limited, spend
 from reward_server.grading.decision import decide
+from tests.unit.reward_server.comparisons import is_equal
 
 Row = tuple[str, str, bool]
 """Gold, answer, and whether they are equal."""
@@ -89,25 +90,25 @@ def test_without_a_value(gold: str, answer: str) -> None:
 @pytest.mark.parametrize(("gold", "answer", "equal"), UNDEFINED)
 def test_undefined_parts(gold: str, answer: str, equal: bool) -> None:
     """Catches an undefined or infinite part that cancels, or gives a zero, instead of leaving the whole undefined."""
-    assert decide(answer, gold) is equal
+    assert is_equal(decide(answer, gold)) is equal
 
 
 @pytest.mark.parametrize(("gold", "answer", "equal"), POINTS)
 def test_points(gold: str, answer: str, equal: bool) -> None:
     """Catches expressions that differ only at sizes or signs that no point has, and points outside their domain."""
-    assert decide(answer, gold) is equal
+    assert is_equal(decide(answer, gold)) is equal
 
 
 @pytest.mark.parametrize(("gold", "answer", "equal"), TOLERANCES)
 def test_tolerances(gold: str, answer: str, equal: bool) -> None:
     """Catches an absolute tolerance, which makes small numbers equal, and rounding that makes equal ones differ."""
-    assert decide(answer, gold) is equal
+    assert is_equal(decide(answer, gold)) is equal
 
 
 @pytest.mark.parametrize(("gold", "answer", "equal"), POWERS)
 def test_powers_of_powers(gold: str, answer: str, equal: bool) -> None:
     """Catches a power of a power or a root of a product that is rewritten where that rule does not hold."""
-    assert decide(answer, gold) is equal
+    assert is_equal(decide(answer, gold)) is equal
 
 
 def test_work_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

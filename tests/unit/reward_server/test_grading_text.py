@@ -16,6 +16,7 @@ from reward_server.grading.extraction import MAX_TAIL_CHARS, find_boxed, find_ta
 from reward_server.grading.limits import DEFAULT_LIMITS, ExpressionLimits, is_expensive, why_too_large
 from reward_server.grading.notation import normalize
 from reward_server.reading.statement import read
+from tests.unit.reward_server.comparisons import is_equal
 
 FLOOD_CHARS = 200_000
 BOUND_SECONDS = 5.0
@@ -452,7 +453,7 @@ FUNCTIONS: list[Callable[[str], object]] = [
 def compare(answer: str, gold: str) -> bool | None:
     """What the server's process decides; None also for a gold without an answer."""
     try:
-        return decide(answer, gold)
+        return is_equal(decide(answer, gold))
     except GoldUnparseable:
         return None
 

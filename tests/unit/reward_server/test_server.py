@@ -112,6 +112,7 @@ def test_a_batch_keeps_order_and_tells_failure_from_wrong(port: int) -> None:
         "components": {},
         "extracted": None,
         "verdict": "gold_unparseable",
+        "reason": None,
     }
     assert wrong == {
         "id": "b",
@@ -121,6 +122,7 @@ def test_a_batch_keeps_order_and_tells_failure_from_wrong(port: int) -> None:
         "extracted": "3+5+7",
         "verdict": "wrong",
         "error": None,
+        "reason": None,
     }
     assert (right["id"], right["reward"], right["score"], right["verdict"]) == ("a", 1.1, 1.0, "correct")
 
@@ -620,3 +622,11 @@ def test_the_server_keeps_no_token_in_its_environment(monkeypatch: pytest.Monkey
         connection.close()
         for child in psutil.Process(process.pid).children(recursive=True):
             assert "hunter2" not in Path(f"/proc/{child.pid}/environ").read_text()
+
+
+def test_the_reply_says_why_an_answer_was_not_read(port: int) -> None:
+    """Catches a reason that the grader knows and the reply leaves out."""
+    item = {"id": "a", "response": r"\boxed{3\text{ or more}}", "label": "3"}
+    (result,) = ask(port, "POST", "/get_score", {"task": "math", "items": [item]}).content["results"]
+    assert (result["verdict"], result["reward"], result["error"]) == ("wrong", 0.0, None)
+    assert result["reason"] == "the answer cannot be read: 'or more' behind an expression"

@@ -57,12 +57,12 @@ def test_every_example_is_correct(name: str, grader: Grader) -> None:
 def test_weights_are_those_of_the_recipes() -> None:
     """Catches a silent change of a reward; whoever changes it must raise the task's version, too."""
     promised = {
-        "math": ("3", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
-        "math_any": ("3", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
+        "math": ("4", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
+        "math_any": ("4", "accuracy", {"accuracy": 1.0, "truncated": -1.0}),
         "countdown": ("2", "equation", {"format": 0.1, "equation": 1.0, "thought": 0.0}),
         "game24": ("2", "outcome", {"outcome": 0.55, "process": 0.30, "length": 0.15}),
         "gsm8k_zh": ("2", "correctness", {"marks": 0.5, "soft": 0.5, "strict": 0.5, "digits": 0.5, "correctness": 2.0}),
-        "numina": ("3", "accuracy", {"format": 1.0, "accuracy": 1.0}),
+        "numina": ("4", "accuracy", {"format": 1.0, "accuracy": 1.0}),
     }
     actual = {
         name: (task.version, task.accuracy, {key: component.weight for key, component in task.components.items()})

@@ -1,11 +1,9 @@
-"""What an expression is after it was read: a tree in which every letter, word and sign of the text has its place."""
+"""What an answer is after it was read: a tree in which every letter, word and sign of the text has its place."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
-
-
-class Unreadable(ValueError):
-    """The text is no expression that this package reads by itself; a parser for all of LaTeX may still read it."""
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,23 @@ Node = (
     | Words
 )
 
+
+def mapped(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The tree with each node replaced by what `change` makes of it, the innermost first."""
+
+    def part(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(part(one) for one in value)
+        return mapped(value, change) if isinstance(value, Node) else value
+
+    return change(replace(node, **{name: part(value) for name, value in vars(node).items()}))
+
+
+def renamed(node: Node, name: str, new: str) -> Node:
+    """The tree with another name for one letter."""
+    return mapped(node, lambda one: Symbol(new) if one == Symbol(name) else one)
+
+
 MINUS_ONE = Number(Fraction(-1))
 
 
@@ -153,3 +168,24 @@ def negative(node: Node) -> Node:
 def quotient(top: Node, bottom: Node) -> Node:
     """Top divided by bottom."""
     return Product((top, Power(bottom, MINUS_ONE)))
+
+
+@dataclass(frozen=True)
+class Statement:
+    r"""One reading of an answer.
+
+    `node` is the value, without the name before it (`x` of `x = 4`), the condition behind it, and `a.m.` or `p.m.`.
+    `parameter` is a letter that may be any number of a kind, and `numbers` the kind: `k` and `\mathbb{Z}`. `log_base`
+    is what `\log` without a base was read as, `e` or `10`; blank if there is none. `unread` says why a text is no
+    expression, if it was read as text only for that.
+    """
+
+    node: Node
+    name: str = ""
+    condition: str = ""
+    half_day: str = ""
+    radians: bool = False
+    parameter: str = ""
+    numbers: str = ""
+    log_base: str = ""
+    unread: str = ""

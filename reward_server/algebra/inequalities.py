@@ -1,7 +1,7 @@
 """Inequalities as the intervals that they say a letter is in."""
 
-from reward_server.algebra.numeric import CONSTANTS
-from reward_server.reading.nodes import Call, Items, Node, Relation, Symbol, negative
+from reward_server.algebra.nodes import Call, Items, Node, Relation, Symbol, negative
+from reward_server.algebra.points import CONSTANTS
 
 _INFINITY = Symbol(r"\infty")
 TURNED = {"<": ">", r"\le": r"\ge", ">": "<", r"\ge": r"\le", "=": "=", r"\ne": r"\ne", r"\approx": r"\approx"}
