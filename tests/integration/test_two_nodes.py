@@ -46,7 +46,7 @@ def kill_b_in_step(nodes: TwoNodes, process: "subprocess.Popen[str]", folder: Pa
 def config(countdown_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three steps of one engine and two ranks."""
     folder = tmp_path_factory.mktemp("two_nodes")
-    settings = SETTINGS | {"policy": {"num_ranks": 2}, "num_steps": 3}
+    settings = SETTINGS | {"policy": {"num_ranks": 2, "timeout_seconds": 900}, "num_steps": 3}
     return write_config(folder / "config.yaml", BASE_MODEL, countdown_files, **settings)
 
 
@@ -88,7 +88,7 @@ def test_loss_of_a_rank_ends_the_run_with_its_checkpoint(nodes: TwoNodes, config
     nodes.start("b")
     assert code == 4, output
     assert "policy rank 1" in output.splitlines()[-1], output
-    assert seconds < 200, seconds  # the longest deadline of the config is 120 s
+    assert seconds < 300, seconds  # a third of the deadline
     steps = len(read_jsonl(runs / "lost/metrics.jsonl"))
     resumed = train(config, "lost", "--cluster.address", "local", "--resume", "--num_steps", str(steps + 1))
     result = subprocess.run(resumed, cwd=ROOT, capture_output=True, text=True, check=False)
