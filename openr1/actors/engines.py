@@ -107,16 +107,16 @@ def transport_of(config: TrainConfig, places: Places) -> Transport:
 
 
 def start_engines(
-    settings: list[EngineSettings], threads: int, places: Sequence[Place | None], kind: type[EngineActor] = EngineActor
+    settings: list[EngineSettings], threads: int, places: Sequence[Place | None], kind: type[EngineActor] | None = None
 ) -> list[ActorHandle]:
-    """Start one engine for each of `settings`; returns at once. `kind` may add methods (tests).
+    """Start one engine for each of `settings`; returns at once. `kind` may be a subclass (tests).
 
     One whose process dies is started again by Ray, with the weights of the model's folder: it generates only after the
     next push.
     """
     return [
         start_actor(
-            kind,
+            kind or EngineActor,
             threads,
             options_of(place) | {"max_restarts": ENGINE_RESTARTS},
             ENGINE_VARIABLES | ({} if one.on_gpu else ENGINE_CPU_VARIABLES),
