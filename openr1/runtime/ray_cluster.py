@@ -52,6 +52,8 @@ def running_ray(num_gpus: int | None = None) -> Iterator[Cluster]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     # By default Ray runs actors at niceness 15; here they do all the work.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling)
+    # Set within a Ray job, for the job's own process; a Ray that starts there would show all GPUs to every actor.
+    os.environ.pop("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", None)
     with own_folder(Path(tempfile.gettempdir()), "openr1-ray-") as files, INTERRUPTS.polled():
         try:
             ray.init(

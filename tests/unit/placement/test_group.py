@@ -77,6 +77,17 @@ def test_the_demo_starts_on_every_machine(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.timeout(300)
+def test_a_cluster_within_a_ray_job_assigns_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a variable of Ray jobs that leaves every rank on the first GPU; see
+    findings/ray_job_unassigns_gpus_of_its_own_ray.sh.
+    """
+    monkeypatch.setenv("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", "1")
+    with running_ray(2) as cluster:
+        records = start(demo(tmp_path), tmp_path, cluster)
+    assert [records[f"policy_{rank}"]["gpus"] for rank in range(2)] == [["0"], ["1"]]
+
+
+@pytest.mark.timeout(300)
 def test_reservations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches GPUs that stay reserved after the block, a share that is not the whole GPU, and GPUs that are counted
     although the CPU stack is installed.
