@@ -3,7 +3,6 @@ r"""Reads an expression from tokens by recursive descent: every token gets a pla
 Two readings are sensible for a letter behind a number: a factor (`6m`), or a unit (`6\text{ m}`). The caller chooses.
 """
 
-import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -28,13 +27,9 @@ from reward_server.reading.numerals import base_of, hexadecimal, in_base, mixed,
 from reward_server.reading.token_groups import COMMAND_ENDS, is_end
 from reward_server.reading.token_reader import TokenReader
 from reward_server.reading.tokens import DEGREE, FUNCTIONS, Token, Unreadable
-from reward_server.reading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_number, plain_words
+from reward_server.reading.vocabulary import BARE_UNITS, GREEK, SCALES, UPRIGHT_UNITS, changes_number, plain_words
 
 MAX_DEPTH = 40
-_LETTERS = re.compile(
-    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega|"
-    r"Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega|pi|infty|ell|hbar|aleph|emptyset|mho|partial|nabla"
-)
 _ACCENTS = frozenset({r"\vec", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\underline"})
 _FENCES = {r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil"), "|": ("|", "abs")}
 _CLOSING = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",), "{": ("}",), r"\langle": (r"\rangle",)}
@@ -287,8 +282,10 @@ class Parser(TokenReader):
     def _command(self) -> Node:
         command = self.take().text
         name = command.removeprefix("\\")
-        if _LETTERS.fullmatch(name):
-            return Items(r"\{", r"\}", ()) if name == "emptyset" else self._symbol(command)
+        if command == r"\emptyset":
+            return Items(r"\{", r"\}", ())
+        if command in GREEK:
+            return self._symbol(command)
         if command == r"\frac":
             return quotient(_no_items(self._argument()), _no_items(self._argument()))
         if command == r"\binom":
