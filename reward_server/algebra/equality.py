@@ -33,6 +33,7 @@ from reward_server.algebra.values import as_percent, same_value, without_degrees
 
 MAX_COMPARISONS = 3000
 _INFINITY = Symbol(r"\infty")
+_VERDICTS = frozenset({"yes", "no", "true", "false", "t", "f"})
 _REALS = Items("(", ")", (negative(_INFINITY), _INFINITY))
 SINGLE = Number | Symbol | Sum | Product | Power | Call | Percent | Degrees
 """Nodes with a value to calculate with."""
@@ -44,6 +45,8 @@ def same_nodes(one: Node, other: Node) -> bool | None:
     match one, other:
         case Words(), Words():
             return one.letters == other.letters if one.letters and other.letters else one.text == other.text
+        case (Words() as word, Product(factors=factors)) | (Product(factors=factors), Words() as word) if word.letters:
+            return tuple(map(Symbol, word.letters)) == factors  # `A \cdot B` for `AB`, in this order
         case (Words(), _) | (_, Words()):
             return False
         case Relation(), Relation():
@@ -96,6 +99,8 @@ def _same_items(one: Items, other: Items) -> bool | None:
     if len(first) == len(second) and has_names(first) != has_names(second):
         return _all(map(same_nodes, first, second))  # only the order says which value belongs to which name
     if _is_unordered(one) and _is_unordered(other):
+        if all(map(_is_verdict, first)) and all(map(_is_verdict, second)):
+            return len(first) == len(second) and _all(map(same_nodes, first, second))
         # Repeats count in a list of numbers, but not in a set, nor in a list of solutions that are tuples.
         if r"\{" in (one.opening, other.opening) or all(isinstance(node, Items) for node in first + second):
             if (
@@ -118,6 +123,11 @@ def _same_items(one: Items, other: Items) -> bool | None:
 def has_names(elements: tuple[Node, ...]) -> bool:
     """Whether an element of a list says what it is called: `a=1, b=2`."""
     return any(isinstance(element, Relation) for element in elements)
+
+
+def _is_verdict(node: Node) -> bool:
+    """Whether an element of a list answers one of several questions, whose order counts: yes, no, true, false, T, F."""
+    return node.text in _VERDICTS if isinstance(node, Words) else node in (Symbol("T"), Symbol("F"))
 
 
 def _is_unordered(items: Items) -> bool:

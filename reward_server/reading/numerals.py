@@ -27,9 +27,7 @@ def repeating(tokens: Sequence[Token], start: int) -> Numeral:
         Unreadable: It has too many digits.
     """
     text = tokens[start].text
-    if len(text) > MAX_DIGITS:
-        raise Unreadable(f"a number of {len(text)} digits")
-    plain = Numeral(Number(Fraction(text), "." in text), 1)
+    plain = Numeral(Number(exact_number(text), "." in text), 1)
     position = start + 1
     if "." not in text:
         if not _is(tokens, position, ".") or not _is_period(tokens, position + 1):
@@ -53,6 +51,17 @@ def repeating(tokens: Sequence[Token], start: int) -> Numeral:
     return Numeral(Number(Fraction(text.rstrip(".") or "0") + fraction), position - start)
 
 
+def exact_number(text: str) -> Fraction:
+    """The value of a number token.
+
+    Raises:
+        Unreadable: It has too many digits.
+    """
+    if len(text) > MAX_DIGITS:
+        raise Unreadable(f"a number of {len(text)} digits")
+    return Fraction(text)
+
+
 def _is(tokens: Sequence[Token], position: int, text: str) -> bool:
     return position < len(tokens) and tokens[position].text == text
 
@@ -64,7 +73,10 @@ def _is_period(tokens: Sequence[Token], position: int) -> bool:
 
 
 def _is_digits(tokens: Sequence[Token], position: int) -> bool:
-    return position < len(tokens) and tokens[position].kind == "number" and tokens[position].text.isdigit()
+    """Whether a token is a number of digits only, not too many of them."""
+    if position >= len(tokens) or tokens[position].kind != "number":
+        return False
+    return tokens[position].text.isdecimal() and len(tokens[position].text) <= MAX_DIGITS
 
 
 def _digits(tokens: Sequence[Token], position: int) -> tuple[str, int]:
@@ -83,7 +95,7 @@ def base_of(index: str) -> int:
         Unreadable: It names no base from 2 to 36.
     """
     plain = index.strip("() ").lower()
-    base = BASES.get(plain, int(plain) if plain.isdigit() and len(plain) <= 2 else 0)
+    base = BASES.get(plain, int(plain) if plain.isdecimal() and len(plain) <= 2 else 0)
     if not 2 <= base <= 36:
         raise Unreadable(f"{index!r} is no number base")
     return base

@@ -23,10 +23,10 @@ from reward_server.algebra.nodes import (
     negative,
     quotient,
 )
-from reward_server.reading.numerals import base_of, hexadecimal, in_base, mixed, repeating
-from reward_server.reading.token_groups import COMMAND_ENDS, is_end
+from reward_server.reading.numerals import base_of, exact_number, hexadecimal, in_base, mixed, repeating
+from reward_server.reading.token_groups import is_end
 from reward_server.reading.token_reader import TokenReader
-from reward_server.reading.tokens import DEGREE, FUNCTIONS, Token, Unreadable
+from reward_server.reading.tokens import COMMAND_ENDS, DEGREE, FUNCTIONS, Token, Unreadable, tokenize
 from reward_server.reading.vocabulary import BARE_UNITS, GREEK, SCALES, UPRIGHT_UNITS, changes_number, plain_words
 
 MAX_DEPTH = 40
@@ -35,6 +35,7 @@ _FENCES = {r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil"), "|
 _CLOSING = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",), "{": ("}",), r"\langle": (r"\rangle",)}
 _APPLIED = frozenset({"f", "g"})
 """Letters that are functions if a bracket follows; other letters are factors."""
+_OF_ANGLES = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "Bmatrix"})
 
 
@@ -167,7 +168,7 @@ class Parser(TokenReader):
         if self.accept("-"):
             return negative(self._script()) if self.peek().text != "-" else self._primary()
         if self.peek().kind == "number":
-            node: Node = Number(Fraction(self.take().text))
+            node: Node = Number(exact_number(self.take().text))
         else:
             node = Symbol(self.take().text) if self.peek().kind == "letter" else self._argument()
         if self.peek().text == "^":
@@ -303,7 +304,9 @@ class Parser(TokenReader):
         if command.startswith(r"\begin{"):
             return self._matrix(command[len(r"\begin{") : -1])
         if command in (r"\triangle", r"\angle"):
-            return self._symbol(command)
+            points = self.points()
+            points = sorted(points) if command == r"\triangle" else min(points, points[::-1])  # ABC is CBA, but not BAC
+            return Symbol(f"{command} {' '.join(points)}") if points else self._symbol(command)
         raise Unreadable(f"the command {command}")
 
     def _argument(self) -> Node:
@@ -313,18 +316,23 @@ class Parser(TokenReader):
             return self._primary()
         if "." in token.text:
             raise Unreadable("a decimal as an argument without braces")
-        # `\frac12` has two arguments of one digit; the rest of the number is the next token.
-        kind = "letter" if token.kind == "run" and len(token.text) == 2 else token.kind
-        rest = [Token(kind, token.text[1:])] if len(token.text) > 1 else []
-        self._tokens = [*self._tokens[: self._position], *rest, *self._tokens[self._position + 1 :]]
-        return Number(Fraction(token.text[0])) if kind == "number" else Symbol(token.text[0])
+        # `\frac12` has two arguments of one digit; the rest of the number is the next token, or several: `\frac1e2`.
+        first, rest = token.text[0], token.text[1:]
+        if token.kind == "number":
+            behind: list[Token] = tokenize(rest)
+            node: Node = Number(Fraction(first))
+        else:
+            behind, node = [Token("run" if len(rest) > 1 else "letter", rest)][: len(rest)], Symbol(first)
+        self._tokens = [*self._tokens[: self._position], *behind, *self._tokens[self._position + 1 :]]
+        return node
 
     def _function(self, name: str) -> Node:
         exponent: Node | None = None
         base: Node | None = None
         while self.peek().text in ("^", "_"):
             if self.accept("_"):
-                base = self._argument()
+                ten = self.peek().kind == "number" and self.peek().text.startswith("1")  # there is no base 1
+                base = self._number() if ten else self._argument()
             else:
                 self.take()
                 exponent = self._script()
@@ -334,24 +342,27 @@ class Parser(TokenReader):
             inside = self._brackets()
             arguments = inside.elements if isinstance(inside, Items) else (inside,)
         else:
-            arguments = (self._bare_argument(),)
+            arguments = (self._bare_argument(name),)
         if base is not None:
             arguments = (*arguments, base)
         call = Call(name, tuple(_no_items(argument) for argument in arguments))
         return call if exponent is None else Power(call, exponent)
 
-    def _bare_argument(self) -> Node:
-        """The argument of a function without brackets: the factors up to the next sign, bracket or function."""
+    def _bare_argument(self, name: str) -> Node:
+        r"""The argument of a function without brackets: the factors up to the next sign, bracket or function.
+
+        A slash ends it, so that `\ln 3/\ln 2` is a quotient; but not that of an angle with pi: `\sin\pi/3`.
+        """
+        start = self._position
         factors = [self._signed()]
-        while self._at_factor() or self.peek().text == "/":
+        while self._at_factor():
             token = self.peek()
-            if token.text == "/":
-                self.take()
-                factors.append(Power(self._signed(), Number(Fraction(-1))))
-            elif token.text in ("(", "[") or token.text.removeprefix("\\") in FUNCTIONS:
+            if token.text in ("(", "[") or token.text.removeprefix("\\") in FUNCTIONS:
                 break
-            else:
-                factors.append(self._power())
+            factors.append(self._power())
+        angle = any(token.text == r"\pi" for token in self._tokens[start : self._position])
+        if name in _OF_ANGLES and angle and self.accept("/"):
+            factors.append(Power(self._signed(), Number(Fraction(-1))))
         return factors[0] if len(factors) == 1 else Product(tuple(_no_items(factor) for factor in factors))
 
     def _accent(self, command: str) -> Node:

@@ -16,12 +16,9 @@ from reward_server.algebra.nodes import (
     Items,
     Node,
     Number,
-    Power,
-    Product,
     Ratio,
     Relation,
     Statement,
-    Sum,
     Symbol,
     Words,
     mapped,
@@ -31,8 +28,18 @@ from reward_server.algebra.numeric import close_values
 from reward_server.algebra.points import CONSTANTS, symbols_of
 from reward_server.grading.notation import unify
 from reward_server.reading.conditions import RELATIONS, parameter_of, take_condition, text_of
+from reward_server.reading.double_signs import both_signs
 from reward_server.reading.names import name_of
 from reward_server.reading.parser import Parser
+from reward_server.reading.texts import (
+    has_order,
+    is_range,
+    is_text,
+    literal_text,
+    phrase_of,
+    whole_words,
+    words_of,
+)
 from reward_server.reading.token_groups import is_sign, split_at
 from reward_server.reading.tokens import (
     CLOSING,
@@ -45,20 +52,10 @@ from reward_server.reading.tokens import (
     tokenize,
 )
 from reward_server.reading.vocabulary import (
-    ANSWER_WORDS,
     NUMBER_WORDS,
     is_half_day,
     plain_words,
 )
-
-_CODE = re.compile(
-    r"(?=.*[-/.])(?:\d+(?:[-/]\d+){2,}|0\d+(?:[-/]\d+)+|\d+(?:[-/]\d+)*[-/]0\d+(?:[-/]\d+)*|\d{3}-\d{4}|\d+(?:\.\d+){2,})"
-)
-_ORDERS = frozenset({"<", ">", "=", r"\le", r"\ge"})
-"""Signs that are a whole answer: which of two numbers is larger."""
-_ELLIPSIS = re.compile(r"\\[lcv]?dots[a-z]?|\.\.\.|…")
-_TEXT_WORD = re.compile(r"[^\W\d_]+")
-_IN_PHRASES = frozenset({",", "or", "-", ":", ".", "'", "(", ")"})
 
 
 def read(text: str, gold: bool) -> list[Statement]:
@@ -67,42 +64,46 @@ def read(text: str, gold: bool) -> list[Statement]:
     Args:
         text: LaTeX, without dollar signs in the middle.
         gold: Whether this is the known answer. A unit without `\\text` is read as one in a gold only after a blank:
-            the gold `7ml` is a product, `12 cm` a length.
+            the gold `7ml` is a product, `12 cm` a length. And the letters of a gold that may be a word have an order.
     """
+    if is_range(text):
+        return [Statement(Words(unify(text)), unread="a range of numbers")]
     text = unify(text)
     if len(text) > MAX_TOKENS:
         return []
-    if text in _ORDERS:
-        return [Statement(Words(text))]
-    if _CODE.fullmatch(text.strip()):
-        return [Statement(Words(text.strip()))]
-    if _ELLIPSIS.search(text):
-        return [Statement(Words("".join(_ELLIPSIS.sub("...", text).split())))]
-    whole = _whole_words(text)
-    certain = r"\text" in text or _is_word(text)
-    readings = [Statement(_words_node(whole, certain))] if whole else []
-    if readings and certain:
+    literal = literal_text(text)
+    if literal:
+        return [Statement(Words(literal))]
+    whole = whole_words(text)
+    certain = is_text(text) or (gold and has_order(whole))
+    readings = [Statement(one) for one in words_of(whole, is_text(text))] if whole else []
+    if whole and certain:
         return readings
     commas = (True, False) if has_plain_thousands(text) else (True,)
     exponents = (not gold, False) if has_scientific(text) else (True,)
     unread = ""
     for thousands, scientific in pairs_of(commas, exponents):
-        tokens = tokenize(text, thousands, scientific=scientific)
         for units in (False, True):
-            if units and gold and not _unit_may_stand_alone(tokens):
-                continue
             try:
+                tokens = tokenize(text, thousands, scientific=scientific)
+                if units and gold and not _unit_may_stand_alone(tokens):
+                    continue
                 statement = _read_tokens(tokens, units)
-            except Unreadable as error:
+            except (Unreadable, RecursionError) as error:
                 unread = unread or str(error)
                 continue
             for one in _bases_of_logarithms(statement) if "log" in text else [statement]:
                 if one not in readings:
                     readings.insert(len(readings) - bool(whole), one)
-    if not readings:
-        phrase = _phrase(tokenize(text))
-        readings = [Statement(Words(phrase), unread=unread)] if phrase else []
-    return readings
+    return readings or _as_phrase(text, unread)
+
+
+def _as_phrase(text: str, unread: str) -> list[Statement]:
+    try:
+        phrase = phrase_of(tokenize(text))
+    except (Unreadable, RecursionError):
+        phrase = ""
+    return [Statement(Words(phrase), unread=unread)] if phrase else []
 
 
 def _bases_of_logarithms(statement: Statement) -> list[Statement]:
@@ -119,53 +120,9 @@ def _with_base_ten(node: Node) -> Node:
     return node
 
 
-def _words_node(text: str, certain: bool) -> Node:
-    """Words; or a list of words, if commas, "and" or "or" separate them. `certain`: they are no product of letters."""
-    parts = [part.strip() for part in re.split(r"[,;]\s*(?:and |or )?| and | or ", text)]
-    words = [Words(part.lower(), "" if certain else part) for part in parts if part]
-    return words[0] if len(words) == 1 else Items("", "", tuple(words))
-
-
-def _whole_words(text: str) -> str:
-    """A text that consists of words only, with the commas between them; else blank."""
-    plain = re.sub(r"\\(?:text\w*|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 ", text).strip(" ()")
-    plain = plain.replace("\\ ", " ").replace("~", " ").strip(" .,;:!()")
-    words = plain.split()
-    if not words or not all(re.fullmatch(r"[^\W\d_][\w'’.-]*[.,;]?", word) for word in words):
-        return ""
-    if any(re.search(r"\d|_", word) for word in words) or all(
-        len(word.strip(",;")) == 1 for word in words if word not in ("and", "or")
-    ):
-        return ""
-    return " ".join(word.strip(".") for word in words)
-
-
-def _is_word(text: str) -> bool:
-    """Whether a text without LaTeX is a word or several, and not a product of letters."""
-    words = _TEXT_WORD.findall(text)
-    if any(not word.isascii() for word in words):
-        return True
-    if len(words) == 1:
-        word = words[0]
-        return word.lower() in ANSWER_WORDS or (len(word) > 2 and word[0].isupper() and word[1:].islower())
-    return any(len(word) > 2 for word in words)
-
-
 def _unit_may_stand_alone(tokens: Sequence[Token]) -> bool:
     """Whether a unit without `\\text` stands behind a blank, or an upright letter behind a number."""
     return any((token.kind == "run" and token.spaced) or (token.upright and token.kind == "letter") for token in tokens)
-
-
-def _phrase(tokens: Sequence[Token]) -> str:
-    """Words and numbers, in order, of a text that has words but is no expression: `june 20`, `2 or more`."""
-    if not any(token.kind in ("words", "run") for token in tokens):
-        return ""
-    texts = []
-    for token in tokens:
-        if token.kind == "command" or (token.kind == "sign" and token.text not in _IN_PHRASES):
-            return ""
-        texts.extend(plain_words(token.text) if token.kind in ("words", "run") else [token.text.lower()])
-    return " ".join(text for text in texts if text not in (",", ".", "(", ")"))
 
 
 def _read_tokens(tokens: list[Token], units: bool) -> Statement:
@@ -177,7 +134,7 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
         return replace(_relation(described, units), name="")
     elements = _elements(tokens, units)
     if any(token.text in (r"\pm", r"\mp") for token in tokens):
-        elements = [one for element in elements for one in _plus_minus(element)]
+        elements = [one for element in elements for one in both_signs(element)]
     if any(is_sign(token, "or") for token in tokens):
         elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
     if not elements:
@@ -359,35 +316,3 @@ def _has_letters(node: Node) -> bool:
     return not isinstance(node, Number) and (
         isinstance(node, Items | Ratio | Relation | Words) or bool(symbols_of(node) - CONSTANTS)
     )
-
-
-def _plus_minus(element: Statement) -> list[Statement]:
-    r"""Both values of an expression with `\pm`, as a list or inside of a set; the element itself without."""
-    node = element.node
-    if isinstance(node, Items) and node.opening == r"\{":
-        return [replace(element, node=replace(node, elements=_without_doubles(node.elements)))]
-    if isinstance(node, Items) and sum(_chosen(part, True) != part for part in node.elements) > 1:
-        return [element]  # which signs belong together is open
-    both = [_chosen(node, upper) for upper in (True, False)]
-    return [element] if both == [node, node] else [replace(element, node=one) for one in both]
-
-
-def _without_doubles(elements: tuple[Node, ...]) -> tuple[Node, ...]:
-    chosen = ([_chosen(element, True), _chosen(element, False)] for element in elements)
-    return tuple(one for both in chosen for one in (both if both[0] != both[1] else both[:1]))
-
-
-def _chosen(node: Node, upper: bool) -> Node:
-    r"""An expression with the upper or the lower of all its double signs."""
-    match node:
-        case Call(name="pm" | "mp" as name, arguments=(inner,)):
-            return _chosen(inner, upper) if (name == "pm") == upper else negative(_chosen(inner, upper))
-        case Sum(terms=parts):
-            return Sum(tuple(_chosen(part, upper) for part in parts))
-        case Product(factors=parts):
-            return Product(tuple(_chosen(part, upper) for part in parts))
-        case Power(base=base, exponent=exponent):
-            return Power(_chosen(base, upper), _chosen(exponent, upper))
-        case Items(elements=parts):
-            return replace(node, elements=tuple(_chosen(part, upper) for part in parts))
-    return node

@@ -95,12 +95,19 @@ _PIECE = re.compile(
 )
 _SCIENTIFIC = re.compile(r"(?<![\d.])\d+e[+-]\d{1,3}(?![\w^])")
 """A number with an exponent, or a number times e, plus or minus another."""
+_EXPONENT = re.compile(r"[\d.]+[eE][+-]?\d+")
 _GROUPED = re.compile(r" |\{,\}|,\\!\s*|\\[,!]\s*")
 _LEADING_DIGIT = re.compile(r"[.,;:\s]*\d")
 _SQUARED = BARE_UNITS | {"in"}
 _UNIT_POWER = re.compile(r"(?<![A-Za-z])([A-Za-z]{2,})\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
 _GLUED_SEPARATOR = re.compile(r"(and|or)(?=[A-Z])")
 OPENING, CLOSING = frozenset({"(", "[", "{", r"\{", r"\langle"}), frozenset({")", "]", "}", r"\}", r"\rangle"})
+COMMAND_ENDS = frozenset({
+    r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\cup", r"\cap", r"\rfloor", r"\rceil", r"\pm",
+    r"\mp", "\\\\", r"\to", r"\rightarrow", r"\mid", r"\notin", r"\subset", r"\equiv", r"\}",
+    r"\rangle", r"\forall", r"\setminus", r"\pmod", r"\bmod", r"\iff", r"\implies", r"\Rightarrow", r"\land", r"\lor",
+})  # fmt: skip
+"""Commands that end a product."""
 _INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
 """Commands between their arguments, which are all that is in a group before and behind them."""
 _GROUP_ENDS = CLOSING | {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", ",", ";", "or", ":", "&", "\\\\"}
@@ -136,8 +143,10 @@ def tokenize(
         piece = _PIECE.match(text, position)
         assert piece is not None  # the last alternative takes any character
         kind, found = piece.lastgroup or "sign", piece.group()
-        if not scientific and _SCIENTIFIC.fullmatch(found):
-            found = found[: found.index("e")]
+        if _EXPONENT.fullmatch(found) and (
+            (not scientific and _SCIENTIFIC.fullmatch(found)) or (tokens and _is_before_letter(tokens[-1]))
+        ):
+            found = found[: found.lower().index("e")]
         position += len(found)
         if kind == "space" or found in _BLANKS:
             spaced = True
@@ -165,6 +174,13 @@ def tokenize(
         elif found == r"\!":
             spaced = False
     return _with_arguments_behind(_join(tokens)) if r"\over" in text or r"\choose" in text else _join(tokens)
+
+
+def _is_before_letter(token: Token) -> bool:
+    r"""Whether the e of a number with an exponent is a letter behind this token: `\frac1e2`, `x^2e3`, `(2)1e3`."""
+    if token.kind == "sign":
+        return token.text in ("^", "_", "!", "%", "'", DEGREE) or token.text in CLOSING
+    return token.kind in ("letter", "run") or (token.kind == "command" and token.text not in COMMAND_ENDS)
 
 
 def has_scientific(text: str) -> bool:

@@ -46,8 +46,86 @@ NAMES: list[Row] = [
     ("5", r"\max(x+y)=5", True),
     ("5", r"\square=5", True),
 ]  # fmt: skip
+SLASHES: list[Row] = [
+    ("0", r"\ln 2/2", False),
+    (r"\frac{\ln 2}{2}", r"\ln 2/2", True),
+    (r"\frac{\ln 3}{\ln 2}", r"\ln 3/\ln 2", True),
+    (r"\log_2 3", r"\log 3/\log 2", True),
+    (r"\tan x", r"\sin x/\cos x", True),
+    (r"\frac{\ln x}{x}", r"\ln x/x", True),
+    (r"\frac{\sqrt3}{2}", r"\sin \pi/3", True),
+    (r"\frac{\sqrt3}{2}", r"\sin 2\pi/3", True),
+]
+ORDERS: list[Row] = [
+    ("CAB", "BAC", False),
+    ("BAC", "BAC", True),
+    ("TFT", "TTF", False),
+    ("VI", "IV", False),
+    (r"\angle BAC", r"\angle ABC", False),
+    (r"\angle BAC", r"\angle CAB", True),
+    (r"2\angle{ABC}", r"\angle CBA + \angle ABC", True),
+    (r"\triangle ABC", r"\triangle BAC", True),
+    ("god", "dog", False),
+    ("T,T,F", "T,F,T", False),
+    ("T,T,F", "T, T, F", True),
+    (r"\text{no, yes}", r"\text{yes, no}", False),
+    ("A,C", "C,A", True),
+    ("xyz", "zyx", True),
+    ("mn", "nm", True),
+    ("2AB", "BA+AB", True),
+]
+SPLIT: list[Row] = [
+    (r"\frac{2}{e}", r"\frac1e2", True),
+    (r"\frac{1}{200}", r"\frac1{2e2}", True),
+    ("x^2e+3", "x^2e+3", True),
+    ("ex^2+3", "x^2e+3", True),
+    ("3", r"\log_10 1000", True),
+    (r"\log_{10}x", r"\lg x", True),
+    (r"\frac{\log 28}{\log 2}", r"\log_28", False),
+    ("3", r"\log_28", True),
+]
+DIGITS: list[Row] = [
+    ("1/6", "1/2-1/3", True),
+    (r"6 - \frac35", "6-3/5", True),
+    (r"\frac38", "3/4/2", True),
+    ("3", "10-5-2", True),
+    ("2020", "2024-03-01", False),
+    ("8", "2024/11/23", False),
+    ("-2", "5–7", False),
+    ("5–7", "5-7", True),
+    ("3", "10–7=3", True),
+    ("3", "5 – 2", True),
+    ("5", r"\text{five}", True),
+    (r"\text{five}", "5", True),
+    ("6", r"\text{five}", False),
+]
+UPRIGHT: list[Row] = [
+    ("a-bi", r"a-b\mathrm{i}", True),
+    ("a-bi", r"a-b\text{i}", True),
+    ("x-i", r"x-\mathrm{i}", True),
+    ("abi", r"ab\mathrm{i}", True),
+    (r"\text{x-axis}", "x-axis", True),
+    (r"\text{x-axis}", "y-axis", False),
+]
+DOUBLE_SIGNS: list[Row] = [
+    (r"\ln(2+\sqrt3),\ln(2-\sqrt3)", r"\ln(2\pm\sqrt3)", True),
+    (r"\arctan 2,-\arctan 2", r"\arctan(\pm2)", True),
+    (r"30^\circ,-30^\circ", r"\pm30^\circ", True),
+    ("(1,2),(1,-2),(-1,2),(-1,-2)", r"(\pm1,\pm2)", True),
+    ("(1,-2),(-1,2)", r"(\pm1,\mp2)", True),
+    ("(1,2),(-1,-2)", r"(\pm1,\pm2)", False),
+    ("0", r"\pm0", True),
+    (r"1+\sqrt2,-1-\sqrt2", r"\pm1\pm\sqrt2", False),
+    (r"1+\sqrt2,-1-\sqrt2,1-\sqrt2,-1+\sqrt2", r"\pm1\pm\sqrt2", True),
+]
 TABLES = {
     "a product, a function or a constant as a name": NAMES,
+    "a slash in the argument of a function": SLASHES,
+    "letters in any order": ORDERS,
+    "an exponent where there is an argument": SPLIT,
+    "a sum as a date, or a range as a sum": DIGITS,
+    "a letter as a word": UPRIGHT,
+    "double signs that depend on each other": DOUBLE_SIGNS,
 }
 
 
@@ -66,3 +144,16 @@ def test_kind(gold: str, answer: str, equal: bool) -> None:
 def test_names_end(text: str) -> None:
     """Catches a name that is looked for in itself for ever, or in brackets nested deeper than the stack."""
     read(text, gold=False)
+
+
+LONG = "9" * 2900
+STRANGE = [
+    r"\frac1e2", r"\frac2e3", r"\log_2e3", r"\binom1e2", "11_②", "1/2_②", rf"0.\overline{{{LONG}}}", r"\lg" * 900,
+    rf"{LONG}\frac12", f"2^{LONG}", rf"\frac13\approx{LONG}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_reading_raises_nothing(text: str) -> None:
+    """Catches a number that is cut into parts that are no numbers, has too many digits, or has strange ones."""
+    read(text, gold=True)
