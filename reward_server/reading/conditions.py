@@ -98,12 +98,8 @@ def parameter_of(condition: Sequence[Token]) -> tuple[str, str]:
 
 def _is_bracketed_relation(tokens: Sequence[Token]) -> bool:
     """Whether the tokens are a single bracket, up to the end, with a relation in it and no comma."""
-    inner = tokens[1:-1]
-    return (
-        tokens[-1].text == ")"
-        and any(token.text in RELATIONS for token in inner)
-        and not any(token.text in ("(", ")", ",") for token in inner)
-    )
+    end = next((index for index in range(1, len(tokens)) if tokens[index].text in ("(", ")", ",")), 0)
+    return tokens[end].text == ")" and end == len(tokens) - 1 and any(token.text in RELATIONS for token in tokens)
 
 
 def text_of(tokens: Sequence[Token]) -> str:

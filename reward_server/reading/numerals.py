@@ -21,7 +21,7 @@ class Numeral(NamedTuple):
 
 
 def repeating(tokens: Sequence[Token], start: int) -> Numeral:
-    r"""The number that begins at a token, with the digits that repeat: `0.1\overline{6}`, `0.\dot{1}\dot{8}`.
+    r"""The number that begins at a token, with the digits that repeat: `0.1\overline{6}`, `0.\dot{1}\dot{8}`, `0.1(6)`.
 
     Raises:
         Unreadable: It has too many digits.
@@ -37,7 +37,7 @@ def repeating(tokens: Sequence[Token], start: int) -> Numeral:
     if not _is_period(tokens, position):
         return plain
     dotted = tokens[position].text == r"\dot"
-    period, position = _digits(tokens, position + 1)
+    period, position = _period(tokens, position)
     if dotted:
         # Dots mark the first and the last digit that repeats.
         middle, after = (tokens[position].text, position + 1) if _is_digits(tokens, position) else ("", position)
@@ -67,9 +67,16 @@ def _is(tokens: Sequence[Token], position: int, text: str) -> bool:
 
 
 def _is_period(tokens: Sequence[Token], position: int) -> bool:
-    return (_is(tokens, position, r"\overline") or _is(tokens, position, r"\dot")) and bool(
-        _digits(tokens, position + 1)[0]
-    )
+    return bool(_period(tokens, position)[0])
+
+
+def _period(tokens: Sequence[Token], position: int) -> tuple[str, int]:
+    """Digits that repeat, and the position behind them; blank if there are none."""
+    if _is(tokens, position, r"\overline") or _is(tokens, position, r"\dot"):
+        return _digits(tokens, position + 1)
+    if _is(tokens, position, "(") and not tokens[position].spaced and _is_digits(tokens, position + 1):
+        return (tokens[position + 1].text, position + 3) if _is(tokens, position + 2, ")") else ("", position)
+    return "", position
 
 
 def _is_digits(tokens: Sequence[Token], position: int) -> bool:

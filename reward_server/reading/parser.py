@@ -276,8 +276,8 @@ class Parser(TokenReader):
             opening, closing = r"\{", r"\}"  # a set without backslashes
         if len(elements) == 1 and opening != r"\{" and closing == _CLOSING[opening][0]:
             return elements[0]
-        if opening in ("{", "(", "[") and not elements:
-            raise Unreadable("empty brackets")
+        if opening in ("{", "(", "[") and len(elements) < 2:
+            raise Unreadable("empty brackets" if not elements else "an interval with one end")
         return Items(opening, closing, tuple(elements))
 
     def _command(self) -> Node:

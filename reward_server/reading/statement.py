@@ -12,6 +12,7 @@ from itertools import product as pairs_of
 
 from reward_server.algebra.inequalities import as_interval, unknown_of
 from reward_server.algebra.nodes import (
+    ALTERNATIVES,
     Call,
     Items,
     Node,
@@ -142,6 +143,8 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     if any(is_sign(token, ",") and token.upright for token in tokens):
         elements = _both(elements)
     whole = elements[0] if len(elements) == 1 else _list_of(elements)
+    if any(is_sign(token, "or") for token in tokens) and len({element.name for element in elements} - {""}) > 1:
+        whole = replace(whole, node=replace(whole.node, opening=ALTERNATIVES, closing=ALTERNATIVES))
     radians = any(
         token.kind == "words" and {"rad", "radian", "radians"} & set(plain_words(token.text)) for token in tokens
     )

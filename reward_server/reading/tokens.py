@@ -85,7 +85,8 @@ _PIECE = re.compile(
       (?P<command> \\(?:[A-Za-z]+\*?|.|\Z) )
     | (?P<number> \d+(?:\.\d+)?[eE][+-]?\d{1,3}(?![\w^])
         | \d{1,3}(?:\ \d{3})+(?![\d/])(?:\.\d+)?
-        | \d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,!]\s*|,)\d{3})+(?!\d)(?:\.\d+)?
+        | (?<!\d,)\d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,!]\s*|,)\d{3})+(?!\d|,\d)(?:\.\d+)?
+        | \d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,!]\s*)\d{3})+(?!\d)(?:\.\d+)?
         | \d+(?:\.\d+)? | \.\d+ )
     | (?P<run> [A-Za-z]+ )
     | (?P<space> \s+ )
@@ -190,7 +191,7 @@ def has_scientific(text: str) -> bool:
 
 def has_plain_thousands(text: str) -> bool:
     """Whether a comma of the text may group digits or separate a list."""
-    return re.search(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)", text) is not None
+    return re.search(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d)", text) is not None
 
 
 def _content(text: str, position: int) -> tuple[str, int]:
