@@ -1,10 +1,11 @@
 """Conditions behind an answer: for which numbers it holds."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from reward_server.reading.token_groups import is_sign, split_at
 from reward_server.reading.tokens import CLOSING, OPENING, Token, Unreadable
-from reward_server.reading.vocabulary import QUALIFIERS, plain_words
+from reward_server.reading.vocabulary import GREEK, QUALIFIERS, plain_words
 
 RELATIONS = frozenset(
     {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\mid", r"\notin", r"\subset"}
@@ -13,6 +14,9 @@ _PARTIAL = frozenset(
     {"positive", "negative", "nonnegative", "non-negative", "even", "odd", "prime", "nonzero", "non-zero"}
 )
 """Words that leave only some of the integers."""
+_BOUNDS = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
+_DOUBTING = frozenset({"if", "when", "whenever", "provided", "given", "let"})
+"""Words behind which something is said of a letter; without one, they take the answer back: `3 if it works`."""
 _BRANCHES = frozenset({"if", "when", "where", "otherwise", "for"})
 
 
@@ -37,7 +41,8 @@ def take_condition(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
             and _has_number_set(tokens[index + 1 :])
         )
         in_brackets = is_sign(token, "(") and depth == 0 and index > 1 and _is_bracketed_relation(tokens[index:])
-        if depth == 0 and index > 0 and (begins or membership or in_brackets):
+        bounds = is_sign(token, ",") and depth == 0 and _bounds_a_letter(tokens, index)
+        if depth == 0 and index > 0 and (begins or membership or in_brackets or bounds):
             rest = tokens[:index]
             while rest and is_sign(rest[-1], ",", ";"):
                 rest = rest[:-1]
@@ -58,6 +63,10 @@ def _check(answer: Sequence[Token], condition: Sequence[Token]) -> None:
         raise Unreadable("a condition without a limit")
     if any(token.kind == "words" and {"else", "otherwise"} & set(plain_words(token.text)) for token in condition):
         raise Unreadable("a second value with a condition")
+    if any(first.kind == second.kind == "number" for first, second in pairwise(condition)):
+        raise Unreadable("a value behind a condition")
+    if words[:1] and words[0] in _DOUBTING and not any(_is_said_of(token) for token in condition):
+        raise Unreadable("a condition on nothing")
     for number, part in enumerate(split_at(condition, ",", ";", "or")):
         related = any(token.text in RELATIONS or token.text in ("|", r"\to", r"\rightarrow") for token in part)
         begins = [token for token in part if token.kind in ("words", "run") and token.text.split()]
@@ -70,6 +79,31 @@ def _check(answer: Sequence[Token], condition: Sequence[Token]) -> None:
         named = [token.text for token in answer[:2]]
         if named[1:] == ["="] and (texts[:2] == named or texts[-2:] == named[::-1]):
             raise Unreadable("a second value of a name")
+
+
+def _is_said_of(token: Token) -> bool:
+    """Whether a token of a condition says what it is about: a letter, or a relation."""
+    letter = token.kind in ("letter", "run") or token.text in GREEK or token.text in RELATIONS
+    return letter or (token.kind == "words" and any(len(word) == 1 and word != "a" for word in plain_words(token.text)))
+
+
+def _bounds_a_letter(tokens: Sequence[Token], comma: int) -> bool:
+    """Whether behind a comma there is only an inequality with a letter of what is before it: `2x, x>0`.
+
+    Not if there is an inequality before the comma: then both are answers.
+    """
+    before, behind = tokens[:comma], tokens[comma + 1 :]
+    signs = {token.text for token in behind if token.text in RELATIONS}
+    letters = {token.text for token in behind if token.kind == "letter"}
+    known = {letter for token in before if token.kind in ("letter", "run") for letter in token.text}
+    return (
+        bool(signs)
+        and signs <= _BOUNDS
+        and bool(letters)
+        and letters <= known
+        and not any(token.text in _BOUNDS or is_sign(token, ",", ";", "or") for token in before)
+        and not any(is_sign(token, ",", ";", "or") or token.kind == "words" for token in behind)
+    )
 
 
 def _has_number_set(tokens: Sequence[Token]) -> bool:
@@ -109,5 +143,16 @@ def text_of(tokens: Sequence[Token]) -> str:
         restricting = ("even", "odd", "prime", "positive", "negative", "nonnegative", "integer", "integers")
         words = [word for token in tokens if token.kind in ("words", "run") for word in plain_words(token.text)]
         return " ".join(word for word in words if word in restricting[:3])
-    kept = [token.text for token in tokens if token.kind != "words" and token.text not in ("(", ")", ",", r"\forall")]
-    return "".join(kept)
+    dropped = ("(", ")", r"\forall", r"\text")
+    kept = [token for token in tokens if token.kind != "words" and token.text not in dropped]
+    return "".join(_turned(part) for part in split_at(kept, ","))
+
+
+def _turned(part: Sequence[Token]) -> str:
+    """One condition as text; `x>0` and `0<x` have the same."""
+    texts = [token.text for token in part]
+    signs = [index for index, text in enumerate(texts) if text in RELATIONS]
+    if len(signs) == 1 and texts[signs[0]] in (">", r"\ge"):
+        sign = "<" if texts[signs[0]] == ">" else r"\le"
+        texts = [*texts[signs[0] + 1 :], sign, *texts[: signs[0]]]
+    return "".join(texts)

@@ -25,9 +25,9 @@ from reward_server.algebra.nodes import (
 )
 from reward_server.reading.numerals import base_of, exact_number, hexadecimal, in_base, mixed, repeating
 from reward_server.reading.token_groups import is_end
-from reward_server.reading.token_reader import TokenReader
 from reward_server.reading.tokens import COMMAND_ENDS, DEGREE, FUNCTIONS, Token, Unreadable, tokenize
-from reward_server.reading.vocabulary import BARE_UNITS, GREEK, SCALES, UPRIGHT_UNITS, changes_number, plain_words
+from reward_server.reading.unit_reader import UnitReader
+from reward_server.reading.vocabulary import GREEK, SCALES, changes_number, plain_words
 
 MAX_DEPTH = 40
 _ACCENTS = frozenset({r"\vec", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\underline"})
@@ -39,13 +39,12 @@ _OF_ANGLES = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "Bmatrix"})
 
 
-class Parser(TokenReader):
+class Parser(UnitReader):
     """Reads nodes from a sequence of tokens, and remembers how far it has come."""
 
     def __init__(self, tokens: Sequence[Token], units: bool) -> None:
         """Begin at the first token; `units` reads a letter behind a number as a unit where it can be one."""
-        super().__init__(tokens)
-        self._units = units
+        super().__init__(tokens, units)
         self._depth = 0
         self._bars = 0
 
@@ -64,18 +63,13 @@ class Parser(TokenReader):
     def _with_unit(self, node: Node) -> Node:
         """Read the unit behind an expression, which changes nothing but for a percent sign and degrees."""
         token = self.peek()
-        if token.kind == "words" and plain_words(token.text)[:1] and plain_words(token.text)[0] in SCALES:
+        if self.at_scale():
             return self._with_unit(self._scaled(node))
         if isinstance(node, Degrees) and token.text in ("C", "F", "K") and is_end(self.peek(1)):
             self.take()
         if self.accept(r"\pmod") or self.accept(r"\bmod"):
             node = Call("mod", (_no_items(node), _no_items(self._argument())))
-        while self._at_unit():
-            self.take()
-            self.accept("^", "{", "2", "}") or self.accept("^", "{", "3", "}") or self.accept("^", "2")
-            self.accept("^", "3")
-            if self.peek().text in ("/", "*") and self._at_unit(1):
-                self.take()
+        self.skip_unit()
         return node
 
     def _scaled(self, node: Node) -> Node:
@@ -90,19 +84,6 @@ class Parser(TokenReader):
         if self.peek(-2).text == ")":
             raise Unreadable("a number word behind a sum")
         return Sum((*node.terms[:-1], Product((node.terms[-1], scale))))
-
-    def _at_unit(self, offset: int = 0) -> bool:
-        """Whether the next token can only be a unit, or can be one and is to be read so."""
-        token = self.peek(offset)
-        if token.kind == "words":
-            if changes_number(token.text):
-                raise Unreadable(f"{token.text!r} behind an expression")
-            return True
-        if not self._units:
-            return False
-        if token.kind == "run":
-            return token.text.lower() in BARE_UNITS
-        return token.kind == "letter" and token.upright and token.text in UPRIGHT_UNITS
 
     def sum(self) -> Node:
         """Terms joined by plus and minus."""
@@ -149,7 +130,7 @@ class Parser(TokenReader):
     def _at_factor(self) -> bool:
         token = self.peek()
         if token.kind in ("number", "letter", "run"):
-            return not self._at_unit()
+            return not self.at_unit() and not self.at_scale()
         if token.kind == "command":
             return token.text not in COMMAND_ENDS and not token.text.startswith(r"\end")
         if token.text == "|":

@@ -10,6 +10,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import product as pairs_of
 
+from reward_server.algebra.budget import limited
 from reward_server.algebra.inequalities import as_interval, unknown_of
 from reward_server.algebra.nodes import (
     ALTERNATIVES,
@@ -27,6 +28,7 @@ from reward_server.algebra.nodes import (
 )
 from reward_server.algebra.numeric import close_values
 from reward_server.algebra.points import CONSTANTS, symbols_of
+from reward_server.algebra.statements import same
 from reward_server.grading.notation import unify
 from reward_server.reading.conditions import RELATIONS, parameter_of, take_condition, text_of
 from reward_server.reading.double_signs import both_signs
@@ -57,6 +59,9 @@ from reward_server.reading.vocabulary import (
     is_half_day,
     plain_words,
 )
+
+MAX_ALTERNATIVES = 4
+"""Values joined by "or" that are compared with each other; of more, only those are dropped that look the same."""
 
 
 def read(text: str, gold: bool) -> list[Statement]:
@@ -137,18 +142,30 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
     if any(token.text in (r"\pm", r"\mp") for token in tokens):
         elements = [one for element in elements for one in both_signs(element)]
     if any(is_sign(token, "or") for token in tokens):
-        elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
+        elements = _without_equals(elements)  # `x=4 or x=4` says no more than `x=4`
     if not elements:
         raise Unreadable("nothing but separators and conditions")
     if any(is_sign(token, ",") and token.upright for token in tokens):
         elements = _both(elements)
-    whole = elements[0] if len(elements) == 1 else _list_of(elements)
-    if any(is_sign(token, "or") for token in tokens) and len({element.name for element in elements} - {""}) > 1:
-        whole = replace(whole, node=replace(whole.node, opening=ALTERNATIVES, closing=ALTERNATIVES))
+    either = any(is_sign(token, "or") for token in tokens)
+    whole = elements[0] if len(elements) == 1 else _list_of(elements, ALTERNATIVES if either else "")
     radians = any(
         token.kind == "words" and {"rad", "radian", "radians"} & set(plain_words(token.text)) for token in tokens
     )
     return replace(whole, condition=condition, half_day=half_day, radians=radians, parameter=parameter, numbers=numbers)
+
+
+def _without_equals(elements: list[Statement]) -> list[Statement]:
+    """The elements without those of the same name that have the value of an earlier one: `3/4 or 0.75` is 3/4."""
+    kept = list(dict.fromkeys(elements))
+    if len(kept) > MAX_ALTERNATIVES:
+        return kept
+    different: list[Statement] = []
+    with limited():
+        for element in kept:
+            if not any(one.name == element.name and same([one], [element]) for one in different):
+                different.append(element)
+    return different
 
 
 def _both(elements: list[Statement]) -> list[Statement]:
@@ -176,8 +193,11 @@ def _elements(tokens: list[Token], units: bool) -> list[Statement]:
     return [_relation(part, units) for part in _without_restatement(parts)]
 
 
-def _list_of(elements: list[Statement]) -> Statement:
-    """A list. It has the name of its first element if no element has another (`a=1, -2`); else they keep theirs."""
+def _list_of(elements: list[Statement], joined: str) -> Statement:
+    """A list, which has the name of its first element if no element has another (`a=1, -2`); else they keep theirs.
+
+    `joined` is the bracket of a list of several names.
+    """
     names = {element.name for element in elements} - {""}
     if not names:
         return Statement(Items("", "", tuple(element.node for element in elements)))
@@ -186,7 +206,8 @@ def _list_of(elements: list[Statement]) -> Statement:
     nodes = (
         Relation((Symbol(element.name), element.node), ("=",)) if element.name else element.node for element in elements
     )
-    return Statement(Items("", "", tuple(nodes)))
+    bracket = joined if len(names) > 1 else ""
+    return Statement(Items(bracket, bracket, tuple(nodes)))
 
 
 def _set_builder(tokens: list[Token]) -> list[Token]:
@@ -253,7 +274,7 @@ def _is_rounding(tokens: Sequence[Token], exact: Node) -> bool:
     if found is None or _has_letters(exact):
         return False
     value = Fraction(found[2]) * (-1 if found[1] else 1)
-    half = Fraction(1, 2 * 10 ** len(found[3] or ""))
+    half = Fraction(10**9 + 1, 2 * 10 ** (9 + len(found[3] or "")))  # a half may be rounded either way
     return bool(close_values(exact, Number(value, decimal=True), half, Fraction(1)))
 
 

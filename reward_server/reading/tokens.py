@@ -102,6 +102,7 @@ _LEADING_DIGIT = re.compile(r"[.,;:\s]*\d")
 _SQUARED = BARE_UNITS | {"in"}
 _UNIT_POWER = re.compile(r"(?<![A-Za-z])([A-Za-z]{2,})\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
 _GLUED_SEPARATOR = re.compile(r"(and|or)(?=[A-Z])")
+_GLUED_FUNCTION = re.compile(r"(sin|cos|tan|cot|ln|log)([xyn])")
 OPENING, CLOSING = frozenset({"(", "[", "{", r"\{", r"\langle"}), frozenset({")", "]", "}", r"\}", r"\rangle"})
 COMMAND_ENDS = frozenset({
     r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\cup", r"\cap", r"\rfloor", r"\rceil", r"\pm",
@@ -248,6 +249,9 @@ def _read_run(run: str, glued: bool) -> list[Token]:
     separator = _GLUED_SEPARATOR.match(run) if glued else None
     if separator:
         return [Token("sign", "or" if separator[1] == "or" else ","), *_read_run(run[separator.end() :], False)]
+    glued_function = _GLUED_FUNCTION.fullmatch(run)
+    if glued_function:
+        return [Token("command", "\\" + glued_function[1]), Token("letter", glued_function[2])]
     if run in _BARE_COMMANDS:
         return [Token("command", "\\" + run)]
     if run == "infinity":

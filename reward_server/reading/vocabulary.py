@@ -43,7 +43,10 @@ CHANGING = _words(
     hundreds thousands millions billions trillions dozens up down double twice triple squared cubed percent percentage
     undefined impossible wrong incorrect false reciprocal reciprocals inverse inverted negated conjugate complement
     rejected reject invalid untrue excluded excluding discarded inadmissible extraneous unacceptable unsuitable
-    fails failed fail incorrectly contradiction contradictory omitted refuted disproved
+    fails failed fail incorrectly contradiction contradictory omitted refuted disproved ruled out dismissed nope nah
+    discard ignored ignore disregarded erroneous mistaken bogus fake spurious disallowed forbidden
+    maybe perhaps possibly guess unsure oops sorry scrap scrapped cancelled canceled absurd nonsense
+    doubtful unverified questionable otherwise else instead actually
     """
 )
 """Words that change the value or the truth of the number before them. A text with one of them is no unit."""

@@ -172,6 +172,40 @@ SPACES: list[Row] = [
     ("1/2", "01/02", False),
     ("01/02", "01/02", True),
 ]
+CONDITIONS: list[Row] = [
+    (r"2k, k\in\mathbb{Z}", r"2k, k\in\mathbb{N}", False),
+    ("3", r"3\text{ for }a>0\quad 4", False),
+    ("3", r"3\text{ if it works}", False),
+    ("3", r"3\text{ if }n\text{ is even}", True),
+    *(("5", rf"5\text{{ {words}}}", False) for words in ("ruled out", "dismissed", "nope", "maybe", "disregarded")),
+    (r"2x\text{ for }0<x", r"2x\text{ for }x>0", True),
+    (r"2x\text{ for }1<x", r"2x\text{ for }x>0", False),
+    ("2x", "2x, x>0", True),
+    ("2x, x>1", "2x, x>0", False),
+    ("x^2", r"x^2, x\ne 0", True),
+    (r"n^2, n\ge 1", r"n^2\text{ for }n\ge1", True),
+    ("2", "2, x>0", False),
+    ("(0,5)", r"x>0\text{ and }x<5", True),
+    ("2x", "x>1, 2x", False),
+]
+ALTERNATIVES: list[Row] = [
+    ("0.75", r"\frac34\text{ or }0.75", True),
+    (r"50\%", r"50\%\text{ or }0.5", True),
+    (r"\frac12", r"x=\frac12\text{ or }x=0.5", True),
+    (r"\frac12", r"\frac12\text{ or }\frac13", False),
+    (r"\frac12", r"x=\frac12\text{ or }y=0.5", False),
+]
+SPELLINGS: list[Row] = [
+    (r"\frac18", r"\frac18\approx0.13", True),
+    (r"\frac18", r"\frac18\approx0.12", True),
+    (r"\frac18", r"\frac18\approx0.14", False),
+    ("60", "60 km/h", True),
+    ("60", "60 m/n", False),
+    ("2000000", "2 million", True),
+    ("2", "2 million", False),
+    (r"\ln x", "lnx", True),
+    (r"\sin^2 x", "1-cosx^2", False),
+]
 TABLES = {
     "a product, a function or a constant as a name": NAMES,
     "a slash in the argument of a function": SLASHES,
@@ -183,6 +217,9 @@ TABLES = {
     "bounds of a function as those of its letter": BOUNDS,
     "a value of another name": NAMED_VALUES,
     "digits and brackets that are joined": SPACES,
+    "a condition that is dropped, or refused": CONDITIONS,
+    "one value in two spellings": ALTERNATIVES,
+    "a spelling that is refused": SPELLINGS,
 }
 
 
