@@ -28,21 +28,7 @@ def take_condition(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
     """
     depth = 0
     for index, token in enumerate(tokens):
-        begins = token.text == r"\forall" or (
-            (token.kind == "words" or (token.kind == "run" and token.spaced))
-            and plain_words(token.text)[:1]
-            and plain_words(token.text)[0] in QUALIFIERS
-        )
-        membership = (
-            depth == 0
-            and is_sign(token, ",", "(")
-            and index + 2 < len(tokens)
-            and tokens[index + 1].kind in ("letter", "command")
-            and _has_number_set(tokens[index + 1 :])
-        )
-        in_brackets = is_sign(token, "(") and depth == 0 and index > 1 and _is_bracketed_relation(tokens[index:])
-        bounds = is_sign(token, ",") and depth == 0 and _bounds_a_letter(tokens, index)
-        if depth == 0 and index > 0 and (begins or membership or in_brackets or bounds):
+        if depth == 0 and index > 0 and _begins_condition(tokens, index):
             rest = tokens[:index]
             while rest and is_sign(rest[-1], ",", ";"):
                 rest = rest[:-1]
@@ -50,6 +36,22 @@ def take_condition(tokens: list[Token]) -> tuple[list[Token], list[Token]]:
             return rest, tokens[index:]
         depth += (token.text in OPENING) - (token.text in CLOSING)
     return tokens, []
+
+
+def _begins_condition(tokens: list[Token], index: int) -> bool:
+    """Whether what stands from a token on, outside of brackets, is a condition."""
+    token = tokens[index]
+    if token.kind == "words" or (token.kind == "run" and token.spaced):
+        return bool(QUALIFIERS.intersection(plain_words(token.text)[:1]))
+    if token.kind == "command":
+        return token.text == r"\forall"
+    if not is_sign(token, ",", "("):
+        return False
+    if _has_number_set(tokens[index + 1 : index + 4]):
+        return True
+    if token.text == "(":
+        return index > 1 and _is_bracketed_relation(tokens[index:])
+    return _bounds_a_letter(tokens[:index], tokens[index + 1 :])
 
 
 def _check(answer: Sequence[Token], condition: Sequence[Token]) -> None:
@@ -87,12 +89,13 @@ def _is_said_of(token: Token) -> bool:
     return letter or (token.kind == "words" and any(len(word) == 1 and word != "a" for word in plain_words(token.text)))
 
 
-def _bounds_a_letter(tokens: Sequence[Token], comma: int) -> bool:
+def _bounds_a_letter(before: Sequence[Token], behind: Sequence[Token]) -> bool:
     """Whether behind a comma there is only an inequality with a letter of what is before it: `2x, x>0`.
 
     Not if there is an inequality before the comma: then both are answers.
     """
-    before, behind = tokens[:comma], tokens[comma + 1 :]
+    if any(is_sign(token, ",", ";", "or") for part in (behind, before) for token in part):
+        return False
     signs = {token.text for token in behind if token.text in RELATIONS}
     letters = {token.text for token in behind if token.kind == "letter"}
     known = {letter for token in before if token.kind in ("letter", "run") for letter in token.text}
@@ -101,13 +104,18 @@ def _bounds_a_letter(tokens: Sequence[Token], comma: int) -> bool:
         and signs <= _BOUNDS
         and bool(letters)
         and letters <= known
-        and not any(token.text in _BOUNDS or is_sign(token, ",", ";", "or") for token in before)
-        and not any(is_sign(token, ",", ";", "or") or token.kind == "words" for token in behind)
+        and not any(token.text in _BOUNDS for token in before)
+        and not any(token.kind == "words" for token in behind)
     )
 
 
 def _has_number_set(tokens: Sequence[Token]) -> bool:
-    return len(tokens) >= 3 and tokens[1].text == r"\in" and _number_set(tokens[2].text) != ""
+    return (
+        len(tokens) >= 3
+        and tokens[0].kind in ("letter", "command")
+        and tokens[1].text == r"\in"
+        and _number_set(tokens[2].text) != ""
+    )
 
 
 def _number_set(text: str) -> str:

@@ -81,19 +81,25 @@ def read(text: str, gold: bool) -> list[Statement]:
     if literal:
         return [Statement(Words(literal))]
     whole = whole_words(text)
-    certain = is_text(text) or (gold and has_order(whole))
-    readings = [Statement(one) for one in words_of(whole, is_text(text))] if whole else []
-    if whole and certain:
-        return readings
+    readings: list[Statement] = []
+    if whole:
+        certain = is_text(text)
+        readings = [Statement(one) for one in words_of(whole, certain)]
+        if certain or (gold and has_order(whole)):
+            return readings
     commas = (True, False) if has_plain_thousands(text) else (True,)
     exponents = (not gold, False) if has_scientific(text) else (True,)
     unread = ""
     for thousands, scientific in pairs_of(commas, exponents):
+        try:
+            tokens = tokenize(text, thousands, scientific=scientific)
+        except Unreadable as error:
+            unread = unread or str(error)
+            continue
         for units in (False, True):
+            if units and gold and not _unit_may_stand_alone(tokens):
+                continue
             try:
-                tokens = tokenize(text, thousands, scientific=scientific)
-                if units and gold and not _unit_may_stand_alone(tokens):
-                    continue
                 statement = _read_tokens(tokens, units)
             except (Unreadable, RecursionError) as error:
                 unread = unread or str(error)
