@@ -75,15 +75,6 @@ def render(tokens: Sequence[Token], names: Mapping[str, str]) -> str:
     return "".join(pieces).strip()
 
 
-def why_unwritable(tokens: Sequence[Token]) -> str:
-    """Why tokens cannot be written for the parser; blank if they can."""
-    try:
-        render(tokens, {})
-    except Unreadable as error:
-        return str(error)
-    return ""
-
-
 def _is_parsed(token: Token) -> bool:
     if token.kind == "command":
         return _PARSED.fullmatch(token.text) is not None

@@ -22,7 +22,7 @@ from reward_server.grading.exact import collapse_spaces
 from reward_server.grading.golds import formula_of, read_gold
 from reward_server.grading.notation import unify
 from reward_server.grading.prose import answer_in
-from reward_server.grading.rendering import for_parser, why_unwritable
+from reward_server.grading.rendering import for_parser, render
 from reward_server.reading.names import name_of
 from reward_server.reading.statement import sides_of
 from reward_server.reading.token_groups import is_sign
@@ -75,10 +75,20 @@ def equal(answer: str, gold: str, prose: bool = False) -> Outcome:
     except _AnswerLost:
         return _unread(answer, "its letters and signs make no expression")
     except Unreadable as error:
-        fault = why_unwritable(found)
-        if not readings and (why_unwritable(known) or not fault):
+        fault = _fault_of(found)
+        if not readings and (_fault_of(known) or not fault):
             raise GoldUnparseable(f"the gold {gold[:100]!r} cannot be read: {error}") from error
         return _unread(answer, fault)
+
+
+def _fault_of(tokens: Sequence[Token]) -> str:
+    """Why tokens cannot be written for the parser; blank if they can."""
+    try:
+        sides_of(tokens)
+        render(tokens, {})
+    except Unreadable as error:
+        return str(error)
+    return ""
 
 
 def _unread(answer: str, reason: str) -> Outcome:

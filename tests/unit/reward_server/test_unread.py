@@ -97,6 +97,7 @@ def test_the_fault_is_that_of_the_side_that_has_it(grader: Grader) -> None:
     """Catches an unreadable answer that makes its gold unreadable, so that it escapes the reward of 0; and a gold that
     nothing reads, for which an answer is called unreadable."""
     assert grade(grader, r"\boxed{4\heartsuit}", r"\sum_{k=1}^{n} k").verdict == "wrong"
+    assert grade(grader, r"\boxed{4=}", r"\sum_{k=1}^{n} k").verdict == "wrong"
     assert grade(grader, r"\boxed{4}", r"4\heartsuit").verdict == "gold_unparseable"
     assert grade(grader, r"\boxed{4\clubsuit}", r"4\heartsuit").verdict == "gold_unparseable"
 
