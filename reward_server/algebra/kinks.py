@@ -30,9 +30,9 @@ def kinks(nodes: Sequence[Node]) -> Iterator[tuple[bool, Mapping[str, Fraction]]
             if kink is None:
                 continue
             for step in (0, -1, 1):
-                value = (kink // 1 if letter in integers else kink) + step
+                value = (Fraction(kink // 1) if letter in integers else kink) + step
                 if value > 0 or letter not in integers:
-                    yield value > 0, start | {letter: value}
+                    yield value > 0, {**start, letter: value}
 
 
 def _switches(parts: Sequence[Node]) -> Iterator[Node]:

@@ -59,10 +59,10 @@ def _compare(one: Node, other: Node) -> bool | None:
         if agreed:
             agreements += all(real)
             complex_agreements += positive
-            visible += abs(first) < _LARGE
+            visible += bool(_size(first, second)[0] < _LARGE)
         elif agreed is False and (all(real) or (positive and not any(real))):
             return False
-        else:
+        elif agreed is False:
             one_is_complex |= positive
     if one_is_complex and not visible:
         return False  # they agree only where values are so large that what makes one of them complex is rounded away

@@ -111,9 +111,7 @@ class Parser(UnitReader):
             elif self.accept("/"):
                 factors.append(Power(_no_items(self._signed()), Number(Fraction(-1))))
             elif self._at_factor():
-                if self.peek().kind == self.peek(-1).kind == "number" and self.peek(-2).text != "^":
-                    raise Unreadable("two numbers side by side")
-                factors.append(self._power())
+                factors.append(self._next_factor())
             else:
                 break
         return factors[0] if len(factors) == 1 else Product(tuple(_no_items(factor) for factor in factors))
@@ -136,6 +134,11 @@ class Parser(UnitReader):
         if token.text == "|":
             return self._bars == 0
         return token.kind == "sign" and token.text in ("(", "[", "{", r"\{")
+
+    def _next_factor(self) -> Node:
+        if self.peek().kind == self.peek(-1).kind == "number" and self.peek(-2).text != "^":
+            raise Unreadable("two numbers side by side")
+        return self._power()
 
     def _power(self) -> Node:
         base = self._postfix(self._primary())
@@ -340,7 +343,7 @@ class Parser(UnitReader):
             token = self.peek()
             if token.text in ("(", "[") or token.text.removeprefix("\\") in FUNCTIONS:
                 break
-            factors.append(self._power())
+            factors.append(self._next_factor())
         angle = any(token.text == r"\pi" for token in self._tokens[start : self._position])
         if name in _OF_ANGLES and angle and self.accept("/"):
             factors.append(Power(self._signed(), Number(Fraction(-1))))

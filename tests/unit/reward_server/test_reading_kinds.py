@@ -55,6 +55,7 @@ SLASHES: list[Row] = [
     (r"\frac{\ln 3}{\ln 2}", r"\ln 3/\ln 2", True),
     (r"\log_2 3", r"\log 3/\log 2", True),
     (r"\tan x", r"\sin x/\cos x", True),
+    (r"\ln 6", r"\ln 2 3", False),
     (r"\frac{\ln x}{x}", r"\ln x/x", True),
     (r"\frac{\sqrt3}{2}", r"\sin \pi/3", True),
     (r"\frac{\sqrt3}{2}", r"\sin 2\pi/3", True),
