@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from reward_server.reading.token_groups import is_sign, split_at
 from reward_server.reading.tokens import CLOSING, OPENING, Token, Unreadable
-from reward_server.reading.vocabulary import GREEK, QUALIFIERS, plain_words
+from reward_server.vocabulary import GREEK, QUALIFIERS, plain_words
 
 RELATIONS = frozenset(
     {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\equiv", r"\mid", r"\notin", r"\subset"}

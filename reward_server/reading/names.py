@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from reward_server.reading.token_groups import is_sign, split_at
 from reward_server.reading.tokens import CLOSING, OPENING, Token
-from reward_server.reading.vocabulary import GREEK, changes_meaning, plain_words
+from reward_server.vocabulary import GREEK, changes_meaning, plain_words
 
 MAX_DEPTH = 4
 """Names in names, such as the letters in a tuple; deeper ones are no names."""

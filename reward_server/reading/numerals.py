@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reward_server.algebra.nodes import Number
 from reward_server.reading.tokens import Token, Unreadable
-from reward_server.reading.vocabulary import BASES
+from reward_server.vocabulary import BASES
 
 MAX_DIGITS = 200
 MAX_LENGTH = 12

@@ -27,7 +27,7 @@ from reward_server.reading.numerals import base_of, exact_number, hexadecimal, i
 from reward_server.reading.token_groups import is_end
 from reward_server.reading.tokens import COMMAND_ENDS, DEGREE, FUNCTIONS, Token, Unreadable, tokenize
 from reward_server.reading.unit_reader import UnitReader
-from reward_server.reading.vocabulary import GREEK, SCALES, changes_number, plain_words
+from reward_server.vocabulary import GREEK, SCALES, changes_number, plain_words
 
 MAX_DEPTH = 40
 _ACCENTS = frozenset({r"\vec", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\underline"})

@@ -54,7 +54,7 @@ from reward_server.reading.tokens import (
     has_scientific,
     tokenize,
 )
-from reward_server.reading.vocabulary import (
+from reward_server.vocabulary import (
     NUMBER_WORDS,
     is_half_day,
     plain_words,

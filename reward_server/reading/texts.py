@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from reward_server.algebra.nodes import Items, Node, Number, Words
 from reward_server.reading.tokens import Token
-from reward_server.reading.vocabulary import ANSWER_WORDS, NUMBER_WORDS, plain_words
+from reward_server.vocabulary import ANSWER_WORDS, NUMBER_WORDS, plain_words
 
 _CODE = re.compile(
     r"""

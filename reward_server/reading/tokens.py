@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reward_server.reading.vocabulary import BARE_UNITS, DEGREE_WORDS, PERCENT_WORDS, SEPARATORS, is_half_day
+from reward_server.vocabulary import BARE_UNITS, DEGREE_WORDS, PERCENT_WORDS, SEPARATORS, is_half_day
 
 Kind = Literal["number", "letter", "run", "words", "command", "sign"]
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from reward_server.reading.token_groups import is_end
 from reward_server.reading.token_reader import TokenReader
 from reward_server.reading.tokens import Token, Unreadable
-from reward_server.reading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_number, plain_words
+from reward_server.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_number, plain_words
 
 _TIMES = frozenset({"h", "s"})
 """Letters that are a unit of time behind another unit and a slash: `km/h`."""
