@@ -82,7 +82,7 @@ FUNCTIONS = frozenset({
 _BARE_COMMANDS = FUNCTIONS - {"det", "sgn"} | {"sqrt", "pi", "infty"}
 _PIECE = re.compile(
     r"""
-      (?P<command> \\(?:[A-Za-z]+\*?|.|\Z) )
+      (?P<command> \\(?:q?quad|[A-Za-z]+\*?|.|\Z) )
     | (?P<number> \d+(?:\.\d+)?[eE][+-]?\d{1,3}(?![\w^])
         | \d{1,3}(?:\ \d{3})+(?![\d/])(?:\.\d+)?
         | (?<!\d,)\d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,!]\s*|,)\d{3})+(?!\d|,\d)(?:\.\d+)?

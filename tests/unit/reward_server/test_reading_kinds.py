@@ -48,6 +48,8 @@ NAMES: list[Row] = [
     ("5", r"\max_{x} f(x)=5", True),
     ("5", r"\max(x+y)=5", True),
     ("5", r"\square=5", True),
+    ("5", r"\heartsuit=5", False),
+    (r"x_1=2,\quadx_2=3", "2,3", True),
 ]  # fmt: skip
 SLASHES: list[Row] = [
     ("0", r"\ln 2/2", False),
