@@ -27,9 +27,21 @@ _LETTERS = GREEK | {r"\square", r"\Box", r"\triangle", r"\bigcirc", r"\star"}
 """Commands that are a letter, or a place for one."""
 
 
-def name_of(tokens: Sequence[Token]) -> str:
-    r"""The name that a side consists of, such as `x`, `f(x)`, `AB`, `S_{\max}` or `\angle ABC`; else blank."""
-    return _text(tokens).replace("{", "").replace("}", "") if _is_name(tokens, MAX_DEPTH) else ""
+def name_of(tokens: Sequence[Token], value: Sequence[Token] = ()) -> str:
+    r"""The name that a side consists of, such as `x`, `f(x)`, `AB`, `S_{\max}` or `\angle ABC`; else blank.
+
+    Any letter is a function if `value`, the other side, has its argument: `v(t) = 2t`.
+    """
+    named = _is_name(tokens, MAX_DEPTH) or _is_function_of(tokens, value)
+    return _text(tokens).replace("{", "").replace("}", "") if named else ""
+
+
+def _is_function_of(tokens: Sequence[Token], value: Sequence[Token]) -> bool:
+    behind = tokens[1 + _indices(tokens[1:]) :]
+    if len(behind) != 3 or not _is_one_bracket(behind) or not _is_letter_with_marks(tokens[: len(tokens) - 3]):
+        return False
+    letters = {letter for token in value if token.kind in ("letter", "run") for letter in token.text}
+    return behind[1].kind == "letter" and behind[1].text in letters - {tokens[0].text}
 
 
 def _text(tokens: Sequence[Token]) -> str:
@@ -115,8 +127,10 @@ def _is_letter_with_marks(tokens: Sequence[Token]) -> bool:
         behind = behind[5:]  # an inverse function
     if not behind:
         return True
-    if letter not in _FUNCTIONS or not _is_one_bracket(behind) or behind[0].text != "(":
+    if not _is_one_bracket(behind) or behind[0].text != "(":
         return False
+    if letter not in _FUNCTIONS and len(split_at(behind[1:-1], ",")) == 1:
+        return False  # but there are no products with several letters in a bracket: `d(A,B)`
     sums = letter in _GENERAL
     return all(
         token.kind in ("letter", "number", "run", "command")

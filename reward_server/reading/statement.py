@@ -257,7 +257,7 @@ def _relation(tokens: list[Token], units: bool) -> Statement:
         if not name_of(exact) and all(_is_rounding(side, _value(exact, units)) for side in sides[first:]):
             length = sum(map(len, sides[:first])) + first - 1
             return _relation(tokens[:length], units)
-    name = name_of(sides[0]) if len(sides) > 1 else ""
+    name = name_of(sides[0], sides[-1]) if len(sides) > 1 else ""
     if signs and name and (all(sign in ("=", r"\approx") for sign in signs) or signs == [r"\in"]):
         if signs == [r"\in"]:
             return Statement(_value(sides[-1], units), name)
