@@ -64,7 +64,8 @@ def _is_name(tokens: Sequence[Token], depth: int) -> bool:
         inner = split_at(tokens[1:-1], ",")
         return len(inner) > 1 and all(_is_name(part, depth - 1) for part in inner)
     if is_sign(first, "["):
-        return len(tokens) == 3 and _is_points(tokens[1:2]) and is_sign(tokens[2], "]")  # the area of [ABC]
+        area = len(tokens) == 3 and is_sign(tokens[2], "]")  # of the triangle in `[ABC]`
+        return area and tokens[1].kind == "run" and tokens[1].text.isupper()
     if first.kind == "words":
         return not changes_meaning(first.text) and _is_named_by_words(rest)
     if first.text in _PROBABILITIES and _is_one_bracket(rest):
@@ -76,7 +77,7 @@ def _is_name(tokens: Sequence[Token], depth: int) -> bool:
         of_one = _is_one_bracket(behind) and len(split_at(behind[1:-1], ",")) == 1
         return not behind or of_one or _is_name(behind, depth - 1)
     if first.text in _OF_POINTS and rest:
-        return _is_points(rest)
+        return _is_points(rest) and (rest[0].kind != "number" or first.text == r"\angle")
     if first.kind == "run":
         return first.text.isupper() and _indices(rest) == len(rest)
     return _is_letter_with_marks(tokens)
@@ -86,8 +87,9 @@ def _is_length(tokens: Sequence[Token]) -> bool:
     """Whether tokens are a length such as |AB| with an index, but not the absolute value of a letter."""
     end = next((index for index in range(1, len(tokens)) if is_sign(tokens[index], "|")), 0)
     inner, behind = tokens[1:end], tokens[end + 1 :]
-    of_points = _is_points(inner) or (bool(inner) and inner[0].text in _OF_POINTS and _is_points(inner[1:]))
-    return of_points and inner[0].text.isupper() | (inner[0].text in _OF_POINTS) and _indices(behind) == len(behind)
+    if not inner or _indices(behind) != len(behind):
+        return False
+    return _is_points(inner[1:]) if inner[0].text in _OF_POINTS else inner[0].text.isupper() and _is_points(inner)
 
 
 def _is_named_by_words(tokens: Sequence[Token]) -> bool:
@@ -105,6 +107,8 @@ def _is_points(tokens: Sequence[Token]) -> bool:
     r"""Whether tokens are nothing but letters with indices and primes, or one number, in braces or not: `A_1BC`."""
     if len(tokens) > 2 and is_sign(tokens[0], "{") and _after_group(tokens, 0) == len(tokens):
         tokens = tokens[1:-1]
+    elif any(token.kind in ("letter", "run") and not token.text.isupper() for token in tokens[1:]):
+        return False  # `\vec a b` is a product
     if len(tokens) == 1 and tokens[0].kind == "number":
         return True  # `\angle 1`
     position = 0
