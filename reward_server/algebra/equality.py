@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from reward_server.algebra import polynomial
 from reward_server.algebra.budget import remember, remembered, spend
 from reward_server.algebra.forms import form_of
-from reward_server.algebra.inequalities import TURNED, as_interval, unknown_of
+from reward_server.algebra.inequalities import TURNED, as_interval, is_empty, unknown_of
 from reward_server.algebra.intervals import merged_intervals
 from reward_server.algebra.nodes import (
+    ALTERNATIVES,
     Call,
     Degrees,
     Difference,
@@ -33,6 +34,7 @@ from reward_server.algebra.values import as_percent, same_value, without_degrees
 
 MAX_COMPARISONS = 3000
 _INFINITY = Symbol(r"\infty")
+_VERDICTS = frozenset({"yes", "no", "true", "false", "t", "f"})
 _REALS = Items("(", ")", (negative(_INFINITY), _INFINITY))
 SINGLE = Number | Symbol | Sum | Product | Power | Call | Percent | Degrees
 """Nodes with a value to calculate with."""
@@ -44,6 +46,8 @@ def same_nodes(one: Node, other: Node) -> bool | None:
     match one, other:
         case Words(), Words():
             return one.letters == other.letters if one.letters and other.letters else one.text == other.text
+        case (Words() as word, Product(factors=factors)) | (Product(factors=factors), Words() as word) if word.letters:
+            return tuple(map(Symbol, word.letters)) == factors  # `A \cdot B` for `AB`, in this order
         case (Words(), _) | (_, Words()):
             return False
         case Relation(), Relation():
@@ -63,7 +67,8 @@ def same_nodes(one: Node, other: Node) -> bool | None:
         case Ratio(terms=terms), Ratio(terms=other_terms):
             return len(terms) == len(other_terms) and _all(map(same_nodes, terms, other_terms))
         case Items(), Items():
-            return _same_items(one, other)
+            joined = _joined(one), _joined(other)
+            return _same_items(one, other) if joined == (one, other) else _same_sets(*joined)
         case (Union(), _) | (_, Union()) if isinstance(one, SINGLE) or isinstance(other, SINGLE):
             return None if Symbol(r"\mathbb{R}") in (one, other) else False
         case (Union(), Items()) | (Items(), Union()):
@@ -94,8 +99,13 @@ def _all(results: Iterable[bool | None]) -> bool | None:
 def _same_items(one: Items, other: Items) -> bool | None:
     first, second = one.elements, other.elements
     if len(first) == len(second) and has_names(first) != has_names(second):
-        return _all(map(same_nodes, first, second))  # only the order says which value belongs to which name
+        if ALTERNATIVES in (one.opening, other.opening):
+            return False
+        # Only the order says which value belongs to which name.
+        return _all(map(same_nodes, in_usual_order(first), in_usual_order(second)))
     if _is_unordered(one) and _is_unordered(other):
+        if all(map(_is_verdict, first)) and all(map(_is_verdict, second)):
+            return len(first) == len(second) and _all(map(same_nodes, first, second))
         # Repeats count in a list of numbers, but not in a set, nor in a list of solutions that are tuples.
         if r"\{" in (one.opening, other.opening) or all(isinstance(node, Items) for node in first + second):
             if (
@@ -120,8 +130,23 @@ def has_names(elements: tuple[Node, ...]) -> bool:
     return any(isinstance(element, Relation) for element in elements)
 
 
+def in_usual_order(elements: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Values with names that follow each other in the alphabet, `y=2, x=1`, in its order; others as they are."""
+    names = [element.sides[0] for element in elements if isinstance(element, Relation) and element.signs == ("=",)]
+    letters = [name.name for name in names if isinstance(name, Symbol) and len(name.name) == 1]
+    codes = sorted(map(ord, letters))
+    if len(letters) < len(elements) or codes != list(range(codes[0], codes[0] + len(codes))):
+        return elements
+    return tuple(element for _, element in sorted(zip(letters, elements, strict=True), key=lambda pair: pair[0]))
+
+
+def _is_verdict(node: Node) -> bool:
+    """Whether an element of a list answers one of several questions, whose order counts: yes, no, true, false, T, F."""
+    return node.text in _VERDICTS if isinstance(node, Words) else node in (Symbol("T"), Symbol("F"))
+
+
 def _is_unordered(items: Items) -> bool:
-    return items.opening in ("", r"\{")
+    return items.opening in ("", ALTERNATIVES, r"\{")
 
 
 def _is_interval(items: Items) -> bool:
@@ -184,7 +209,7 @@ def _joined(node: Node) -> Node:
     if not isinstance(node, Items) or node.opening:
         return node
     relations = [element for element in node.elements if isinstance(element, Relation)]
-    if any(unknown_of(relation) != unknown_of(relations[0]) for relation in relations):
+    if not relations or any(unknown_of(relation) != unknown_of(relations[0]) for relation in relations):
         return node
     intervals = [as_interval(relation) for relation in relations]
     found = tuple(interval for interval in intervals if interval is not None)
@@ -206,6 +231,8 @@ def _relation_and_other(relation: Relation, other: Node) -> bool | None:
         return _same_sets(Difference(_REALS, Items(r"\{", r"\}", (relation.sides[1],))), other)
     interval = as_interval(relation)
     if interval is not None:
+        if is_empty(interval):
+            return False
         return same_nodes(interval, other) if isinstance(other, Items | Union | Difference) else False
     if isinstance(other, SINGLE) or set(relation.signs) == {"="}:
         return False

@@ -1,6 +1,7 @@
 """Inequalities as the intervals that they say a letter is in."""
 
 from reward_server.algebra.nodes import Call, Items, Node, Relation, Symbol, negative
+from reward_server.algebra.numeric import real_value
 from reward_server.algebra.points import CONSTANTS
 
 _INFINITY = Symbol(r"\infty")
@@ -18,7 +19,7 @@ def as_interval(relation: Relation) -> Items | None:
     if not set(signs) <= {"<", r"\le"}:
         return None
     opening, closing = "(", ")"
-    if len(sides) == 3 and (_is_letter(sides[1]) or isinstance(sides[1], Call)):
+    if len(sides) == 3 and (_is_letter(sides[1]) or _is_named_function(sides[1])):
         low, high = sides[0], sides[2]
         opening = "[" if signs[0] == r"\le" else "("
         closing = "]" if signs[1] == r"\le" else ")"
@@ -43,3 +44,14 @@ def unknown_of(relation: Relation) -> Node | None:
 
 def _is_letter(node: Node) -> bool:
     return isinstance(node, Symbol) and node.name not in CONSTANTS
+
+
+def _is_named_function(node: Node) -> bool:
+    """Whether a node is a function without a meaning of its own, whose values have bounds as a letter has: `f(x)`."""
+    return isinstance(node, Call) and len(node.name) == 1
+
+
+def is_empty(interval: Items) -> bool:
+    """Whether the bounds of an interval are constants with no number between them: `5 < x < 3`."""
+    low, high = (real_value(end) for end in interval.elements)
+    return low is not None and high is not None and low > high

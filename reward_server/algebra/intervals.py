@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from reward_server.algebra.budget import spend
 from reward_server.algebra.nodes import Difference, Items, Node, Symbol, Union, negative
 from reward_server.algebra.numeric import real_value
 
@@ -73,6 +74,7 @@ def _difference(node: Difference) -> list[Interval] | None:
     if whole is None or points is None or any(point.low != point.high for point in points):
         return None
     for point in points:
+        spend(5 * len(whole))
         parts: list[Interval] = []
         for one in whole:
             if one.low < point.low < one.high:

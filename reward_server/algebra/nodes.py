@@ -51,9 +51,13 @@ class Call:
     arguments: "tuple[Node, ...]"
 
 
+ALTERNATIVES = "or"
+"""The bracket of a list of values with different names that "or" joins: `x=1 or y=2` is no pair of values."""
+
+
 @dataclass(frozen=True)
 class Items:
-    r"""Several answers, or one that has parts: `opening` is one of `(`, `[`, `\{`, `<`, and blank for a bare list."""
+    r"""Several answers, or one that has parts: `opening` is `(`, `[`, `\{`, `ALTERNATIVES`, or blank in a bare list."""
 
     opening: str
     closing: str

@@ -6,12 +6,14 @@ at four points and more, and differ at none, are the same. What agrees is comput
 
 from collections.abc import Mapping
 from fractions import Fraction
+from itertools import chain
 
 import mpmath
 
 from reward_server.algebra.budget import remember, remembered, spend
 from reward_server.algebra.evaluation import DIGITS, MORE_DIGITS, NoValue, Undefined, context, is_real, lock, small
 from reward_server.algebra.evaluation import value_at as value_of
+from reward_server.algebra.kinks import kinks
 from reward_server.algebra.nodes import Node
 from reward_server.algebra.points import CONSTANTS, points, symbols_of
 
@@ -19,6 +21,7 @@ AGREEING_DIGITS = 30
 _MIN_AGREEMENTS = 4
 _CHECKED_AGAIN = 4
 """At how many points expressions with letters are computed to more digits after they agreed."""
+_LARGE = 10**20
 Point = Mapping[str, Fraction]
 
 
@@ -36,9 +39,10 @@ def same_values(one: Node, other: Node) -> bool | None:
 
 def _compare(one: Node, other: Node) -> bool | None:
     agreements = complex_agreements = 0
+    visible, one_is_complex = 0, False
     defined, undefined = [False, False], [False, False]
     constant = not (symbols_of(one) | symbols_of(other)) - CONSTANTS
-    for positive, point in points((one, other)):
+    for positive, point in chain(points((one, other)), kinks((one, other))):
         values = [_known_value(node, point) for node in (one, other)]
         for index, value in enumerate(values):
             defined[index] |= value is not None and not isinstance(value, Undefined)
@@ -55,8 +59,13 @@ def _compare(one: Node, other: Node) -> bool | None:
         if agreed:
             agreements += all(real)
             complex_agreements += positive
+            visible += bool(_size(first, second)[0] < _LARGE)
         elif agreed is False and (all(real) or (positive and not any(real))):
             return False
+        elif agreed is False:
+            one_is_complex |= positive
+    if one_is_complex and not visible:
+        return False  # they agree only where values are so large that what makes one of them complex is rounded away
     if any(bad and not good for bad, good in zip(undefined, defined, strict=True)):
         return False
     return True if agreements >= _MIN_AGREEMENTS or complex_agreements >= _MIN_AGREEMENTS else None

@@ -1,6 +1,6 @@
 """The points at which two expressions are compared, and what is to be known about their letters for that."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from reward_server.algebra.nodes import (
@@ -23,11 +23,14 @@ from reward_server.algebra.nodes import (
 
 CONSTANTS = frozenset({"e", "i", r"\pi", r"\infty"})
 _NATURAL = frozenset({"factorial", "binom", "gcd", "lcm"})
+_ROUNDING = _NATURAL | {"floor", "ceil"}
 _INTEGER_LETTERS = frozenset("nmkjlpq")
 """Letters that stand for integers where something is rounded; other letters stand for real numbers there."""
 _POSITIVE_POINTS = 14
 _POINTS = 30
 _MAX_CONSTANTS = 4
+MAX_CONSTANT = 10**12
+"""Largest constant with points around it."""
 _SCALES = [
     Fraction(*pair)
     for pair in ((31, 29), (2, 27), (66, 29), (17, 27), (173, 10), (171, 29), (9, 27), (1037, 10), (12507, 10),
@@ -75,10 +78,8 @@ def points(nodes: Iterable[Node]) -> Iterator[tuple[bool, Mapping[str, Fraction]
     """
     parts = [part for node in nodes for part in walk(node)]
     letters = sorted({part.name for part in parts if isinstance(part, Symbol)} - CONSTANTS)
-    calls = [part for part in parts if isinstance(part, Call)]
-    natural = frozenset().union(*(symbols_of(call) for call in calls if call.name in _NATURAL))
-    rounded = natural or any(call.name in ("floor", "ceil") for call in calls)
-    integers = natural | (_INTEGER_LETTERS if rounded else frozenset())
+    natural, integers = natural_letters(parts), integer_letters(parts)
+    rounded = bool(integers)
     constants = _constants(parts)
     real = (
         _SCALES
@@ -98,7 +99,19 @@ def points(nodes: Iterable[Node]) -> Iterator[tuple[bool, Mapping[str, Fraction]
         yield positive, point
 
 
-def _constants(parts: list[Node]) -> list[Fraction]:
+def natural_letters(parts: Sequence[Node]) -> frozenset[str]:
+    """The letters that stand for natural numbers: those in factorials, binomials and divisors."""
+    calls = [part for part in parts if isinstance(part, Call) and part.name in _NATURAL]
+    return frozenset().union(*map(symbols_of, calls))
+
+
+def integer_letters(parts: Sequence[Node]) -> frozenset[str]:
+    """The letters that stand for integers: natural numbers, and the usual ones where something is rounded."""
+    rounded = any(isinstance(part, Call) and part.name in _ROUNDING for part in parts)
+    return natural_letters(parts) | (_INTEGER_LETTERS if rounded else frozenset())
+
+
+def _constants(parts: Sequence[Node]) -> list[Fraction]:
     found = {abs(part.value) for part in parts if isinstance(part, Number)} - {0, 1, 2, Fraction(1, 2)}
-    ordered = sorted(value for value in found if value <= 10**5)
+    ordered = sorted(value for value in found if value <= MAX_CONSTANT)
     return ordered[-_MAX_CONSTANTS // 2 :] + ordered[: _MAX_CONSTANTS // 2]

@@ -58,8 +58,10 @@ def same_statement(answer: Statement, gold: Statement) -> bool | None:
     if same_parameter is None:
         return False
     answer = same_parameter
-    if _names_all(answer) and _names_all(gold):
-        answer, gold = _by_name(answer), _by_name(gold)
+    if _names_all(answer) and (_names_all(gold) or (not gold.name and answer.name)):
+        answer = _by_name(answer)
+    if _names_all(gold) and (_names_all(answer) or (not answer.name and gold.name)):
+        gold = _by_name(gold)
     if answer.name and gold.name and not _same_name(answer.name, gold.name):
         if not (isinstance(answer.node, SINGLE) and isinstance(gold.node, SINGLE)):
             return False
@@ -137,12 +139,20 @@ def _by_name(statement: Statement) -> Statement:
 def _same_name(one: str, other: str) -> bool:
     """Whether two names may mean the same: a function with and without its argument, a word, or y and f(x)."""
     shorter, longer = sorted((one, other), key=len)
-    if shorter == longer or longer.startswith(f"{shorter}(") or (one.islower() and " " in one):
+    if shorter == longer or longer.startswith(f"{shorter}("):
         return True
-    words = [len(name) > 2 and name.isalpha() and not name.isupper() for name in (one, other)]
+    words = [_words_of_name(name) for name in (one, other)]
     if any(words):
-        return not all(words) or one.lower() == other.lower()  # a word, such as `Area`, and a letter for it
+        return not all(words) or words[0] == words[1]  # a word, such as `Area`, and a letter for it
     return shorter == "y" and longer in ("f(x)", "g(x)", "h(x)")
+
+
+def _words_of_name(name: str) -> list[str]:
+    """The words of a name that is text, without articles; none of another name."""
+    text = " " in name or (len(name) > 2 and name.isalpha() and not name.isupper())
+    return (
+        [word for word in name.lower().split() if word not in ("the", "a", "an")] if text and "\\" not in name else []
+    )
 
 
 def _as_relation(statement: Statement) -> Node:

@@ -10,12 +10,13 @@ MAX_DIGITS = 100
 ROUNDING_TOLERANCE = Fraction(1, 1000)
 """Relative difference above which two decimals are different, however they were rounded."""
 
-_THIN_SPACE = re.compile(r"\\[!,]\s*")
-_SPACE = re.compile(r"\\[;: ]|~")
+_THIN_SPACE = re.compile(r"\\!\s*|\\,\s*(?=\d{3}(?!\d))")
+"""Spaces that group digits, or none at all."""
+_SPACE = re.compile(r"\\[,;: ]|~")
 _INSIGNIFICANT_SPACE = re.compile(r"(?<!\d)(?<!\d,)\s|\s(?!\d)")
 _INTEGER = r"[+-]?(?:\d{1,3}(?:(?:,|\{,\})\d{3})+|\d+)"
 _NUMBER = re.compile(rf"{_INTEGER}(?:\.\d*)?|[+-]?\.\d+")
-_FRACTION = re.compile(r"([+-]?)(?:(\d+)/(\d+)|\\frac(?:\{([+-]?\d+)\}|(\d))(?:\{([+-]?\d+)\}|(\d)))")
+_FRACTION = re.compile(r"([+-]?)(?:(0|[1-9]\d*)/([1-9]\d*)|\\frac(?:\{([+-]?\d+)\}|(\d))(?:\{([+-]?\d+)\}|(\d)))")
 _MIXED = re.compile(r"([+-]?)(\d+)(?: (\d+)/(\d+)|\\frac\{(\d+)\}\{(\d+)\})")
 
 
@@ -26,7 +27,7 @@ def exact_match(answer: str, gold: str) -> bool | None:
     and decimals are compared exactly, except that a decimal within 0.1 % of the gold is left to the parser, since it
     may be the gold rounded.
     """
-    answer, gold = _collapse_spaces(answer), _collapse_spaces(gold)
+    answer, gold = collapse_spaces(answer), collapse_spaces(gold)
     if not gold:
         return None
     if not answer:
@@ -68,7 +69,7 @@ def read_number(text: str) -> Fraction | None:
     return (whole + Fraction(top, bottom)) * (-1 if sign == "-" else 1)
 
 
-def _collapse_spaces(text: str) -> str:
-    """Remove insignificant white space: all but that between two digits, or after a comma between two digits."""
+def collapse_spaces(text: str) -> str:
+    """Normalized, without insignificant white space: all but that between digits, or after a comma between digits."""
     text = _SPACE.sub(" ", _THIN_SPACE.sub("", normalize(text)))
     return _INSIGNIFICANT_SPACE.sub("", " ".join(text.split()))

@@ -7,7 +7,7 @@ from reward_server.algebra.nodes import Statement, Words
 from reward_server.grading import GoldUnparseable
 from reward_server.grading.notation import unify
 from reward_server.reading.statement import read
-from reward_server.reading.vocabulary import QUALIFIERS, is_no_answer, plain_words
+from reward_server.vocabulary import QUALIFIERS, is_no_answer, plain_words
 
 CACHE_SIZE = 256
 """Golds whose readings are kept, since responses of one group share a gold. More would slow garbage collection."""

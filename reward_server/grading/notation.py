@@ -86,14 +86,14 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boldsy
 _BEGINNING = re.compile(r"(?:\\[$ ,;!]|[\s$*])*")
 # Matched against the reversed text. A search for a match at the end of a text would restart at each of its characters,
 # and so take quadratic time.
-_END_BACKWARDS = re.compile(r"(?:[ ,;!]\\(?!\\)|[\s$.,;*。])*")
+_END_BACKWARDS = re.compile(r"(?:[ ,;!]\\(?!\\)|[\s$,;*。]|\.(?!\.\.))*")
 
 
 def unify(text: str) -> str:
     r"""Write Unicode symbols as LaTeX, and strip the markup around the whole text.
 
-    Strips white space, dollar signs (also of currency), asterisks, a full stop, and `\(...\)`. The mathematical meaning
-    does not change.
+    Strips white space, dollar signs (also of currency), asterisks, a full stop, and `\(...\)`, but no ellipsis. The
+    mathematical meaning does not change.
     """
     if not text.isascii():
         text = _RAISED_OVER_LOWERED.sub(_as_fraction, text)

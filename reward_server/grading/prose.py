@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from reward_server.grading.notation import with_carets
 from reward_server.reading.tokens import FUNCTIONS
-from reward_server.reading.vocabulary import (
+from reward_server.vocabulary import (
     BARE_UNITS,
     HARMLESS_IN_PROSE,
     INTRODUCING,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from reward_server.reading.tokens import DEGREE, Token, Unreadable
-from reward_server.reading.vocabulary import changes_number
+from reward_server.vocabulary import changes_number
 
 _SPARE = "abcdfghjklmnopqrstuvwxyz"
 _CONSTANTS = frozenset({"e", "i"})

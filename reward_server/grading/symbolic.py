@@ -18,8 +18,9 @@ from reward_server.algebra.nodes import Words
 from reward_server.algebra.statements import same
 from reward_server.grading import GoldUnparseable, Outcome, Unread
 from reward_server.grading.decision import decide, read_answer
+from reward_server.grading.exact import collapse_spaces
 from reward_server.grading.golds import formula_of, read_gold
-from reward_server.grading.notation import normalize, unify
+from reward_server.grading.notation import unify
 from reward_server.grading.prose import answer_in
 from reward_server.grading.rendering import for_parser, render
 from reward_server.reading.names import name_of
@@ -59,7 +60,7 @@ def equal(answer: str, gold: str, prose: bool = False) -> Outcome:
     readings = read_gold(gold)
     if prose:
         return _prose_equals(answer, gold)
-    if _without_whitespace(normalize(answer)) == _without_whitespace(normalize(gold)):
+    if collapse_spaces(answer) == collapse_spaces(gold):
         return True  # also for a gold that nothing can read
     decided = decide(answer, gold)
     if decided is not None:
@@ -148,7 +149,7 @@ def _prose_equals(answer: str, gold: str) -> Outcome:
     readings = read_gold(gold)
     if len(answer) <= _MAX_SHORT and same(read_answer(answer), readings):
         return True
-    found = answer_in(answer, bool(readings) and all(isinstance(one.node, Words) for one in readings))
+    found = answer_in(answer, bool(readings) and isinstance(readings[0].node, Words))
     if not found:
         return Unread("there is no expression in the text")
     outcome = equal(found, gold)
@@ -200,7 +201,3 @@ def _differ_as_numbers(first: Any, second: Any) -> bool:
     if not (one.is_finite and other.is_finite):
         return False  # infinity is compared symbolically
     return bool(abs(one - other) > RELATIVE_TOLERANCE * max(abs(one), abs(other)))
-
-
-def _without_whitespace(text: str) -> str:
-    return "".join(text.split())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reward_server.algebra.nodes import Number
 from reward_server.reading.tokens import Token, Unreadable
-from reward_server.reading.vocabulary import BASES
+from reward_server.vocabulary import BASES
 
 MAX_DIGITS = 200
 MAX_LENGTH = 12
@@ -21,15 +21,13 @@ class Numeral(NamedTuple):
 
 
 def repeating(tokens: Sequence[Token], start: int) -> Numeral:
-    r"""The number that begins at a token, with the digits that repeat: `0.1\overline{6}`, `0.\dot{1}\dot{8}`.
+    r"""The number that begins at a token, with the digits that repeat: `0.1\overline{6}`, `0.\dot{1}\dot{8}`, `0.1(6)`.
 
     Raises:
         Unreadable: It has too many digits.
     """
     text = tokens[start].text
-    if len(text) > MAX_DIGITS:
-        raise Unreadable(f"a number of {len(text)} digits")
-    plain = Numeral(Number(Fraction(text), "." in text), 1)
+    plain = Numeral(Number(exact_number(text), "." in text), 1)
     position = start + 1
     if "." not in text:
         if not _is(tokens, position, ".") or not _is_period(tokens, position + 1):
@@ -39,7 +37,7 @@ def repeating(tokens: Sequence[Token], start: int) -> Numeral:
     if not _is_period(tokens, position):
         return plain
     dotted = tokens[position].text == r"\dot"
-    period, position = _digits(tokens, position + 1)
+    period, position = _period(tokens, position)
     if dotted:
         # Dots mark the first and the last digit that repeats.
         middle, after = (tokens[position].text, position + 1) if _is_digits(tokens, position) else ("", position)
@@ -53,18 +51,39 @@ def repeating(tokens: Sequence[Token], start: int) -> Numeral:
     return Numeral(Number(Fraction(text.rstrip(".") or "0") + fraction), position - start)
 
 
+def exact_number(text: str) -> Fraction:
+    """The value of a number token.
+
+    Raises:
+        Unreadable: It has too many digits.
+    """
+    if len(text) > MAX_DIGITS:
+        raise Unreadable(f"a number of {len(text)} digits")
+    return Fraction(text)
+
+
 def _is(tokens: Sequence[Token], position: int, text: str) -> bool:
     return position < len(tokens) and tokens[position].text == text
 
 
 def _is_period(tokens: Sequence[Token], position: int) -> bool:
-    return (_is(tokens, position, r"\overline") or _is(tokens, position, r"\dot")) and bool(
-        _digits(tokens, position + 1)[0]
-    )
+    return bool(_period(tokens, position)[0])
+
+
+def _period(tokens: Sequence[Token], position: int) -> tuple[str, int]:
+    """Digits that repeat, and the position behind them; blank if there are none."""
+    if _is(tokens, position, r"\overline") or _is(tokens, position, r"\dot"):
+        return _digits(tokens, position + 1)
+    if _is(tokens, position, "(") and not tokens[position].spaced and _is_digits(tokens, position + 1):
+        return (tokens[position + 1].text, position + 3) if _is(tokens, position + 2, ")") else ("", position)
+    return "", position
 
 
 def _is_digits(tokens: Sequence[Token], position: int) -> bool:
-    return position < len(tokens) and tokens[position].kind == "number" and tokens[position].text.isdigit()
+    """Whether a token is a number of digits only, not too many of them."""
+    if position >= len(tokens) or tokens[position].kind != "number":
+        return False
+    return tokens[position].text.isdecimal() and len(tokens[position].text) <= MAX_DIGITS
 
 
 def _digits(tokens: Sequence[Token], position: int) -> tuple[str, int]:
@@ -83,7 +102,7 @@ def base_of(index: str) -> int:
         Unreadable: It names no base from 2 to 36.
     """
     plain = index.strip("() ").lower()
-    base = BASES.get(plain, int(plain) if plain.isdigit() and len(plain) <= 2 else 0)
+    base = BASES.get(plain, int(plain) if plain.isdecimal() and len(plain) <= 2 else 0)
     if not 2 <= base <= 36:
         raise Unreadable(f"{index!r} is no number base")
     return base

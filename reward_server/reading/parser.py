@@ -3,7 +3,6 @@ r"""Reads an expression from tokens by recursive descent: every token gets a pla
 Two readings are sensible for a letter behind a number: a factor (`6m`), or a unit (`6\text{ m}`). The caller chooses.
 """
 
-import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -24,32 +23,28 @@ from reward_server.algebra.nodes import (
     negative,
     quotient,
 )
-from reward_server.reading.numerals import base_of, hexadecimal, in_base, mixed, repeating
-from reward_server.reading.token_groups import COMMAND_ENDS, is_end
-from reward_server.reading.token_reader import TokenReader
-from reward_server.reading.tokens import DEGREE, FUNCTIONS, Token, Unreadable
-from reward_server.reading.vocabulary import BARE_UNITS, SCALES, UPRIGHT_UNITS, changes_number, plain_words
+from reward_server.reading.numerals import base_of, exact_number, hexadecimal, in_base, mixed, repeating
+from reward_server.reading.token_groups import is_end
+from reward_server.reading.tokens import COMMAND_ENDS, DEGREE, FUNCTIONS, Token, Unreadable, tokenize
+from reward_server.reading.unit_reader import UnitReader
+from reward_server.vocabulary import GREEK, SCALES, changes_number, plain_words
 
 MAX_DEPTH = 40
-_LETTERS = re.compile(
-    r"alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|upsilon|phi|chi|psi|omega|"
-    r"Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Upsilon|Phi|Psi|Omega|pi|infty|ell|hbar|aleph|emptyset|mho|partial|nabla"
-)
 _ACCENTS = frozenset({r"\vec", r"\hat", r"\tilde", r"\overline", r"\widehat", r"\widetilde", r"\dot", r"\underline"})
 _FENCES = {r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil"), "|": ("|", "abs")}
 _CLOSING = {"(": (")", "]"), "[": ("]", ")"), r"\{": (r"\}",), "{": ("}",), r"\langle": (r"\rangle",)}
 _APPLIED = frozenset({"f", "g"})
 """Letters that are functions if a bracket follows; other letters are factors."""
+_OF_ANGLES = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 MATRICES = frozenset({"pmatrix", "bmatrix", "matrix", "smallmatrix", "array", "Bmatrix"})
 
 
-class Parser(TokenReader):
+class Parser(UnitReader):
     """Reads nodes from a sequence of tokens, and remembers how far it has come."""
 
     def __init__(self, tokens: Sequence[Token], units: bool) -> None:
         """Begin at the first token; `units` reads a letter behind a number as a unit where it can be one."""
-        super().__init__(tokens)
-        self._units = units
+        super().__init__(tokens, units)
         self._depth = 0
         self._bars = 0
 
@@ -68,18 +63,13 @@ class Parser(TokenReader):
     def _with_unit(self, node: Node) -> Node:
         """Read the unit behind an expression, which changes nothing but for a percent sign and degrees."""
         token = self.peek()
-        if token.kind == "words" and plain_words(token.text)[:1] and plain_words(token.text)[0] in SCALES:
+        if self.at_scale():
             return self._with_unit(self._scaled(node))
         if isinstance(node, Degrees) and token.text in ("C", "F", "K") and is_end(self.peek(1)):
             self.take()
         if self.accept(r"\pmod") or self.accept(r"\bmod"):
             node = Call("mod", (_no_items(node), _no_items(self._argument())))
-        while self._at_unit():
-            self.take()
-            self.accept("^", "{", "2", "}") or self.accept("^", "{", "3", "}") or self.accept("^", "2")
-            self.accept("^", "3")
-            if self.peek().text in ("/", "*") and self._at_unit(1):
-                self.take()
+        self.skip_unit()
         return node
 
     def _scaled(self, node: Node) -> Node:
@@ -94,19 +84,6 @@ class Parser(TokenReader):
         if self.peek(-2).text == ")":
             raise Unreadable("a number word behind a sum")
         return Sum((*node.terms[:-1], Product((node.terms[-1], scale))))
-
-    def _at_unit(self, offset: int = 0) -> bool:
-        """Whether the next token can only be a unit, or can be one and is to be read so."""
-        token = self.peek(offset)
-        if token.kind == "words":
-            if changes_number(token.text):
-                raise Unreadable(f"{token.text!r} behind an expression")
-            return True
-        if not self._units:
-            return False
-        if token.kind == "run":
-            return token.text.lower() in BARE_UNITS
-        return token.kind == "letter" and token.upright and token.text in UPRIGHT_UNITS
 
     def sum(self) -> Node:
         """Terms joined by plus and minus."""
@@ -134,9 +111,7 @@ class Parser(TokenReader):
             elif self.accept("/"):
                 factors.append(Power(_no_items(self._signed()), Number(Fraction(-1))))
             elif self._at_factor():
-                if self.peek().kind == self.peek(-1).kind == "number" and self.peek(-2).text != "^":
-                    raise Unreadable("two numbers side by side")
-                factors.append(self._power())
+                factors.append(self._next_factor())
             else:
                 break
         return factors[0] if len(factors) == 1 else Product(tuple(_no_items(factor) for factor in factors))
@@ -153,12 +128,17 @@ class Parser(TokenReader):
     def _at_factor(self) -> bool:
         token = self.peek()
         if token.kind in ("number", "letter", "run"):
-            return not self._at_unit()
+            return not self.at_unit() and not self.at_scale()
         if token.kind == "command":
             return token.text not in COMMAND_ENDS and not token.text.startswith(r"\end")
         if token.text == "|":
             return self._bars == 0
         return token.kind == "sign" and token.text in ("(", "[", "{", r"\{")
+
+    def _next_factor(self) -> Node:
+        if self.peek().kind == self.peek(-1).kind == "number" and self.peek(-2).text != "^":
+            raise Unreadable("two numbers side by side")
+        return self._power()
 
     def _power(self) -> Node:
         base = self._postfix(self._primary())
@@ -172,7 +152,7 @@ class Parser(TokenReader):
         if self.accept("-"):
             return negative(self._script()) if self.peek().text != "-" else self._primary()
         if self.peek().kind == "number":
-            node: Node = Number(Fraction(self.take().text))
+            node: Node = Number(exact_number(self.take().text))
         else:
             node = Symbol(self.take().text) if self.peek().kind == "letter" else self._argument()
         if self.peek().text == "^":
@@ -280,15 +260,17 @@ class Parser(TokenReader):
             opening, closing = r"\{", r"\}"  # a set without backslashes
         if len(elements) == 1 and opening != r"\{" and closing == _CLOSING[opening][0]:
             return elements[0]
-        if opening in ("{", "(", "[") and not elements:
-            raise Unreadable("empty brackets")
+        if opening in ("{", "(", "[") and len(elements) < 2:
+            raise Unreadable("empty brackets" if not elements else "an interval with one end")
         return Items(opening, closing, tuple(elements))
 
     def _command(self) -> Node:
         command = self.take().text
         name = command.removeprefix("\\")
-        if _LETTERS.fullmatch(name):
-            return Items(r"\{", r"\}", ()) if name == "emptyset" else self._symbol(command)
+        if command == r"\emptyset":
+            return Items(r"\{", r"\}", ())
+        if command in GREEK:
+            return self._symbol(command)
         if command == r"\frac":
             return quotient(_no_items(self._argument()), _no_items(self._argument()))
         if command == r"\binom":
@@ -306,7 +288,9 @@ class Parser(TokenReader):
         if command.startswith(r"\begin{"):
             return self._matrix(command[len(r"\begin{") : -1])
         if command in (r"\triangle", r"\angle"):
-            return self._symbol(command)
+            points = self.points()
+            points = sorted(points) if command == r"\triangle" else min(points, points[::-1])  # ABC is CBA, but not BAC
+            return Symbol(f"{command} {' '.join(points)}") if points else self._symbol(command)
         raise Unreadable(f"the command {command}")
 
     def _argument(self) -> Node:
@@ -316,18 +300,23 @@ class Parser(TokenReader):
             return self._primary()
         if "." in token.text:
             raise Unreadable("a decimal as an argument without braces")
-        # `\frac12` has two arguments of one digit; the rest of the number is the next token.
-        kind = "letter" if token.kind == "run" and len(token.text) == 2 else token.kind
-        rest = [Token(kind, token.text[1:])] if len(token.text) > 1 else []
-        self._tokens = [*self._tokens[: self._position], *rest, *self._tokens[self._position + 1 :]]
-        return Number(Fraction(token.text[0])) if kind == "number" else Symbol(token.text[0])
+        # `\frac12` has two arguments of one digit; the rest of the number is the next token, or several: `\frac1e2`.
+        first, rest = token.text[0], token.text[1:]
+        if token.kind == "number":
+            behind: list[Token] = tokenize(rest)
+            node: Node = Number(Fraction(first))
+        else:
+            behind, node = [Token("run" if len(rest) > 1 else "letter", rest)][: len(rest)], Symbol(first)
+        self._tokens = [*self._tokens[: self._position], *behind, *self._tokens[self._position + 1 :]]
+        return node
 
     def _function(self, name: str) -> Node:
         exponent: Node | None = None
         base: Node | None = None
         while self.peek().text in ("^", "_"):
             if self.accept("_"):
-                base = self._argument()
+                ten = self.peek().kind == "number" and self.peek().text.startswith("1")  # there is no base 1
+                base = self._number() if ten else self._argument()
             else:
                 self.take()
                 exponent = self._script()
@@ -337,24 +326,27 @@ class Parser(TokenReader):
             inside = self._brackets()
             arguments = inside.elements if isinstance(inside, Items) else (inside,)
         else:
-            arguments = (self._bare_argument(),)
+            arguments = (self._bare_argument(name),)
         if base is not None:
             arguments = (*arguments, base)
         call = Call(name, tuple(_no_items(argument) for argument in arguments))
         return call if exponent is None else Power(call, exponent)
 
-    def _bare_argument(self) -> Node:
-        """The argument of a function without brackets: the factors up to the next sign, bracket or function."""
+    def _bare_argument(self, name: str) -> Node:
+        r"""The argument of a function without brackets: the factors up to the next sign, bracket or function.
+
+        A slash ends it, so that `\ln 3/\ln 2` is a quotient; but not that of an angle with pi: `\sin\pi/3`.
+        """
+        start = self._position
         factors = [self._signed()]
-        while self._at_factor() or self.peek().text == "/":
+        while self._at_factor():
             token = self.peek()
-            if token.text == "/":
-                self.take()
-                factors.append(Power(self._signed(), Number(Fraction(-1))))
-            elif token.text in ("(", "[") or token.text.removeprefix("\\") in FUNCTIONS:
+            if token.text in ("(", "[") or token.text.removeprefix("\\") in FUNCTIONS:
                 break
-            else:
-                factors.append(self._power())
+            factors.append(self._next_factor())
+        angle = any(token.text == r"\pi" for token in self._tokens[start : self._position])
+        if name in _OF_ANGLES and angle and self.accept("/"):
+            factors.append(Power(self._signed(), Number(Fraction(-1))))
         return factors[0] if len(factors) == 1 else Product(tuple(_no_items(factor) for factor in factors))
 
     def _accent(self, command: str) -> Node:

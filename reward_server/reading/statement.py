@@ -10,18 +10,17 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import product as pairs_of
 
+from reward_server.algebra.budget import limited
 from reward_server.algebra.inequalities import as_interval, unknown_of
 from reward_server.algebra.nodes import (
+    ALTERNATIVES,
     Call,
     Items,
     Node,
     Number,
-    Power,
-    Product,
     Ratio,
     Relation,
     Statement,
-    Sum,
     Symbol,
     Words,
     mapped,
@@ -29,10 +28,21 @@ from reward_server.algebra.nodes import (
 )
 from reward_server.algebra.numeric import close_values
 from reward_server.algebra.points import CONSTANTS, symbols_of
+from reward_server.algebra.statements import same
 from reward_server.grading.notation import unify
 from reward_server.reading.conditions import RELATIONS, parameter_of, take_condition, text_of
+from reward_server.reading.double_signs import both_signs
 from reward_server.reading.names import name_of
 from reward_server.reading.parser import Parser
+from reward_server.reading.texts import (
+    has_order,
+    is_range,
+    is_text,
+    literal_text,
+    phrase_of,
+    whole_words,
+    words_of,
+)
 from reward_server.reading.token_groups import is_sign, split_at
 from reward_server.reading.tokens import (
     CLOSING,
@@ -44,21 +54,14 @@ from reward_server.reading.tokens import (
     has_scientific,
     tokenize,
 )
-from reward_server.reading.vocabulary import (
-    ANSWER_WORDS,
+from reward_server.vocabulary import (
     NUMBER_WORDS,
     is_half_day,
     plain_words,
 )
 
-_CODE = re.compile(
-    r"(?=.*[-/.])(?:\d+(?:[-/]\d+){2,}|0\d+(?:[-/]\d+)+|\d+(?:[-/]\d+)*[-/]0\d+(?:[-/]\d+)*|\d{3}-\d{4}|\d+(?:\.\d+){2,})"
-)
-_ORDERS = frozenset({"<", ">", "=", r"\le", r"\ge"})
-"""Signs that are a whole answer: which of two numbers is larger."""
-_ELLIPSIS = re.compile(r"\\[lcv]?dots[a-z]?|\.\.\.|…")
-_TEXT_WORD = re.compile(r"[^\W\d_]+")
-_IN_PHRASES = frozenset({",", "or", "-", ":", ".", "'", "(", ")"})
+MAX_ALTERNATIVES = 4
+"""Values joined by "or" that are compared with each other; of more, only those are dropped that look the same."""
 
 
 def read(text: str, gold: bool) -> list[Statement]:
@@ -67,42 +70,52 @@ def read(text: str, gold: bool) -> list[Statement]:
     Args:
         text: LaTeX, without dollar signs in the middle.
         gold: Whether this is the known answer. A unit without `\\text` is read as one in a gold only after a blank:
-            the gold `7ml` is a product, `12 cm` a length.
+            the gold `7ml` is a product, `12 cm` a length. And the letters of a gold that may be a word have an order.
     """
+    if is_range(text):
+        return [Statement(Words(unify(text)), unread="a range of numbers")]
     text = unify(text)
     if len(text) > MAX_TOKENS:
         return []
-    if text in _ORDERS:
-        return [Statement(Words(text))]
-    if _CODE.fullmatch(text.strip()):
-        return [Statement(Words(text.strip()))]
-    if _ELLIPSIS.search(text):
-        return [Statement(Words("".join(_ELLIPSIS.sub("...", text).split())))]
-    whole = _whole_words(text)
-    certain = r"\text" in text or _is_word(text)
-    readings = [Statement(_words_node(whole, certain))] if whole else []
-    if readings and certain:
-        return readings
+    literal = literal_text(text)
+    if literal:
+        return [Statement(Words(literal))]
+    whole = whole_words(text)
+    readings: list[Statement] = []
+    if whole:
+        certain = is_text(text)
+        readings = [Statement(one) for one in words_of(whole, certain)]
+        if certain or (gold and has_order(whole)):
+            return readings
     commas = (True, False) if has_plain_thousands(text) else (True,)
     exponents = (not gold, False) if has_scientific(text) else (True,)
     unread = ""
     for thousands, scientific in pairs_of(commas, exponents):
-        tokens = tokenize(text, thousands, scientific=scientific)
+        try:
+            tokens = tokenize(text, thousands, scientific=scientific)
+        except Unreadable as error:
+            unread = unread or str(error)
+            continue
         for units in (False, True):
             if units and gold and not _unit_may_stand_alone(tokens):
                 continue
             try:
                 statement = _read_tokens(tokens, units)
-            except Unreadable as error:
+            except (Unreadable, RecursionError) as error:
                 unread = unread or str(error)
                 continue
             for one in _bases_of_logarithms(statement) if "log" in text else [statement]:
                 if one not in readings:
                     readings.insert(len(readings) - bool(whole), one)
-    if not readings:
-        phrase = _phrase(tokenize(text))
-        readings = [Statement(Words(phrase), unread=unread)] if phrase else []
-    return readings
+    return readings or _as_phrase(text, unread)
+
+
+def _as_phrase(text: str, unread: str) -> list[Statement]:
+    try:
+        phrase = phrase_of(tokenize(text))
+    except (Unreadable, RecursionError):
+        phrase = ""
+    return [Statement(Words(phrase), unread=unread)] if phrase else []
 
 
 def _bases_of_logarithms(statement: Statement) -> list[Statement]:
@@ -119,53 +132,9 @@ def _with_base_ten(node: Node) -> Node:
     return node
 
 
-def _words_node(text: str, certain: bool) -> Node:
-    """Words; or a list of words, if commas, "and" or "or" separate them. `certain`: they are no product of letters."""
-    parts = [part.strip() for part in re.split(r"[,;]\s*(?:and |or )?| and | or ", text)]
-    words = [Words(part.lower(), "" if certain else part) for part in parts if part]
-    return words[0] if len(words) == 1 else Items("", "", tuple(words))
-
-
-def _whole_words(text: str) -> str:
-    """A text that consists of words only, with the commas between them; else blank."""
-    plain = re.sub(r"\\(?:text\w*|mbox|mathrm|mathbf)\s*\{([^{}]*)\}", r" \1 ", text).strip(" ()")
-    plain = plain.replace("\\ ", " ").replace("~", " ").strip(" .,;:!()")
-    words = plain.split()
-    if not words or not all(re.fullmatch(r"[^\W\d_][\w'’.-]*[.,;]?", word) for word in words):
-        return ""
-    if any(re.search(r"\d|_", word) for word in words) or all(
-        len(word.strip(",;")) == 1 for word in words if word not in ("and", "or")
-    ):
-        return ""
-    return " ".join(word.strip(".") for word in words)
-
-
-def _is_word(text: str) -> bool:
-    """Whether a text without LaTeX is a word or several, and not a product of letters."""
-    words = _TEXT_WORD.findall(text)
-    if any(not word.isascii() for word in words):
-        return True
-    if len(words) == 1:
-        word = words[0]
-        return word.lower() in ANSWER_WORDS or (len(word) > 2 and word[0].isupper() and word[1:].islower())
-    return any(len(word) > 2 for word in words)
-
-
 def _unit_may_stand_alone(tokens: Sequence[Token]) -> bool:
     """Whether a unit without `\\text` stands behind a blank, or an upright letter behind a number."""
     return any((token.kind == "run" and token.spaced) or (token.upright and token.kind == "letter") for token in tokens)
-
-
-def _phrase(tokens: Sequence[Token]) -> str:
-    """Words and numbers, in order, of a text that has words but is no expression: `june 20`, `2 or more`."""
-    if not any(token.kind in ("words", "run") for token in tokens):
-        return ""
-    texts = []
-    for token in tokens:
-        if token.kind == "command" or (token.kind == "sign" and token.text not in _IN_PHRASES):
-            return ""
-        texts.extend(plain_words(token.text) if token.kind in ("words", "run") else [token.text.lower()])
-    return " ".join(text for text in texts if text not in (",", ".", "(", ")"))
 
 
 def _read_tokens(tokens: list[Token], units: bool) -> Statement:
@@ -177,18 +146,32 @@ def _read_tokens(tokens: list[Token], units: bool) -> Statement:
         return replace(_relation(described, units), name="")
     elements = _elements(tokens, units)
     if any(token.text in (r"\pm", r"\mp") for token in tokens):
-        elements = [one for element in elements for one in _plus_minus(element)]
+        elements = [one for element in elements for one in both_signs(element)]
     if any(is_sign(token, "or") for token in tokens):
-        elements = list(dict.fromkeys(elements))  # `x=4 or x=4` says no more than `x=4`
+        elements = _without_equals(elements)  # `x=4 or x=4` says no more than `x=4`
     if not elements:
         raise Unreadable("nothing but separators and conditions")
     if any(is_sign(token, ",") and token.upright for token in tokens):
         elements = _both(elements)
-    whole = elements[0] if len(elements) == 1 else _list_of(elements)
+    either = any(is_sign(token, "or") for token in tokens)
+    whole = elements[0] if len(elements) == 1 else _list_of(elements, ALTERNATIVES if either else "")
     radians = any(
         token.kind == "words" and {"rad", "radian", "radians"} & set(plain_words(token.text)) for token in tokens
     )
     return replace(whole, condition=condition, half_day=half_day, radians=radians, parameter=parameter, numbers=numbers)
+
+
+def _without_equals(elements: list[Statement]) -> list[Statement]:
+    """The elements without those of the same name that have the value of an earlier one: `3/4 or 0.75` is 3/4."""
+    kept = list(dict.fromkeys(elements))
+    if len(kept) > MAX_ALTERNATIVES:
+        return kept
+    different: list[Statement] = []
+    with limited():
+        for element in kept:
+            if not any(one.name == element.name and same([one], [element]) for one in different):
+                different.append(element)
+    return different
 
 
 def _both(elements: list[Statement]) -> list[Statement]:
@@ -216,8 +199,11 @@ def _elements(tokens: list[Token], units: bool) -> list[Statement]:
     return [_relation(part, units) for part in _without_restatement(parts)]
 
 
-def _list_of(elements: list[Statement]) -> Statement:
-    """A list. It has the name of its first element if no element has another (`a=1, -2`); else they keep theirs."""
+def _list_of(elements: list[Statement], joined: str) -> Statement:
+    """A list, which has the name of its first element if no element has another (`a=1, -2`); else they keep theirs.
+
+    `joined` is the bracket of a list of several names.
+    """
     names = {element.name for element in elements} - {""}
     if not names:
         return Statement(Items("", "", tuple(element.node for element in elements)))
@@ -226,7 +212,8 @@ def _list_of(elements: list[Statement]) -> Statement:
     nodes = (
         Relation((Symbol(element.name), element.node), ("=",)) if element.name else element.node for element in elements
     )
-    return Statement(Items("", "", tuple(nodes)))
+    bracket = joined if len(names) > 1 else ""
+    return Statement(Items(bracket, bracket, tuple(nodes)))
 
 
 def _set_builder(tokens: list[Token]) -> list[Token]:
@@ -270,7 +257,7 @@ def _relation(tokens: list[Token], units: bool) -> Statement:
         if not name_of(exact) and all(_is_rounding(side, _value(exact, units)) for side in sides[first:]):
             length = sum(map(len, sides[:first])) + first - 1
             return _relation(tokens[:length], units)
-    name = name_of(sides[0]) if len(sides) > 1 else ""
+    name = name_of(sides[0], sides[-1]) if len(sides) > 1 else ""
     if signs and name and (all(sign in ("=", r"\approx") for sign in signs) or signs == [r"\in"]):
         if signs == [r"\in"]:
             return Statement(_value(sides[-1], units), name)
@@ -293,7 +280,7 @@ def _is_rounding(tokens: Sequence[Token], exact: Node) -> bool:
     if found is None or _has_letters(exact):
         return False
     value = Fraction(found[2]) * (-1 if found[1] else 1)
-    half = Fraction(1, 2 * 10 ** len(found[3] or ""))
+    half = Fraction(10**9 + 1, 2 * 10 ** (9 + len(found[3] or "")))  # a half may be rounded either way
     return bool(close_values(exact, Number(value, decimal=True), half, Fraction(1)))
 
 
@@ -359,35 +346,3 @@ def _has_letters(node: Node) -> bool:
     return not isinstance(node, Number) and (
         isinstance(node, Items | Ratio | Relation | Words) or bool(symbols_of(node) - CONSTANTS)
     )
-
-
-def _plus_minus(element: Statement) -> list[Statement]:
-    r"""Both values of an expression with `\pm`, as a list or inside of a set; the element itself without."""
-    node = element.node
-    if isinstance(node, Items) and node.opening == r"\{":
-        return [replace(element, node=replace(node, elements=_without_doubles(node.elements)))]
-    if isinstance(node, Items) and sum(_chosen(part, True) != part for part in node.elements) > 1:
-        return [element]  # which signs belong together is open
-    both = [_chosen(node, upper) for upper in (True, False)]
-    return [element] if both == [node, node] else [replace(element, node=one) for one in both]
-
-
-def _without_doubles(elements: tuple[Node, ...]) -> tuple[Node, ...]:
-    chosen = ([_chosen(element, True), _chosen(element, False)] for element in elements)
-    return tuple(one for both in chosen for one in (both if both[0] != both[1] else both[:1]))
-
-
-def _chosen(node: Node, upper: bool) -> Node:
-    r"""An expression with the upper or the lower of all its double signs."""
-    match node:
-        case Call(name="pm" | "mp" as name, arguments=(inner,)):
-            return _chosen(inner, upper) if (name == "pm") == upper else negative(_chosen(inner, upper))
-        case Sum(terms=parts):
-            return Sum(tuple(_chosen(part, upper) for part in parts))
-        case Product(factors=parts):
-            return Product(tuple(_chosen(part, upper) for part in parts))
-        case Power(base=base, exponent=exponent):
-            return Power(_chosen(base, upper), _chosen(exponent, upper))
-        case Items(elements=parts):
-            return replace(node, elements=tuple(_chosen(part, upper) for part in parts))
-    return node

@@ -2,15 +2,9 @@
 
 from collections.abc import Sequence
 
-from reward_server.reading.tokens import CLOSING, OPENING, Token
+from reward_server.reading.tokens import CLOSING, COMMAND_ENDS, OPENING, Token
 
 _TERM_ENDS = frozenset({",", ";", "or", ":", "=", "<", ">", ")", "]", "}", r"\}", "+", "-", r"\rangle", "&"})
-COMMAND_ENDS = frozenset({
-    r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\cup", r"\cap", r"\rfloor", r"\rceil", r"\pm",
-    r"\mp", "\\\\", r"\to", r"\rightarrow", r"\mid", r"\notin", r"\subset", r"\equiv", r"\}",
-    r"\rangle", r"\forall", r"\setminus", r"\pmod", r"\bmod", r"\iff", r"\implies", r"\Rightarrow", r"\land", r"\lor",
-})  # fmt: skip
-"""Commands that end a product."""
 
 
 def is_sign(token: Token, *signs: str) -> bool:

@@ -62,3 +62,18 @@ class TokenReader:
                 return "".join(texts)
             texts.append(token.text.lstrip("\\"))
         raise Unreadable("an index that is never closed")
+
+    def points(self) -> list[str]:
+        """Names of points in a row, `ABC` or `A_1B'C`, in braces or not; none, with nothing read, for other tokens."""
+        start, found = self._position, list[str]()
+        braces = self.accept("{")
+        while self.peek().kind in ("letter", "run") and self.peek().text.isupper():
+            found += self.take().text
+            while self.accept("'"):
+                found[-1] += "'"
+            if self.accept("_"):
+                found[-1] += f"_{self.subscript()}"
+        if not found or (braces and not self.accept("}")):
+            self._position = start
+            return []
+        return found

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reward_server.reading.vocabulary import BARE_UNITS, DEGREE_WORDS, PERCENT_WORDS, SEPARATORS, is_half_day
+from reward_server.vocabulary import BARE_UNITS, DEGREE_WORDS, PERCENT_WORDS, SEPARATORS, is_half_day
 
 Kind = Literal["number", "letter", "run", "words", "command", "sign"]
 
@@ -82,10 +82,11 @@ FUNCTIONS = frozenset({
 _BARE_COMMANDS = FUNCTIONS - {"det", "sgn"} | {"sqrt", "pi", "infty"}
 _PIECE = re.compile(
     r"""
-      (?P<command> \\(?:[A-Za-z]+\*?|.|\Z) )
+      (?P<command> \\(?:q?quad|[A-Za-z]+\*?|.|\Z) )
     | (?P<number> \d+(?:\.\d+)?[eE][+-]?\d{1,3}(?![\w^])
         | \d{1,3}(?:\ \d{3})+(?![\d/])(?:\.\d+)?
-        | \d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,!]\s*|,)\d{3})+(?!\d)(?:\.\d+)?
+        | (?<!\d,)\d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,!]\s*|,)\d{3})+(?!\d|,\d)(?:\.\d+)?
+        | \d{1,3}(?:(?:\{,\}|,\\!\s*|\\[,!]\s*)\d{3})+(?!\d)(?:\.\d+)?
         | \d+(?:\.\d+)? | \.\d+ )
     | (?P<run> [A-Za-z]+ )
     | (?P<space> \s+ )
@@ -95,12 +96,20 @@ _PIECE = re.compile(
 )
 _SCIENTIFIC = re.compile(r"(?<![\d.])\d+e[+-]\d{1,3}(?![\w^])")
 """A number with an exponent, or a number times e, plus or minus another."""
+_EXPONENT = re.compile(r"[\d.]+[eE][+-]?\d+")
 _GROUPED = re.compile(r" |\{,\}|,\\!\s*|\\[,!]\s*")
 _LEADING_DIGIT = re.compile(r"[.,;:\s]*\d")
 _SQUARED = BARE_UNITS | {"in"}
 _UNIT_POWER = re.compile(r"(?<![A-Za-z])([A-Za-z]{2,})\$?\^\{?[23]\}?\$?(?![A-Za-z\d])")
 _GLUED_SEPARATOR = re.compile(r"(and|or)(?=[A-Z])")
+_GLUED_FUNCTION = re.compile(r"(sin|cos|tan|cot|ln|log)([xyn])")
 OPENING, CLOSING = frozenset({"(", "[", "{", r"\{", r"\langle"}), frozenset({")", "]", "}", r"\}", r"\rangle"})
+COMMAND_ENDS = frozenset({
+    r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\cup", r"\cap", r"\rfloor", r"\rceil", r"\pm",
+    r"\mp", "\\\\", r"\to", r"\rightarrow", r"\mid", r"\notin", r"\subset", r"\equiv", r"\}",
+    r"\rangle", r"\forall", r"\setminus", r"\pmod", r"\bmod", r"\iff", r"\implies", r"\Rightarrow", r"\land", r"\lor",
+})  # fmt: skip
+"""Commands that end a product."""
 _INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
 """Commands between their arguments, which are all that is in a group before and behind them."""
 _GROUP_ENDS = CLOSING | {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", ",", ";", "or", ":", "&", "\\\\"}
@@ -136,8 +145,10 @@ def tokenize(
         piece = _PIECE.match(text, position)
         assert piece is not None  # the last alternative takes any character
         kind, found = piece.lastgroup or "sign", piece.group()
-        if not scientific and _SCIENTIFIC.fullmatch(found):
-            found = found[: found.index("e")]
+        if _EXPONENT.fullmatch(found) and (
+            (not scientific and _SCIENTIFIC.fullmatch(found)) or (tokens and _is_before_letter(tokens[-1]))
+        ):
+            found = found[: found.lower().index("e")]
         position += len(found)
         if kind == "space" or found in _BLANKS:
             spaced = True
@@ -167,6 +178,13 @@ def tokenize(
     return _with_arguments_behind(_join(tokens)) if r"\over" in text or r"\choose" in text else _join(tokens)
 
 
+def _is_before_letter(token: Token) -> bool:
+    r"""Whether the e of a number with an exponent is a letter behind this token: `\frac1e2`, `x^2e3`, `(2)1e3`."""
+    if token.kind == "sign":
+        return token.text in ("^", "_", "!", "%", "'", DEGREE) or token.text in CLOSING
+    return token.kind in ("letter", "run") or (token.kind == "command" and token.text not in COMMAND_ENDS)
+
+
 def has_scientific(text: str) -> bool:
     """Whether an e of the text may be a letter behind a number, or mark the exponent of the number."""
     return _SCIENTIFIC.search(text) is not None
@@ -174,7 +192,7 @@ def has_scientific(text: str) -> bool:
 
 def has_plain_thousands(text: str) -> bool:
     """Whether a comma of the text may group digits or separate a list."""
-    return re.search(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)", text) is not None
+    return re.search(r"(?<![\d.])(?<!\d,)\d{1,3}(?:,\d{3})+(?!\d|,\d)", text) is not None
 
 
 def _content(text: str, position: int) -> tuple[str, int]:
@@ -231,6 +249,9 @@ def _read_run(run: str, glued: bool) -> list[Token]:
     separator = _GLUED_SEPARATOR.match(run) if glued else None
     if separator:
         return [Token("sign", "or" if separator[1] == "or" else ","), *_read_run(run[separator.end() :], False)]
+    glued_function = _GLUED_FUNCTION.fullmatch(run)
+    if glued_function:
+        return [Token("command", "\\" + glued_function[1]), Token("letter", glued_function[2])]
     if run in _BARE_COMMANDS:
         return [Token("command", "\\" + run)]
     if run == "infinity":

@@ -14,6 +14,7 @@ Row = tuple[str, str, bool]
 """Response, gold, and whether the response answers it."""
 
 NUMBERS: list[Row] = [
+    ("So the answer is three.", r"\text{three}", True),
     ("So the answer is 12 apples.", "12", True),
     ("So the answer is 12 apples.", "13", False),
     ("= \\frac{3}{4}$.", r"\frac{3}{4}", True),

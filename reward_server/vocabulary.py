@@ -8,6 +8,16 @@ def _words(text: str) -> frozenset[str]:
 
 
 SEPARATORS = frozenset({"and", "or", "and/or"})
+GREEK = frozenset(
+    "\\" + name
+    for name in _words(
+        """
+        alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega
+        Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega pi infty ell hbar aleph mho partial nabla
+        """
+    )
+)
+"""Commands that are a letter."""
 SCALES = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -31,9 +41,12 @@ CHANGING = _words(
     infinity  if unless when only between to through until before after of
     hundred thousand million billion trillion dozen score pair pairs bc ad bce ce north south east west n s e w
     hundreds thousands millions billions trillions dozens up down double twice triple squared cubed percent percentage
-    undefined impossible wrong incorrect false
+    undefined impossible wrong incorrect false reciprocal reciprocals inverse inverted negated conjugate complement
     rejected reject invalid untrue excluded excluding discarded inadmissible extraneous unacceptable unsuitable
-    fails failed fail incorrectly contradiction contradictory omitted refuted disproved
+    fails failed fail incorrectly contradiction contradictory omitted refuted disproved ruled out dismissed nope nah
+    discard ignored ignore disregarded erroneous mistaken bogus fake spurious disallowed forbidden
+    maybe perhaps possibly guess unsure oops sorry scrap scrapped cancelled canceled absurd nonsense
+    doubtful unverified questionable otherwise else instead actually
     """
 )
 """Words that change the value or the truth of the number before them. A text with one of them is no unit."""
@@ -56,9 +69,7 @@ CHANGING_BEHIND = (
         permille permil permyriad ppm ppb myriad
         larger
         smaller bigger higher
-        lower longer shorter taller older younger faster slower earlier later better worse reciprocal
-        reciprocals inverse
-        inverted opposite negated conjugate complement short shy off
+        lower longer shorter taller older younger faster slower earlier later better worse opposite short shy off
         binary ternary quaternary quinary senary octal nonary decimal duodecimal hexadecimal hex bin oct vigesimal
         sexagesimal
         """
