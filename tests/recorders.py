@@ -21,6 +21,7 @@ class Recorder:
         record = {
             "gpus": visible.split(",") if visible else [],
             "granted": [str(gpu) for gpu in ray.get_gpu_ids()],
+            "node": ray.get_runtime_context().get_node_id(),
             "on_gpu": settings.on_gpu,
             "alloc_conf": os.environ.get("PYTORCH_ALLOC_CONF"),
             "accelerator": os.environ.get("DS_ACCELERATOR"),

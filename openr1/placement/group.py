@@ -20,6 +20,10 @@ RESERVE_SECONDS = 60.0
 """Deadline of Ray's reservation, and of the tasks that ask each reserved GPU for its number."""
 
 
+LEAST_CPUS = 0.001
+"""Part of a CPU of an actor that computes on all of them: Ray's count of CPUs limits nobody here."""
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A reserved GPU: its bundle in the placement group, its node, and its number (or unique id) there."""
@@ -37,6 +41,7 @@ class Place:
         strategy: Ray's scheduling strategy.
         node: Id of the node at the start; "" without a Ray cluster.
         interface: Network interface to other actors, see `use_interface`.
+        may_move: Whether Ray may start it again on another node.
         share: Part of each of its GPUs that Ray accounts to it, so that all actors of a GPU add up to 1. 0: no GPU.
         visible: Numbers of its GPUs, for CUDA_VISIBLE_DEVICES, if there are several; empty leaves it to Ray.
     """
@@ -44,6 +49,7 @@ class Place:
     strategy: Any = "DEFAULT"
     node: str = ""
     interface: str | None = LOOPBACK
+    may_move: bool = False
     share: float = 0.0
     visible: str = ""
 
@@ -55,7 +61,10 @@ class Place:
     @property
     def options(self) -> dict[str, Any]:
         """Options of the Ray actor."""
-        return {"num_gpus": self.share, "scheduling_strategy": self.strategy}
+        # Ray ignores the node that an actor would like to be on if the actor needs nothing there
+        # (findings/ray_soft_affinity_needs_a_resource.sh).
+        num_cpus = LEAST_CPUS if self.may_move else 0
+        return {"num_cpus": num_cpus, "num_gpus": self.share, "scheduling_strategy": self.strategy}
 
 
 class Places:
@@ -129,7 +138,7 @@ class Places:
         if not self._nodes:
             return Place(interface=self._interface)
         node = self._nodes[index % len(self._nodes)].id
-        return Place(NodeAffinitySchedulingStrategy(node, soft=may_move), node, self._interface)
+        return Place(NodeAffinitySchedulingStrategy(node, soft=may_move), node, self._interface, may_move)
 
     def _on_gpus(self, *numbers: int) -> Place:
         gpus = [self._gpus[number] for number in numbers]
@@ -137,7 +146,7 @@ class Places:
         # Rounded down to what Ray counts, so that the shares of a GPU never exceed it.
         share = int(1e4 / max(self.placement.actors_per_gpu[number] for number in numbers)) / 1e4
         visible = ",".join(gpu.number for gpu in gpus) if len(gpus) > 1 else ""
-        return Place(strategy, gpus[0].node, self._interface, share, visible)
+        return Place(strategy, gpus[0].node, self._interface, False, share, visible)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from openr1.errors import ActorLost, EngineError, StageTimeout
 from openr1.runtime.console import say
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
-from openr1.runtime.ray_calls import gather, last_line
+from openr1.runtime.ray_calls import describe_death, gather
 from openr1.types import Group, Prompt, SamplingParams
 
 RESERVE_FRACTION = 0.25
@@ -78,7 +78,7 @@ class Requests:
             del self.streams[stream]
             return None
         except RayActorError as error:
-            raise ActorLost(last_line(error)) from error
+            raise ActorLost(describe_death(error)) from error
         group: Group = gather([reference], timeout_seconds, "the trainer waits for an engine's group")[0]
         if self.unfinished[engine].pop(group.prompt.id, None) is None:
             raise EngineError(

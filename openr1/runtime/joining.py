@@ -73,6 +73,9 @@ def check_reachable(address: str) -> None:
             if child.returncode == 0:
                 return
             reason = (errors.strip().splitlines() or ["no reason given"])[-1]
+        finally:
+            # Also after a signal: the block would wait for the child's end.
+            child.kill()
     raise MissingError(f"Ray cluster {address}: {_explain_token(errors) or reason}")
 
 

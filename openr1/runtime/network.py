@@ -19,6 +19,23 @@ def use_interface(name: str | None) -> str:
     nodes cannot reach. Must be called in an actor, before its first process group.
 
     Args:
+        name: See `find_interface`.
+
+    Raises:
+        ConfigError: See `find_interface`.
+    """
+    name, address = find_interface(name)
+    os.environ["GLOO_SOCKET_IFNAME"] = name
+    if name != LOOPBACK:
+        # On one machine NCCL finds its own way, and needs no interface.
+        os.environ["NCCL_SOCKET_IFNAME"] = name
+    return address
+
+
+def find_interface(name: str | None) -> tuple[str, str]:
+    """Name and IPv4 address of an interface of this node.
+
+    Args:
         name: The interface; None: the one that has this node's address in Ray. Names differ from node to node.
 
     Raises:
@@ -30,19 +47,15 @@ def use_interface(name: str | None) -> str:
         name = next((one for one, address in addresses.items() if address == own), None)
         if name is None:
             raise ConfigError(
-                f"node {own}: no network interface has this address; set cluster.interface to one of "
+                f"no network interface has the address {own}; set cluster.interface to one of "
                 f"{', '.join(sorted(addresses))}"
             )
     if name not in addresses:
         raise ConfigError(
-            f"cluster.interface: node {ray.util.get_node_ip_address()} has no interface {name} with an IPv4 address; "
-            f"it has {', '.join(sorted(addresses))}"
+            f"cluster.interface: there is no interface {name} with an IPv4 address; there is "
+            f"{', '.join(sorted(addresses))}"
         )
-    os.environ["GLOO_SOCKET_IFNAME"] = name
-    if name != LOOPBACK:
-        # On one machine NCCL finds its own way, and needs no interface.
-        os.environ["NCCL_SOCKET_IFNAME"] = name
-    return addresses[name]
+    return name, addresses[name]
 
 
 def own_address() -> str:

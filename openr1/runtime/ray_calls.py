@@ -1,5 +1,6 @@
 """Waiting for Ray calls, always with a deadline, and with errors that say who waits for whom."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +58,14 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequen
 
 
 def _lost(error: RayActorError, waiting: str, name: str) -> ActorLost:
-    return ActorLost(f"{waiting}: {name}an actor died: {last_line(error)}; its log is in the run's logs folder")
+    return ActorLost(f"{waiting}: {name}an actor died: {describe_death(error)}; its log is in the run's logs folder")
+
+
+def describe_death(error: RayActorError) -> str:
+    """Why an actor is gone, and on which node, without Ray's list of what might be the reasons."""
+    node = re.search(r"^\s*ip: (\S+)$", str(error), re.MULTILINE)
+    reason = re.split(r"\.? (?:Some common causes|There are some potential root causes)", last_line(error))[0]
+    return f"{reason} (node {node[1]})" if node else reason
 
 
 def _death(call: ray.ObjectRef) -> RayActorError | None:

@@ -111,5 +111,4 @@ def start_actor(
     if not options["num_gpus"]:
         # Ray leaves the variable alone for an actor without GPUs, which would then see all of them.
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    own = {"num_cpus": 0, "runtime_env": {"env_vars": environment | variables}}
-    return ray.remote(kind).options(**own | options).remote(settings)
+    return ray.remote(kind).options(runtime_env={"env_vars": environment | variables}, **options).remote(settings)

@@ -113,7 +113,7 @@ def ray_of(config: RunConfigs) -> Iterator[Cluster]:
         inputs = [config.model.path]
         if isinstance(config, TrainConfig) and config.has_critic:
             inputs.append(config.critic_model.path)
-        check_nodes(cluster, inputs, config.run.output_dir)
+        check_nodes(cluster, inputs, config.run.output_dir, config.cluster.interface)
         say(f"{len(cluster.nodes)} node(s): {', '.join(node.address for node in cluster.nodes)}")
         yield cluster
 

@@ -14,7 +14,7 @@ from reward_server.vocabulary import GREEK, changes_meaning, plain_words
 
 MAX_DEPTH = 4
 """Names in names, such as the letters in a tuple; deeper ones are no names."""
-_CONSTANTS = frozenset({"e", "i", r"\pi", r"\infty"})
+_CONSTANTS = frozenset({r"\pi", r"\infty"})
 _GENERAL = frozenset("fghpqFGHPQTE") | {r"\phi", r"\psi", r"\Phi", r"\varphi"}
 """Letters for functions of anything; other letters are factors of a sum in brackets."""
 _FUNCTIONS = _GENERAL | frozenset("DIJKLMNRSUVW") | {r"\Psi", r"\Gamma", r"\sigma", r"\mu", r"\tau"}

@@ -1,6 +1,7 @@
 """Runs that join a Ray cluster by RAY_ADDRESS, or cannot."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,6 +73,23 @@ def test_a_dead_address_is_given_up(config: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.timeout(300)
+def test_a_signal_ends_the_attempt_to_join(config: Path) -> None:
+    """Catches a driver that waits for the end of a connection that it does not end."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        command = [sys.executable, "-m", "cli", "train", "--config", str(config)]
+        environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{bound.getsockname()[1]}", "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert "joining the Ray cluster" in process.stdout.readline()
+            start = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(joining.JOIN_SECONDS + 60)
+    assert code == 143
+    assert time.monotonic() - start < joining.JOIN_SECONDS / 2
+
+
 def test_which_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a config that RAY_ADDRESS overrules, an empty variable taken for an address, and a Ray client, with which
     no actor could be placed.
@@ -98,14 +116,17 @@ def test_what_is_wrong_with_a_node(tmp_path: Path) -> None:
         return node_checks._problems(report, here, folder, node)
 
     not_shared = f"{tmp_path}/runs is not the folder of this node; set run.output_dir to one that all share"
-    assert problems(NodeReport(here, (), ".nodes-x")) == [not_shared]  # read, and nothing came back
+    assert problems(NodeReport(here, (), ".nodes-x", None)) == [not_shared]  # read, and nothing came back
     (folder / "id").touch()
-    assert problems(NodeReport(here, (), ".nodes-x")) == []
-    assert problems(NodeReport(here, (), None)) == [not_shared]
-    assert problems(NodeReport(here, (), ".nodes-y")) == [not_shared]
-    assert problems(NodeReport({"Python": "3.12.1", "vllm": "0.32.0"}, (Path("/models/m"),), ".nodes-x")) == [
+    assert problems(NodeReport(here, (), ".nodes-x", None)) == []
+    assert problems(NodeReport(here, (), None, None)) == [not_shared]
+    assert problems(NodeReport(here, (), ".nodes-y", None)) == [not_shared]
+    assert problems(
+        NodeReport({"Python": "3.12.1", "vllm": "0.32.0"}, (Path("/models/m"),), ".nodes-x", "no eth7")
+    ) == [
         "Python is 3.12.1 there and 3.11.7 here; install the same",
         "torch is missing there and 2.13.0 here; install the same",
         "vllm is 0.32.0 there and missing here; install the same",
         "/models/m does not exist there; share or copy it",
+        "no eth7",
     ]

@@ -60,7 +60,7 @@ def test_two_nodes_equal_one_machine(nodes: TwoNodes, config: Path, capsys: pyte
     code, output = end_of(nodes.popen(train(config, "two"), {"RAY_ADDRESS": nodes.address}))
     assert code == 0, output
     assert "2 node(s): 10.78.0.1, 10.78.0.2" in output
-    assert "weights reach the engines by gloo" in output
+    assert "weights reach the engines by gloo" in output  # the engine is on b, as planned
     alone = subprocess.run(
         train(config, "one", "--cluster.address", "local"), cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -117,9 +117,10 @@ def test_a_lost_engine_comes_back_on_another_node(nodes: TwoNodes, config: Path)
 def test_a_folder_that_the_other_node_does_not_see(nodes: TwoNodes, config: Path) -> None:
     """Catches a run over a file system that is not shared, whose second node would write its checkpoints elsewhere."""
     hidden = nodes.hidden_from_b[0]
-    flags = ["--run.output_dir", str(hidden)]
+    flags = ["--run.output_dir", str(hidden), "--cluster.interface", "o1wirea"]
     code, output = end_of(nodes.popen(train(config, "hidden", *flags), {"RAY_ADDRESS": nodes.address}))
     assert code == 2, output
-    expected = f"node 10.78.0.2: {hidden} is not the folder of this node; set run.output_dir to one that all share"
-    assert expected in output.splitlines()[-1], output
+    shared = f"node 10.78.0.2: {hidden} is not the folder of this node; set run.output_dir to one that all share"
+    there_is = "cluster.interface: there is no interface o1wirea with an IPv4 address; there is lo, o1wireb"
+    assert output.splitlines()[-1] == f"train: {shared}; node 10.78.0.2: {there_is}", output
     assert not list(hidden.iterdir())

@@ -7,7 +7,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ray.cluster_utils import Cluster as RayNodes
 
 from openr1.actors import engines, workers
 from openr1.actors.rl import Actors, train_demand
@@ -17,7 +16,6 @@ from openr1.errors import ConfigError
 from openr1.placement import group as placement_group
 from openr1.placement.group import Gpu, Places, describe_machine, reserve
 from openr1.placement.layouts import Demand, Machine, place
-from openr1.runtime.joining import joined_ray
 from openr1.runtime.nodes import Cluster, Node
 from openr1.runtime.ray_cluster import running_ray
 from tests.recorders import Recorder
@@ -188,27 +186,6 @@ def test_the_cpu_stack_hides_all_gpus(four_gpus: Cluster, tmp_path: Path, monkey
         "reference_0": [],
         "engine_0": [],
     }
-
-
-@pytest.mark.timeout(300)
-def test_a_head_node_without_gpus(tmp_path: Path) -> None:
-    """Catches GPUs that are counted on the driver's node only, and actors without a GPU that Ray starts anywhere."""
-    cluster = RayNodes(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
-    try:
-        cluster.add_node(num_cpus=1, num_gpus=2)
-        with joined_ray(cluster.address) as joined:
-            assert len(joined.nodes) == 2
-            assert describe_machine(joined).description == "the cluster of 2 node(s) has 2 GPU(s)"
-            with reserve("colocated", train_demand(demo(tmp_path)), joined) as places:
-                assert {place.node for place in [*places.policy, *places.reference, *places.engines]} == {
-                    joined.nodes[1].id
-                }
-                assert places.num_nodes_of_pushes == 2
-                Actors(demo(tmp_path), places, tmp_path, with_reference=True)
-                records = [path.stem for path in (tmp_path / "grpo_countdown_tiny/logs").glob("*.json")]
-            assert len(records) == 6
-    finally:
-        cluster.shutdown()
 
 
 def test_an_engine_over_two_nodes_is_refused() -> None:
