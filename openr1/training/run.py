@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from openr1.config.dpo import DpoConfig
 from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
-from openr1.errors import ConfigError, DatasetExhausted
+from openr1.errors import ConfigError, DatasetExhausted, TrainingError
 from openr1.placement.group import Places, reserve
 from openr1.placement.layouts import Demand
 from openr1.runtime.console import progress, say
@@ -138,6 +138,12 @@ class Run:
         """Train to the last step; past the first one a signal or an exhausted dataset leaves a checkpoint."""
         try:
             self._go(resume)
+        except DatasetExhausted:
+            raise
+        except TrainingError:
+            kept = self._checkpoints.complete()
+            say(f"the last checkpoint is {kept[-1]}; continue with --resume" if kept else "there is no checkpoint yet")
+            raise
         finally:
             self._checkpoints.close()
 
