@@ -144,19 +144,20 @@ class RolloutPool:
             requests.send(engine, share)
         self._progress.last = time.monotonic()
         while requests.streams:
-            # A stream whose engine was lost with another one is asked no more.
-            for stream in filter(requests.streams.__contains__, self._ready(requests, len(prompts))):
-                try:
-                    group = requests.take(stream, self._timeout_seconds)
-                except ActorLost as error:
-                    self._await_engine(requests.streams[stream], error)
-                    requests.send_again(requests.streams[stream])
-                    continue
-                if group is None:
-                    continue
-                if reserve:
-                    requests.send(requests.least_loaded(), [reserve.popleft()])
-                yield group
+            stream = self._ready(requests, len(prompts))
+            if stream is None:
+                continue
+            try:
+                group = requests.take(stream, self._timeout_seconds)
+            except ActorLost as error:
+                self._await_engines(error)
+                requests.send_again(requests.streams[stream])
+                continue
+            if group is None:
+                continue
+            if reserve:
+                requests.send(requests.least_loaded(), [reserve.popleft()])
+            yield group
         # A stream that ends early raises nothing, and the batch would silently be smaller.
         if missing := sorted(set().union(*requests.unfinished)):
             raise EngineError(
@@ -164,23 +165,25 @@ class RolloutPool:
                 "see logs/engine_*.log"
             )
 
-    def _ready(self, requests: Requests, num_prompts: int) -> list[Any]:
-        """Streams that have a group, have ended or have failed; none after a short wait."""
+    def _ready(self, requests: Requests, num_prompts: int) -> Any | None:
+        """A stream that has a group, has ended or has failed; None after a short wait."""
         # A short wait, so that Ctrl-C is noticed; the real deadline is the check of `_progress` below.
         INTERRUPTS.check()
-        ready, _ = ray.wait(list(requests.streams), timeout=POLL_SECONDS)
+        # One at a time: after the loss of an engine its other streams are gone.
+        ready, _ = ray.wait(list(requests.streams), num_returns=1, timeout=POLL_SECONDS)
         if ready:
             self._progress.last = time.monotonic()
-        elif time.monotonic() - self._progress.last > self._timeout_seconds:
+            return ready[0]
+        if time.monotonic() - self._progress.last > self._timeout_seconds:
             lagging = [f"engine {engine}" for engine in sorted(set(requests.streams.values()))]
             raise StageTimeout(
                 f"the trainer waits for {sum(map(len, requests.unfinished))} of {num_prompts} groups from "
                 f"{', '.join(lagging)}: none finished within {self._timeout_seconds:g} s (rollout.timeout_seconds)"
             )
-        return list(ready)
+        return None
 
-    def _await_engine(self, engine: int, error: ActorLost) -> None:
-        """Wait until a lost engine serves again."""
+    def _await_engines(self, error: ActorLost) -> None:
+        """Wait until all engines serve again after the loss of one."""
         if self._recover is None:
             raise error
         say(f"an engine was lost while it generated ({error}); waiting until Ray has started it again")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from openr1.errors import ActorLost, OpenR1Error, StageTimeout, TrainingError
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
@@ -15,7 +15,7 @@ MOST_NAMES = 8
 """Names in one message; of a thousand ranks that lag, the first few will do."""
 
 DEATH_SECONDS = 10.0
-"""How long an error of one actor waits for the news that another one has died."""
+"""How long an error of one actor waits for the news that any other one has died."""
 
 
 def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequence[str] = ()) -> list[Any]:
@@ -51,9 +51,8 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequen
         if isinstance(error.cause, OpenR1Error):
             raise error.cause from error
         failed = f"{type(error.cause).__name__}: {last_line(error.cause)}"
-        for call in pending:
-            if (death := _death(call)) is not None:
-                raise _lost(death, waiting, _listed([call], name_of)) from error
+        if (death := _first_death(pending)) is not None:
+            raise _lost(death[1], waiting, _listed([death[0]], name_of)) from error
         raise TrainingError(f"{waiting}: {_listed(done, name_of)}{failed}") from error
 
 
@@ -68,17 +67,20 @@ def describe_death(error: RayActorError) -> str:
     return f"{reason} (node {node[1]})" if node else reason
 
 
-def _death(call: ray.ObjectRef) -> RayActorError | None:
-    """Why an actor is gone that was to answer, if it is.
+def _first_death(pending: list[ray.ObjectRef]) -> tuple[ray.ObjectRef, RayActorError] | None:
+    """The first call whose actor turns out to be gone, and why; None if there is none within `DEATH_SECONDS`.
 
-    Its peers in a collective may fail before Ray knows, so this waits a moment; what they say is a consequence.
+    The peers of a dead actor in a collective may fail before Ray knows of it; what they say is a consequence.
     """
-    try:
-        ray.get(call, timeout=DEATH_SECONDS)
-    except RayActorError as error:
-        return error
-    except (GetTimeoutError, RayTaskError):
-        pass
+    deadline = time.monotonic() + DEATH_SECONDS
+    while pending and (left := deadline - time.monotonic()) > 0:
+        done, pending = ray.wait(pending, num_returns=1, timeout=left)
+        try:
+            ray.get(done)
+        except RayActorError as error:
+            return done[0], error
+        except RayTaskError:
+            continue  # another peer that noticed
     return None
 
 

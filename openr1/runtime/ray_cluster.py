@@ -65,7 +65,7 @@ def running_ray(num_gpus: int | None = None) -> Iterator[Cluster]:
                 logging_level=logging.ERROR,
                 configure_logging=False,
                 num_gpus=num_gpus,
-                # Actors request GPUs only (num_cpus=0). They share the cores; their thread counts are set explicitly.
+                # Actors request GPUs, and next to no CPUs: they share the cores, with thread counts of their own.
                 num_cpus=1,
             )
             # ray.init replaces our SIGTERM handler with one that aborts the process.

@@ -1,8 +1,8 @@
 """Names that stand left of an equals sign: what an answer is called, and not what it is.
 
 A name is one letter with an index, primes, or an argument if it is a letter for functions; points in capitals; words;
-or a few of these with signs that calculate nothing. Constants, functions with a meaning of their own, and products are
-no names, whatever the answer says that they are equal to.
+or a few of these with signs that calculate nothing. Functions with a meaning of their own, products and the number pi
+are no names, whatever the answer says that they are equal to. The letters e and i may be (an eccentricity, a rate).
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,7 @@ import pytest
 import ray
 
 from openr1.errors import ActorLost, EngineError, StageTimeout, TrainingError
+from openr1.runtime import ray_calls
 from openr1.runtime.ray_calls import MOST_NAMES, gather, numbered
 
 
@@ -67,6 +68,20 @@ def test_the_one_that_died_is_named_not_the_one_that_noticed(ray_cluster: None) 
     calls = [kept.fail.remote(RuntimeError("Connection closed by peer")), lost.die.remote(1.0)]
     with pytest.raises(ActorLost, match=r"^the test waits: rank 1: an actor died: "):
         gather(calls, 60, "the test waits", numbered("rank", 2))
+
+
+def test_news_of_a_death_is_awaited_once(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an error of one rank that takes the wait of every other rank, one after the other, to be told."""
+    monkeypatch.setattr(ray_calls, "DEATH_SECONDS", 2.0)
+    actors = [ray.remote(Answering).options(num_cpus=0).remote(None) for _ in range(5)]
+    ray.get([actor.answer.remote() for actor in actors])
+    calls = [actors[0].fail.remote(ValueError("the cause")), *(actor.answer.remote(30.0) for actor in actors[1:])]
+    start = time.monotonic()
+    with pytest.raises(TrainingError, match=r"^the test waits: rank 0: ValueError: the cause$"):
+        gather(calls, 60, "the test waits", numbered("rank", 5))
+    assert time.monotonic() - start < 6.0  # four waits are 8 s
+    for actor in actors:
+        ray.kill(actor)
 
 
 def test_many_names_are_cut(actors: list[ray.actor.ActorHandle]) -> None:
