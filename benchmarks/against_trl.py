@@ -34,7 +34,7 @@ from openr1.actors.engines import start_engines, train_engine_settings, wait_for
 from openr1.actors.rl import Actors, train_demand
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptStream
+from openr1.inputs.datasets import load_datasets, prompt_stream
 from openr1.interfaces import RewardSource
 from openr1.placement.group import Places
 from openr1.rewards.client import RewardClient
@@ -43,7 +43,6 @@ from openr1.rollout.engine import EngineActor
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder
 from openr1.training.advantage_stage import AdvantageEstimation
-from openr1.training.datasets import load_datasets
 from openr1.training.stages import Stages
 from openr1.types import Group
 from openr1.weight_sync.backends import SenderFactory
@@ -132,7 +131,7 @@ def measure(config: TrainConfig, mix: str, steps: int, url: str) -> dict[str, An
     """Measure one distribution of lengths: tune TRL, then time paired steps of both trainers."""
     responses = config.rollout.rollout_batch_size * config.rollout.n_samples_per_prompt
     lengths = response_lengths(mix, responses)
-    prompts = PromptStream(load_datasets(config).train, config.run.seed)
+    prompts = prompt_stream(config, load_datasets(config))
     threads = os.cpu_count() or 1
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()

@@ -108,6 +108,23 @@ def weight_push(result: dict[str, Any]) -> str:
     return "<br>".join([f"{result['bytes'] / 1e6:,.0f} MB to one receiver", *parts])
 
 
+def cpu_bfloat16(result: dict[str, Any]) -> str:
+    """Describe the speed-up over PyTorch's own layers, and the distance to a float32 model."""
+    return (
+        f"{_format_range(result['speedup'], 1, 1)} times as fast as PyTorch's own layers, "
+        f"{_format_range(result['against_float32'], 1, 2)} times the seconds of a float32 model"
+    )
+
+
+def lora_update(result: dict[str, Any]) -> str:
+    """Describe the shares after the first step at the lower learning rate."""
+    parts = []
+    for name, rates in result["models"].items():
+        first = rates["1e-05"]["1"]
+        parts.append(f"{name}: {first['adapters_share']:.1%} as adapters, {first['merged_share']:.1%} merged")
+    return "<br>".join(["first step at 1e-5", *parts])
+
+
 def plan(result: dict[str, Any]) -> str:
     """Describe the errors of predictions; docs/plan.md has all of them."""
     memory = [one["error"] for one in result["memory"].values()]
@@ -151,6 +168,8 @@ BENCHMARKS = (
     Benchmark("update with packing versus padding (rows sorted by length)", 6, packing),
     Benchmark("memory of log-probs and entropies, forward and backward", 2, log_prob_memory),
     Benchmark("weight push over shared memory and gloo, versus a file by safetensors' save_file", 4, weight_push),
+    Benchmark("forward and backward pass in bfloat16 on a CPU without instructions for it", 2, cpu_bfloat16),
+    Benchmark("part of a LoRA update that reaches engines, as adapters and merged in bfloat16", 4, lora_update),
     Benchmark("predictions of `openr1 plan` versus measurements", 12, plan),
     Benchmark("reward server under load", 5, reward_server),
 )

@@ -51,7 +51,7 @@ def need_gpus(number: int = 1) -> None:
 
 def machine() -> dict[str, Any]:
     """Versions, and what a run needs beside the GPU."""
-    shared = shutil.disk_usage("/dev/shm")
+    shared = shutil.disk_usage("/dev/shm")  # nosec B108 # nothing is written
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.commands import run_command
 from benchmarks.machine import ROOT, spread, write_result
+from openr1.data.rollout_files import rollout_files
 from openr1.tracking.recorder import read_metrics
 
 WARM_UP_STEPS = 2
@@ -55,7 +56,7 @@ def run_variant(workload: str, variant: str, steps: int, folder: Path) -> StepTi
     }
     flags = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
     run_command(folder / f"{variant}.log", "bash", "scripts/grpo.sh", "experiments/configs/grpo.yaml", *flags)
-    written = [path.stat().st_mtime for path in sorted((folder / variant / "rollouts").iterdir())]
+    written = [path.stat().st_mtime for _, path in rollout_files(folder / variant)]
     rows = read_metrics(folder / variant / "metrics.jsonl")[WARM_UP_STEPS:-1]
     return StepTimes(
         [end - start for start, end in pairwise(written)][WARM_UP_STEPS:],

@@ -33,7 +33,9 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptStream, end_token_ids
+from openr1.data.chat import end_token_ids
+from openr1.data.tokenizer import load_tokenizer
+from openr1.inputs.datasets import load_datasets, prompt_stream
 from openr1.interfaces import Policy, Reference, RewardSource, Rollout
 from openr1.placement.group import Place, Places
 from openr1.rewards.client import RewardClient
@@ -41,7 +43,6 @@ from openr1.rewards.process import running_reward_server
 from openr1.rollout.engine import EngineSettings, build_llm, to_vllm
 from openr1.runtime.ray_cluster import running_ray, shared_memory_folder, start_actor
 from openr1.training.advantage_stage import AdvantageEstimation
-from openr1.training.datasets import load_datasets
 from openr1.training.frozen import DetachedPolicy
 from openr1.training.stages import Stages
 from openr1.types import Grade, Group, Prompt, SamplingParams, WeightVersion
@@ -153,17 +154,17 @@ class RawEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._llm = build_llm(settings)
+        self._end_token_ids = end_token_ids(load_tokenizer(settings.model_path))
 
     def generate(self, prompts: list[Prompt], sampling: SamplingParams) -> float:
         """Return the seconds to sample all prompts."""
         self._llm.reset_prefix_cache()
-        ends = end_token_ids(self._llm.get_tokenizer())
         responses = [(prompt, index) for prompt in prompts for index in range(sampling.n_samples_per_prompt)]
         start = time.monotonic()
         self._llm.generate(
             [{"prompt_token_ids": list(prompt.token_ids)} for prompt, _ in responses],
             [
-                to_vllm(sampling, sampling.seed_of(prompt, index), sampling.generate_max_len, ends)
+                to_vllm(sampling, sampling.seed_of(prompt, index), sampling.generate_max_len, self._end_token_ids)
                 for prompt, index in responses
             ],
             use_tqdm=False,
@@ -251,7 +252,7 @@ class TimedStages:
 
 def measure(config: TrainConfig, steps: int, url: str) -> dict[str, Any]:
     """Time paired serial and raw steps, then steps with overlap; the first of each kind is a discarded warm-up."""
-    prompts = PromptStream(load_datasets(config).train, config.run.seed)
+    prompts = prompt_stream(config, load_datasets(config))
     with RewardClient(url) as rewards, shared_memory_folder() as shared, running_ray():
         rewards.wait_until_ready()
         actors = Actors(config, Places.on_cpu(train_demand(config)), shared, with_reference=True)

@@ -5,9 +5,10 @@
 Random weights of a model with 135 million parameters in bfloat16, as a provider yields them: each a copy of its own, as
 under LoRA or ZeRO 3. Sender and receiver are a process each, with the two ends of the transfer as policy rank 0 and an
 engine have them; the receiver's model copies each tensor into place, which vLLM's layers do with more work. `save_file`
-is shm with the library's writer, which takes all tensors at once. Every measurement has two new processes and an
-uncounted first push, after which the receiver must hold what was sent. Peaks are resident sets above those before the
-push; the receiver's contains the file that it maps, the sender's does not contain the file that it writes.
+is shm with the library's writer, which takes all tensors at once. Every measurement has two new processes and two
+pushes. The first gives the peaks: resident sets above those before it; the receiver's contains the file that it maps,
+the sender's does not contain the file that it writes. After it the receiver must hold what was sent. The second is
+timed; it would show a peak that depends on how much of the first one's memory the allocator happened to keep.
 """
 
 import argparse
@@ -117,7 +118,7 @@ class Client:
 
 
 def measure(way: str) -> dict[str, float]:
-    """Seconds, bytes and peaks of a push, after one that is not counted."""
+    """Peaks of a first push, seconds of a second one, and their bytes."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     own, other = get_context("spawn").Pipe()
@@ -129,13 +130,13 @@ def measure(way: str) -> dict[str, float]:
     client = Client(own)
     with tempfile.TemporaryDirectory(dir=SHARED_MEMORY) as folder:
         push = connect(way, client, weights, folder)
-        push()
-        assert client.call("sum") == sum_of(weights)
         before_receiver, before = client.call("reset"), reset_peak()
+        push()
+        peaks = {"peak": status("VmHWM:") - before, "receiver_peak": client.call("peak") - before_receiver}
+        assert client.call("sum") == sum_of(weights)
         start = time.monotonic()
         push()
         seconds = time.monotonic() - start
-        peaks = {"peak": status("VmHWM:") - before, "receiver_peak": client.call("peak") - before_receiver}
     own.close()
     receiver.join()
     return {"seconds": seconds, "bytes": sum(weight.nbytes for weight in weights.values()), **peaks}

@@ -1,8 +1,8 @@
 """Command line: `python -m cli <command>`, or `openr1 <command>` once installed.
 
 Exit codes: 0 ok, 1 findings (grade-audit, eval --check, a plan that does not fit), 2 bad usage or config, 3 a required
-service or file is missing, 4 training stopped on an error, 130 / 143 interrupted (with a checkpoint, if after the first
-step).
+service or file is missing or cannot be used (no permission, a full disk), 4 training stopped on an error, 130 / 143
+interrupted (with a checkpoint, if after the first step).
 """
 
 import importlib
@@ -10,6 +10,7 @@ import sys
 
 from openr1.errors import OpenR1Error
 from openr1.runtime.interrupts import Interrupted
+from reward_server.printable import printable
 
 COMMANDS = {
     "train": ("cli.train", "reinforcement learning from a config"),
@@ -19,8 +20,10 @@ COMMANDS = {
     "serve": ("cli.serve", "the reward server"),
     "eval": ("cli.eval", "accuracy of a model on benchmarks"),
     "compare": ("cli.compare", "tables and plots of several evaluations"),
+    "reward": ("cli.reward", "a starter file for your own reward functions"),
     "score": ("cli.score", "grade one response or a file of responses, without a server"),
     "grade-audit": ("cli.grade_audit", "find labels that cannot be graded"),
+    "model": ("cli.model", "download a model"),
     "data": ("cli.data", "download, prepare and select training data"),
     "generate": ("cli.generate", "puzzles and search traces"),
 }
@@ -43,8 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         code: int = importlib.import_module(COMMANDS[command][0]).run(rest)
         return code
     except OpenR1Error as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        print(printable(f"{command}: {error}"), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.errno is None:  # not the system's: a timeout or a connection that the code above did not expect
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(printable(f"{command}: {where}{error.strerror or error}"), file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         # Ctrl-C before the command has installed its signal handlers: nothing has started yet.
         return 130

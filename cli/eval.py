@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cli.options import positive
+from cli.options import json_object, positive
 
 
 def run(argv: list[str]) -> int:
@@ -22,19 +22,22 @@ def run(argv: list[str]) -> int:
         return 1 if check_labels(benchmarks) else 0
 
     from eval.evaluate import EvalSettings, Machine, evaluate
+    from openr1.data.hub import local_model
     from openr1.runtime.interrupts import INTERRUPTS
 
     temperature = arguments.temperature
     if temperature is None:
         temperature = 0.0 if arguments.n == 1 else 0.7
     settings = EvalSettings(
-        model=str(arguments.model),
+        model=str(local_model(arguments.model)),
         n_samples_per_prompt=arguments.n,
         temperature=temperature,
         top_p=arguments.top_p,
         generate_max_len=arguments.max_tokens,
         seed=arguments.seed,
         dtype=arguments.dtype,
+        chat_template=arguments.chat_template,
+        chat_template_kwargs=arguments.chat_template_kwargs,
     )
     machine = Machine(
         num_engines=arguments.num_engines,
@@ -55,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Sample a model on benchmarks with vLLM and grade the responses as in training. Started again with "
         "the same flags, a stopped evaluation resumes.",
     )
-    parser.add_argument("--model", type=Path, help="folder in Hugging Face format")
+    parser.add_argument(
+        "--model", type=Path, help="folder in Hugging Face format, or the name of a downloaded model, OWNER/NAME"
+    )
     parser.add_argument(
         "--benchmarks",
         required=True,
@@ -73,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="output folder (default: runs/eval/<model's folder name>)")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16", help="default: %(default)s")
+    parser.add_argument(
+        "--chat-template", help="plain, r1_zero or a Jinja file, as data.chat_template (default: that of the model)"
+    )
+    parser.add_argument(
+        "--chat-template-kwargs",
+        type=json_object,
+        metavar="JSON",
+        help="""values of variables that the chat template reads, such as '{"enable_thinking": false}'""",
+    )
     parser.add_argument("--num-engines", type=positive, help="default: one per GPU, or one on the CPU")
     parser.add_argument(
         "--tensor-parallel-size", type=positive, default=1, help="GPUs per engine (default: %(default)s)"

@@ -22,26 +22,29 @@ def run(argv: list[str]) -> int:
         "themselves. Exit code 1 if there are any.",
     )
     parser.add_argument("file", type=Path, help="JSON Lines with label or answer")
-    parser.add_argument("--task", default="math", help="task that defines the format of labels (default: %(default)s)")
+    parser.add_argument("--task", help="task that defines the format of labels (default: each row's own, or math)")
     arguments = parser.parse_args(argv)
 
     from openr1.errors import ConfigError
     from reward_server.config import ServerConfig
     from reward_server.grader import Grader
     from reward_server.grading.golds import read_gold
+    from reward_server.printable import printable
     from reward_server.tasks import UnknownTask, find_task
     from reward_server.tasks.task import CannotGrade, Comparison, LabelError
 
     try:
-        task = find_task(arguments.task)
+        find_task(arguments.task or "math")
     except UnknownTask as error:
         raise ConfigError(str(error)) from error
     problems: list[tuple[int, str]] = []
     comparisons: dict[int, Comparison] = {}
-    labels = _read_labels(arguments.file)
-    for number, label in labels:
+    labels = _read_labels(arguments.file, arguments.task)
+    for number, label, name in labels:
         try:
-            gold = task.parse_label(label)
+            gold = find_task(name).parse_label(label)
+        except UnknownTask as error:
+            raise ConfigError(f"{arguments.file}:{number}: {error}") from error
         except LabelError as error:
             problems.append((number, f"{label[:100]!r} cannot be parsed: {error}"))
         else:
@@ -64,13 +67,13 @@ def run(argv: list[str]) -> int:
         elif outcome is not True:
             problems.append((number, f"{comparison.gold[:100]!r} does not equal itself"))
     for number, problem in sorted(problems):
-        print(f"{arguments.file}:{number}: {problem}")
+        print(printable(f"{arguments.file}:{number}: {problem}"))
     print(f"{len(labels)} labels, {len(problems)} that cannot be graded")
     return 1 if problems else 0
 
 
-def _read_labels(path: Path) -> list[tuple[int, str]]:
-    """Line number and label of every row."""
+def _read_labels(path: Path, task: str | None) -> list[tuple[int, str, str]]:
+    """Line number, label and task of every row; `task` overrides the rows' own."""
     from openr1.errors import ConfigError
     from openr1.runtime.files import read_objects
     from reward_server.compat.openrlhf import to_label
@@ -79,5 +82,8 @@ def _read_labels(path: Path) -> list[tuple[int, str]]:
     for location, row in read_objects(path):
         if "label" not in row and "answer" not in row:
             raise ConfigError(f"{location}: no label or answer")
-        labels.append((int(location.rpartition(":")[2]), to_label(row.get("label", row.get("answer")))))
+        label = to_label(row.get("label", row.get("answer")))
+        labels.append((int(location.rpartition(":")[2]), label, task or row.get("task", "math")))
+    if not labels:
+        raise ConfigError(f"{path}: no rows, so there is nothing to audit")
     return labels

@@ -1,15 +1,21 @@
 """Shared by commands: `--config`, dotted overrides and help that lists every config key; types of flags."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from openr1.config.dpo import DpoConfig
 from openr1.config.load import describe_fields, load_config, to_yaml
 from openr1.config.sft import SftConfig
+from openr1.errors import MissingError
+from openr1.inputs.located import AnyRunConfig, located
+
+if TYPE_CHECKING:
+    from openr1.inputs.model_check import CheckedModel
 
 FixedDatasetConfig = TypeVar("FixedDatasetConfig", SftConfig, DpoConfig)
 
@@ -21,7 +27,7 @@ def config_parser(command: str, purpose: str, kind: type[BaseModel]) -> argparse
     parser = argparse.ArgumentParser(
         prog=f"python -m cli {command}",
         description=purpose,
-        epilog=f"overrides of the config (values are YAML):\n{keys}",
+        epilog=f"overrides of the config (text and paths as they are, other values in YAML):\n{keys}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         usage=f"python -m cli {command} --config FILE [options] [--section.key value ...]",
@@ -44,10 +50,31 @@ def run_fixed_dataset(
     config = load_config(kind, Path(args.config), overrides)
     checks = check(config)
     if args.dry_run:
-        print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks))
+        print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks), flush=True)
+        print("\n".join(model_lines(config, _check_model)))
     else:
-        train(config, args.resume)
+        train(located(config), args.resume)
     return 0
+
+
+def _check_model(config: SftConfig | DpoConfig) -> "CheckedModel":
+    # Imported late: transformers takes seconds.
+    from openr1.data.template import run_template
+    from openr1.inputs.model_check import check_model
+
+    return check_model(config.model, config.data.max_len, run_template(config))
+
+
+def model_lines(config: AnyRunConfig, check: "Callable[[AnyRunConfig], CheckedModel]") -> list[str]:
+    """What `--dry-run` says of the model; one that is not here yet is no error.
+
+    Raises:
+        ConfigError: The model is here, but cannot be used.
+    """
+    try:
+        return [f"# ok: {line}" for line in check(located(config)).findings]
+    except MissingError as error:
+        return [f"# not here yet: {error}"]
 
 
 def positive(text: str) -> int:
@@ -55,4 +82,15 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Type of a flag whose value is a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, not {text!r}")
     return value

@@ -1,12 +1,14 @@
 """`plan`: whether a run fits on a machine, and how long its steps take."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from openr1.config.checks import check_train
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.errors import ConfigError
+from openr1.errors import ConfigError, MissingError
+from openr1.inputs.located import located
 
 
 def run(argv: list[str]) -> int:
@@ -36,6 +38,9 @@ def run(argv: list[str]) -> int:
             f"--response-length {args.response_length:g}: must be from 1 to rollout.generate_max_len {longest}"
         )
     check_train(config)
+    # What is published of a model is enough, if it is not here.
+    with suppress(MissingError):
+        config = located(config)
     # Imported late, so that --help is fast.
     from openr1.plan.machine import described_machine, this_machine
     from openr1.plan.plan import Planner

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from reward_server.grader import Grader
     from reward_server.schema import ScoreItem, ScoreResult
-    from reward_server.tasks.task import Tasks
+    from reward_server.tasks import Tasks
 
 BATCH = 512
 """Number of rows graded in parallel."""
@@ -31,7 +31,9 @@ def run(argv: list[str]) -> int:
         prog="python -m cli score",
         description="Grade one response (--label and --response), or every row of a file, as the server would.",
     )
-    parser.add_argument("--task", help="task to grade by (default: the row's task, else math)")
+    parser.add_argument(
+        "--task", help="task to grade by (default: the only function of --module, else the row's task, else math)"
+    )
     parser.add_argument("--label", help="ground truth, in the format of the task")
     parser.add_argument("--response", help="response of the policy; - reads it from standard input")
     parser.add_argument("--prefix", default="", help="assistant text already in the prompt, such as <think>")
@@ -43,28 +45,32 @@ def run(argv: list[str]) -> int:
         help="JSON Lines with response and label, such as rollouts/*.jsonl of a run",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="config file of the server, as for serve")
+    parser.add_argument("--module", metavar="MODULE", help="your reward functions, as for serve")
     arguments = parser.parse_args(argv)
     single = arguments.label is not None and arguments.response is not None
     if single == (arguments.file is not None):
         parser.error("give --label and --response, or --file")
 
     from openr1.errors import ConfigError
-    from reward_server.config import ServerConfig
-    from reward_server.config_file import ConfigFileError, read_config
+    from reward_server.config_file import ConfigFileError
+    from reward_server.functions.module import ModuleError
+    from reward_server.functions.tasks import settings_and_tasks
     from reward_server.grader import Grader
-    from reward_server.tasks import TASKS, UnknownTask
+    from reward_server.printable import printable
+    from reward_server.tasks import UnknownTask
 
     try:
-        config, tasks = read_config(arguments.config) if arguments.config else (ServerConfig(), TASKS)
-        rows = [_given_row(arguments)] if single else list(_response_rows(arguments.file, arguments.task))
+        config, tasks = settings_and_tasks(arguments.config, arguments.module)
+        task = arguments.task or _only_function(arguments.module)
+        rows = [_given_row(arguments, task)] if single else list(_response_rows(arguments.file, task))
         with Grader(config) as grader:
             verdicts: Counter[str] = Counter()
             changed = 0
             for row, result in _grade(grader, tasks, rows):
-                print(result.model_dump_json())
+                print(printable(result.model_dump_json()))
                 verdicts[f"{result.verdict} (not read)" if result.reason else result.verdict] += 1
                 changed += "reward" in row.columns and row.columns["reward"] != result.reward
-    except (ConfigFileError, UnknownTask) as error:
+    except (ConfigFileError, ModuleError, UnknownTask) as error:
         raise ConfigError(str(error)) from error
     if not single:
         counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
@@ -72,7 +78,15 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _given_row(arguments: argparse.Namespace) -> _Row:
+def _only_function(module: str | None) -> str | None:
+    """The function of a module that has one, which then grades everything."""
+    from reward_server.functions.module import absolute_module, inspect_module
+
+    names = () if module is None else inspect_module(absolute_module(module)).names
+    return names[0] if len(names) == 1 else None
+
+
+def _given_row(arguments: argparse.Namespace, task: str | None) -> _Row:
     from reward_server.schema import ScoreItem
 
     response = sys.stdin.read() if arguments.response == "-" else arguments.response
@@ -83,7 +97,7 @@ def _given_row(arguments: argparse.Namespace) -> _Row:
         prefix=arguments.prefix,
         finish_reason=arguments.finish_reason,
     )
-    return _Row(item, arguments.task or DEFAULT_TASK, {})
+    return _Row(item, task or DEFAULT_TASK, {})
 
 
 def _response_rows(path: Path, task: str | None) -> Iterator[_Row]:

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 
-def run(argv: list[str]) -> int:
-    """Parse the flags and serve. Exit codes: 0 after SIGTERM or Ctrl-C, 2 bad usage or config, 3 cannot listen."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cli serve", description="Run the reward server that grades responses over HTTP."
     )
@@ -28,28 +27,37 @@ def run(argv: list[str]) -> int:
         "--config", type=Path, metavar="FILE", help="YAML with limits, reward weights, and tasks by import path"
     )
     parser.add_argument(
+        "--module", metavar="MODULE", help="your reward functions: my_rewards.py or package.module; see `openr1 reward`"
+    )
+    parser.add_argument(
         "--insecure", action="store_true", help="allow a host that other machines can reach without requiring a token"
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Parse the flags and serve. Exit codes: 0 after SIGTERM or Ctrl-C, 2 bad usage or config, 3 cannot listen."""
+    arguments = _parser().parse_args(argv)
 
     # Imported here, so that --help does not load the web framework.
     from reward_server.compat.openrlhf import PromptIndex
-    from reward_server.config import ServerConfig
-    from reward_server.config_file import ConfigFileError, read_config
+    from reward_server.config_file import ConfigFileError
+    from reward_server.functions.module import ModuleError
+    from reward_server.functions.tasks import settings_and_tasks
     from reward_server.grader import Grader
     from reward_server.schema import TOKEN_VARIABLE
     from reward_server.server import HostNotLoopback, ServeError, check_host, serve
     from reward_server.service import Service
-    from reward_server.tasks import TASKS, UnknownTask, find_task
+    from reward_server.tasks import UnknownTask, find_task
 
     # Removed from the environment, so that no child process inherits it.
     token = os.environ.pop(TOKEN_VARIABLE, None) or None
     try:
         check_host(arguments.host, token, arguments.insecure)
-        config, tasks = read_config(arguments.config) if arguments.config else (ServerConfig(), TASKS)
+        config, tasks = settings_and_tasks(arguments.config, arguments.module)
         find_task(arguments.task, tasks)
         prompts = PromptIndex.read(arguments.data) if arguments.data else PromptIndex([])
-    except (HostNotLoopback, ConfigFileError, UnknownTask, ValueError, OSError) as error:
+    except (HostNotLoopback, ConfigFileError, ModuleError, UnknownTask, ValueError, OSError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return 2
     service = Service(

@@ -1,12 +1,18 @@
 """`train`: reinforcement learning from a config."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli.options import config_parser
+from cli.options import config_parser, model_lines
 from openr1.config.checks import check_train
 from openr1.config.load import load_config, to_yaml
 from openr1.config.train import TrainConfig
 from openr1.errors import MissingError
+from openr1.inputs.located import located
+
+if TYPE_CHECKING:
+    from openr1.inputs.model_check import CheckedModel
 
 
 def run(argv: list[str]) -> int:
@@ -17,13 +23,21 @@ def run(argv: list[str]) -> int:
     checks = check_train(config)
     if args.dry_run:
         print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks), flush=True)
+        print("\n".join(model_lines(config, _check_models)), flush=True)
         print("\n".join(f"# {line}" for line in _plan(config)))
         return 0
     # Imported late, so that --help and --dry-run are fast.
     from openr1.training.rl import run_training
 
-    run_training(config, resume=args.resume)
+    run_training(located(config), resume=args.resume)
     return 0
+
+
+def _check_models(config: TrainConfig) -> "CheckedModel":
+    # Imported late: transformers takes seconds.
+    from openr1.inputs.datasets import check_models
+
+    return check_models(config)
 
 
 def _plan(config: TrainConfig) -> list[str]:
@@ -33,6 +47,9 @@ def _plan(config: TrainConfig) -> list[str]:
     from openr1.plan.plan import Planner
     from openr1.plan.report import describe_plan
 
+    # What is published of a model is enough, if it is not here.
+    with suppress(MissingError):
+        config = located(config)
     try:
         return describe_plan(Planner(this_machine()), config)[0]
     except MissingError as error:

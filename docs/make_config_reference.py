@@ -43,8 +43,14 @@ def describe_kind(annotation: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if get_origin(annotation) is tuple:
         return f"[{', '.join(map(describe_kind, arguments))}]"
+    if get_origin(annotation) is dict:
+        return "mapping"
     if get_origin(annotation) is list:
+        if (section := section_of(annotation)) is not None:
+            return f"list of {{{', '.join(section.model_fields)}}}"
         return f"list of {describe_kind(arguments[0])}"
+    if get_origin(annotation) is dict:
+        return "mapping"
     if get_origin(annotation) is Annotated:
         return describe_kind(arguments[0])
     return " or ".join(map(describe_kind, arguments))

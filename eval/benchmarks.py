@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from openr1.data.prompts import PromptFormat, read_rows, render
+from openr1.data.chat import PromptFormat, naming, render
+from openr1.data.rows import read_rows
 from openr1.errors import ConfigError, MissingError
 from openr1.runtime.files import read_objects
 from openr1.types import Prompt
@@ -101,7 +102,8 @@ def to_prompts(
     """
     prompts = []
     for problem in benchmark.problems:
-        text, prefix = render(problem.row, tokenizer, benchmark.prompt_format)
+        with naming(problem.location):
+            text, prefix = render(problem.row, tokenizer, benchmark.prompt_format)
         token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
         if len(token_ids) + generate_max_len > max_model_len:
             raise ConfigError(

@@ -1,12 +1,12 @@
 """Evaluates a model on benchmarks: samples with vLLM, grades as in training, and resumes where it stopped."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from transformers import AutoConfig
 
 from eval.benchmarks import Benchmark, to_prompts
 from eval.page import to_html
@@ -14,9 +14,12 @@ from eval.report import table, to_markdown
 from eval.result import summarize
 from eval.samples import Sample, SampleFile
 from openr1.actors.engines import engine_settings, start_rollout
-from openr1.config.sections import Dtype, ModelConfig
-from openr1.data.prompts import load_tokenizer
+from openr1.config.sections import SMALLEST_TEMPERATURE, Dtype, ModelConfig
+from openr1.data.model_folder import read_text_config
+from openr1.data.template import ChatTemplate, read_template
+from openr1.data.weight_files import fingerprint_weights
 from openr1.errors import ConfigError
+from openr1.inputs.model_check import check_sampled
 from openr1.placement.group import Places, reserve
 from openr1.placement.layouts import Demand
 from openr1.rewards.client import to_items
@@ -42,6 +45,13 @@ class EvalSettings:
     generate_max_len: int
     seed: int
     dtype: Dtype
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template; that of the model's folder if none is chosen."""
+        return read_template(self.chat_template, self.chat_template_kwargs)
 
 
 @dataclass(frozen=True)
@@ -64,10 +74,15 @@ def evaluate(benchmarks: Sequence[Benchmark], settings: EvalSettings, machine: M
             prompt does not fit into the model's context length.
         MissingError: The model is missing or unusable.
     """
-    model = Path(settings.model)
-    tokenizer = load_tokenizer(model)
-    positions = AutoConfig.from_pretrained(model, trust_remote_code=False).max_position_embeddings
-    prompts = {one.name: to_prompts(one, tokenizer, positions, settings.generate_max_len) for one in benchmarks}
+    _check_temperature(settings)
+    names = [one.name for one in benchmarks]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two benchmarks are called {twice[0]}, as their files are; rename one of the files")
+    model = check_sampled(Path(settings.model), settings.template)
+    positions = read_text_config(model.path).max_position_embeddings
+    prompts = {one.name: to_prompts(one, model.tokenizer, positions, settings.generate_max_len) for one in benchmarks}
+    for one in benchmarks:
+        model.check_token_ids(one.name, (prompt.token_ids for prompt in prompts[one.name]))
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -75,11 +90,13 @@ def evaluate(benchmarks: Sequence[Benchmark], settings: EvalSettings, machine: M
     except Timeout as error:
         raise ConfigError(f"{folder}: another process is writing to it; choose another --output") from error
     with lock:
-        _claim(folder, settings)
+        _claim(folder, settings, fingerprint_weights(model.path))
         files = {
             name: SampleFile(folder / "samples" / f"{name}.jsonl", settings.n_samples_per_prompt) for name in prompts
         }
         done = {name: file.complete() for name, file in files.items()}
+        for name, some in prompts.items():
+            _check_same_problems(folder, name, some, done[name])
         for file in files.values():
             file.forget_incomplete()
         missing = {name: [one for one in prompts[name] if one.id not in done[name]] for name in prompts}
@@ -89,10 +106,18 @@ def evaluate(benchmarks: Sequence[Benchmark], settings: EvalSettings, machine: M
         _write_results(folder, settings, prompts, files)
 
 
-def _claim(folder: Path, settings: EvalSettings) -> None:
-    """Record the settings of a new folder, or check that they match those of an existing one."""
+def _check_temperature(settings: EvalSettings) -> None:
+    temperature, count = settings.temperature, settings.n_samples_per_prompt
+    if temperature == 0 and count > 1:
+        raise ConfigError(f"temperature 0 with n {count}: greedy samples are all the same; leave one of them out")
+    if temperature != 0 and temperature < SMALLEST_TEMPERATURE:
+        raise ConfigError(f"temperature {temperature:g}: give 0 (greedy) or at least {SMALLEST_TEMPERATURE:g}")
+
+
+def _claim(folder: Path, settings: EvalSettings, weights: str) -> None:
+    """Record the settings and the fingerprint of the weights in a new folder, or check that they are those of it."""
     path = folder / "settings.json"
-    wanted = asdict(settings)
+    wanted = asdict(settings) | {"weights": weights}
     if not path.exists():
         write_whole(path, json.dumps(wanted, indent=2) + "\n")
         return
@@ -100,6 +125,20 @@ def _claim(folder: Path, settings: EvalSettings) -> None:
     changed = [f"{key} {held.get(key)!r}, not {value!r}" for key, value in wanted.items() if held.get(key) != value]
     if changed:
         raise ConfigError(f"{folder}: contains an evaluation with {'; '.join(changed)}; choose another --output")
+
+
+def _check_same_problems(
+    folder: Path, name: str, prompts: Sequence[Prompt], done: Mapping[str, Sequence[Sample]]
+) -> None:
+    """Refuse samples of another problem or label under the id of one of these."""
+    for prompt in prompts:
+        for sample in done.get(prompt.id, ()):
+            if (sample.prompt, sample.label) != (prompt.text, prompt.label):
+                what = "label" if sample.prompt == prompt.text else "prompt"
+                raise ConfigError(
+                    f"{folder}: has samples of problem {prompt.id!r} of {name} with another {what}; choose another "
+                    "--output"
+                )
 
 
 def _engine_settings(
@@ -117,6 +156,7 @@ def _engine_settings(
             places=places,
             index=index,
             tensor_parallel_size=machine.tensor_parallel_size,
+            template=settings.template,
         )
         for index in range(len(places.engines))
     ]
@@ -199,11 +239,17 @@ def _write_results(
 
 
 def check_labels(benchmarks: Sequence[Benchmark]) -> int:
-    """Grade every math label as an answer to itself and print those that fail; returns their number."""
+    """Grade every math label as an answer to itself and print those that fail; returns their number.
+
+    Raises:
+        ConfigError: A benchmark has no math labels, so that nothing would be checked.
+    """
     failed = 0
     with Grader(ServerConfig()) as grader:
         for benchmark in benchmarks:
             problems = [problem for problem in benchmark.problems if problem.task == "math"]
+            if not problems:
+                raise ConfigError(f"{benchmark.name}: no problem of task math, whose labels --check could check")
             items = []
             for problem in problems:
                 answer = problem.label.rpartition("####")[2].strip()

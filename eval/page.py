@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from eval.report import settings_table, table, verdict_table
 from eval.result import Result
 from eval.samples import Sample
+from reward_server.printable import printable
 
 SHOWN_PROBLEMS = 50
 """Number of problems shown per benchmark: those with the smallest fraction of correct samples."""
@@ -43,12 +44,14 @@ def to_html(
         samples: By benchmark, the samples of each problem (at least one).
 
     Returns:
-        HTML without scripts and links. Text from models and files is escaped.
+        HTML without scripts and links. Text from models and files is escaped, and its control characters spelled out.
     """
     tables = (settings_table(settings), table(results), verdict_table(results))
     problems = {name: shown_problems(groups) for name, groups in samples.items()}
     # Undefined names are errors; rendered as nothing, they would look like an empty response.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+    )
     environment.filters["shorten"] = shorten
     return environment.from_string(PAGE).render(title=title, tables=tables, problems=problems, samples=samples) + "\n"
 
@@ -71,6 +74,10 @@ def shorten(text: str) -> str:
         return text
     half = SHOWN_CHARS // 2
     return f"{text[:half]}\n[... {len(text) - 2 * half} characters, see samples/ ...]\n{text[-half:]}"
+
+
+def _printable(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value
 
 
 # Browsers drop a line break directly after <pre>. The template adds one, so that the text keeps its own.

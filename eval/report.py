@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from eval.result import Result
+from reward_server.printable import printable
 
 Table = tuple[list[str], list[list[str]]]
 """Header, and rows with the same number of cells."""
@@ -49,4 +50,4 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

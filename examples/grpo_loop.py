@@ -21,7 +21,9 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.config.sections import ModelConfig
-from openr1.data.prompts import PromptFormat, PromptStream, end_token_ids, load_prompts, load_tokenizer
+from openr1.data.chat import PromptFormat, end_token_ids
+from openr1.data.prompts import PromptStream, load_prompts
+from openr1.data.tokenizer import load_tokenizer
 from openr1.types import Group, Prompt, Response
 from openr1.workers.micro_batches import plan_micro_batches
 from openr1.workers.model import LogProbModel, load_causal_lm

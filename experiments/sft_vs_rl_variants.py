@@ -19,7 +19,8 @@ from experiments.sft_vs_rl_data import write_traces
 from openr1.config.dpo import DpoConfig, DpoDataConfig
 from openr1.config.load import load_config
 from openr1.config.sft import SftDataConfig
-from openr1.data.prompts import load_tokenizer
+from openr1.data.rollout_files import rollout_files
+from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import OpenR1Error
 from openr1.runtime.files import read_objects, write_objects
 from openr1.tracking.recorder import read_metrics
@@ -164,9 +165,9 @@ def _token_counts(step: dict[str, Any]) -> dict[str, int]:
 def _read_steps(run: Path) -> list[dict[str, Any]]:
     """Return, for each step, cumulative tokens and the accuracy and mean length of its responses."""
     generated = trained = 0.0
-    steps = []
+    steps, files = [], dict(rollout_files(run))
     for row in read_metrics(run / "metrics.jsonl"):
-        sampled = [answer for _, answer in read_objects(run / f"rollouts/step_{row['step']:06d}.jsonl")]
+        sampled = [answer for _, answer in read_objects(files[int(row["step"])])]
         # Responses dropped by dynamic sampling were generated but not trained on.
         train = [answer["num_tokens"] for answer in sampled if answer["advantage"] is not None]
         new = sum(answer["num_tokens"] for answer in sampled)

@@ -4,6 +4,7 @@
     +-- ConfigError                     2   a setting, a flag or a dataset row that cannot be used
     +-- MissingError                    3   a file or a service that must exist does not
     |   +-- RewardServerUnavailable     3   the reward server did not answer within its deadline
+    |   +-- NotSaved                    3   a checkpoint or a model could not be written, as on a full disk
     +-- TrainingError                   4   training cannot continue; the last checkpoint is valid
         +-- RewardProtocolError         4   the reward server sent an unusable answer
         +-- EngineError                 4   a generation engine failed, or returned something that was not requested
@@ -38,6 +39,10 @@ class MissingError(OpenR1Error):
 
 class RewardServerUnavailable(MissingError):
     """The reward server did not answer within its deadline."""
+
+
+class NotSaved(MissingError):
+    """A checkpoint or a model could not be written, as on a full disk; the older checkpoints are valid."""
 
 
 class TrainingError(OpenR1Error):

@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,8 +23,7 @@ from reward_server.schema import (
 from reward_server.scoring import GradingResult
 from reward_server.service import Service
 from reward_server.status import add_status_routes
-from reward_server.tasks import UnknownTask, find_task
-from reward_server.tasks.task import Task
+from reward_server.tasks import AnyTask, UnknownTask, find_task
 from reward_server.version import VERSION
 
 
@@ -108,7 +106,7 @@ def _check_workers(service: Service, results: Sequence[GradingResult]) -> None:
             raise HTTPException(503, f"nothing can be graded: {fault}")
 
 
-def _require_task(service: Service, name: str) -> Task[Any]:
+def _require_task(service: Service, name: str) -> AnyTask:
     try:
         return find_task(name, service.tasks)
     except UnknownTask as error:

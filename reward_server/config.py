@@ -52,6 +52,10 @@ class ServerConfig(BaseModel):
     """Maximum CPU time in seconds for one comparison. A worker that exceeds it is killed and replaced, and the item
     times out."""
 
+    function_seconds: float = Field(default=10.0, gt=0)
+    """Maximum CPU time in seconds for one call of a reward function of `--module`, without the import of the module. A
+    worker that exceeds it is killed and replaced, and the items of the call time out."""
+
     worker_memory_bytes: int = Field(default=2 * 2**30, gt=0)
     """Maximum address space of one worker, in bytes."""
 

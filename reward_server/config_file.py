@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from reward_server.config import ServerConfig
 from reward_server.import_path import ImportPathError, import_object
 from reward_server.schema import describe_problems
-from reward_server.tasks import TASKS, find_task
-from reward_server.tasks.task import Task, Tasks
+from reward_server.strict_yaml import load_yaml
+from reward_server.tasks import BUILT_IN, AnyTask, Tasks, find_task
+from reward_server.tasks.task import Task
 
 
 class ConfigFileError(ValueError):
@@ -42,23 +43,27 @@ class ConfigFile(_Section):
     settings: ServerConfig = Field(default_factory=ServerConfig)
 
 
-def read_config(path: Path) -> tuple[ServerConfig, Tasks]:
+def read_config(path: Path, known: Tasks = BUILT_IN) -> tuple[ServerConfig, Tasks]:
     """Limits and tasks of a server that is started with this file. Imports the tasks that are given by import path.
+
+    Args:
+        path: The file.
+        known: Tasks that the file may change, and to which it may add.
 
     Raises:
         ConfigFileError: The file is unreadable or has a wrong value, or one of its tasks cannot be used.
     """
     config = _parse_file(path)
     try:
-        changed = {name: _build_task(name, entry, path.parent) for name, entry in config.tasks.items()}
+        changed = {name: _build_task(name, entry, path.parent, known) for name, entry in config.tasks.items()}
     except (ImportPathError, LookupError) as error:
         raise ConfigFileError(f"{path}: {error}") from error
-    return config.settings, {**TASKS, **changed}
+    return config.settings, {**known, **changed}
 
 
 def _parse_file(path: Path) -> ConfigFile:
     try:
-        return ConfigFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        return ConfigFile.model_validate(load_yaml(path.read_text(encoding="utf-8")) or {})
     except OSError as error:
         raise ConfigFileError(f"{path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -70,16 +75,17 @@ def _parse_file(path: Path) -> ConfigFile:
         raise ConfigFileError(f"{path}: not YAML: {error}") from error
 
 
-def _build_task(name: str, entry: TaskConfig, folder: Path) -> Task[Any]:
-    task = find_task(name) if entry.path is None else _import_task(name, entry.path, folder)
+def _build_task(name: str, entry: TaskConfig, folder: Path, known: Tasks) -> AnyTask:
+    task = find_task(name, known) if entry.path is None else _import_task(name, entry.path, folder, known)
     return task.with_overrides(entry.weights, entry.failed_reward)
 
 
-def _import_task(name: str, path: str, folder: Path) -> Task[Any]:
+def _import_task(name: str, path: str, folder: Path, known: Tasks) -> Task[Any]:
     """The task at an import path, renamed to `name`: requests, answers and metrics know it by its key in the file."""
     key = f"tasks.{name}.path"
-    if name in TASKS:
-        raise ImportPathError(f"{key}: {name!r} is a built-in task: choose another name, or remove path")
+    if name in known:
+        kind = "a built-in task" if name in BUILT_IN else "a function of --module"
+        raise ImportPathError(f"{key}: {name!r} is {kind}: choose another name, or remove path")
     try:
         task = import_object(path, folder)
     except ImportPathError as error:

@@ -4,22 +4,23 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from pebble import ProcessExpired
-
 from reward_server.config import ServerConfig
-from reward_server.grading import GoldUnparseable, Outcome, Unread
+from reward_server.grading import Outcome, Unread
 from reward_server.grading.limits import is_expensive
 from reward_server.metrics import Metrics
 from reward_server.schema import ScoreItem
 from reward_server.scoring import GradingResult, NeedsSymbolic, compare_exact, get_score
+from reward_server.tasks import AnyTask
 from reward_server.tasks.task import CannotGrade, Comparison, Task
-from reward_server.workers import Equal, PoolClosed, QueueFull, WorkerPool, compare_symbolically, exceeded_cpu_limit
+from reward_server.tasks.worker_task import WorkerTask
+from reward_server.worker_calls import outcome_of, submit
+from reward_server.worker_grading import WorkerGrading, why_too_long
+from reward_server.workers import Equal, WorkerPool, compare_symbolically
 
 CACHE_SIZE = 100_000
 """Maximum number of cached comparisons. Responses of one group repeat answers, and retried requests repeat groups."""
@@ -64,10 +65,11 @@ class Grader:
         self._config = config
         self.metrics = metrics or Metrics()
         limits = (config.worker_seconds, config.worker_memory_bytes)
-        self._pool = WorkerPool(config.workers, *limits, equal=equal)
+        self._pool = WorkerPool(config.workers, *limits, equal)
         self._low_priority_pool = WorkerPool(
-            1, *limits, niceness=_LOW_PRIORITY, expected_seconds=_EXPENSIVE_SECONDS, equal=equal
+            1, *limits, equal, niceness=_LOW_PRIORITY, expected_seconds=_EXPENSIVE_SECONDS
         )
+        self._tasks_in_workers = WorkerGrading(config, self.metrics)
         self.metrics.pending_comparisons.set_function(
             lambda: self._pool.num_pending + self._low_priority_pool.num_pending
         )
@@ -86,9 +88,10 @@ class Grader:
         """Stop the workers."""
         self._pool.close()
         self._low_priority_pool.close()
+        self._tasks_in_workers.close()
 
     def grade(
-        self, task: Task[Any], items: Sequence[ScoreItem], seconds: float | None = None
+        self, task: AnyTask, items: Sequence[ScoreItem], seconds: float | None = None
     ) -> list[tuple[GradingResult, float]]:
         """Grade a batch of items.
 
@@ -103,6 +106,17 @@ class Grader:
         """
         start = time.monotonic()
         limit = self._config.batch_seconds if seconds is None else min(seconds, self._config.batch_seconds)
+        if isinstance(task, WorkerTask):
+            ordered = self._tasks_in_workers.grade(task, items, start + limit)
+        else:
+            ordered = self._grade_in_rounds(task, items, start, limit)
+        self.metrics.count_items(task.name, [result for result, _ in ordered])
+        return ordered
+
+    def _grade_in_rounds(
+        self, task: Task[Any], items: Sequence[ScoreItem], start: float, limit: float
+    ) -> list[tuple[GradingResult, float]]:
+        """Grade items here, except for comparisons that need a worker, within `limit` seconds from `start`."""
         graded: dict[int, tuple[GradingResult, float]] = {}
         seconds_spent = [0.0] * len(items)
         results: _Results = {}
@@ -128,9 +142,7 @@ class Grader:
             for index, comparison in needed.items():
                 seconds_spent[index] += results[comparison].seconds
             pending = needed
-        ordered = [graded[index] for index in range(len(items))]
-        self.metrics.count_items(task.name, [result for result, _ in ordered])
-        return ordered
+        return [graded[index] for index in range(len(items))]
 
     def self_test(self) -> str | None:
         """Run one right and one wrong comparison in a worker. Returns what failed, or None if the workers are fine."""
@@ -154,10 +166,9 @@ class Grader:
         Raises:
             NeedsSymbolic: The item needs a comparison that is not in `results`.
         """
-        length = len(item.prefix) + len(item.response)
-        if length > self._config.max_response_chars:
-            allowed = self._config.max_response_chars
-            return GradingResult("error", error=f"too_long: {length} characters, the limit is {allowed}")
+        too_long = why_too_long(item, self._config)
+        if too_long is not None:
+            return too_long
 
         def compare(comparison: Comparison) -> Outcome:
             result = results.get(comparison)
@@ -196,7 +207,7 @@ class Grader:
             }
         futures = {one: self._submit(one, deadline, done_times) for one in comparisons - results.keys()}
         for comparison, future in futures.items():
-            outcome = self._wait_for(comparison, future, deadline, done_times)
+            outcome = outcome_of(self._pool_for(comparison), comparison, future, deadline, self.metrics)
             # The time of completion comes from the future's callback: this loop waits for the futures one after
             # another, and may come to a future long after it was done.
             results[comparison] = ComparisonResult(outcome, done_times.get(comparison, time.monotonic()) - start)
@@ -214,52 +225,14 @@ class Grader:
             for comparison in list(islice(self._cache, excess)):
                 del self._cache[comparison]
 
-    def _pool_for(self, comparison: Comparison) -> WorkerPool:
+    def _pool_for(self, comparison: Comparison) -> WorkerPool[Outcome]:
         expensive = is_expensive(comparison.answer) or is_expensive(comparison.gold)
         return self._low_priority_pool if expensive else self._pool
 
     def _submit(self, comparison: Comparison, deadline: float, done_times: _DoneTimes) -> "Future[Outcome]":
-        try:
-            future = self._pool_for(comparison).submit(comparison, deadline - time.monotonic())
-        except (QueueFull, PoolClosed) as error:
-            future = Future()
-            future.set_exception(error)
+        future = submit(self._pool_for(comparison), comparison, deadline)
         future.add_done_callback(partial(_record_done_time, done_times, comparison))
         return future
-
-    def _wait_for(
-        self, comparison: Comparison, future: "Future[Outcome]", deadline: float, done_times: _DoneTimes
-    ) -> Outcome | CannotGrade:
-        """The outcome of a submitted comparison. One whose worker died is retried once."""
-        pool = self._pool_for(comparison)
-        try:
-            try:
-                return pool.wait(future, max(0.0, deadline - time.monotonic()))
-            except (ProcessExpired, BrokenProcessPool) as death:
-                if isinstance(death, ProcessExpired) and exceeded_cpu_limit(death):
-                    raise
-                # The worker may have been killed from outside, for example by the out-of-memory killer on behalf of
-                # another process. If the comparison itself kills workers, it does so again, and then fails for good.
-                self.metrics.worker_deaths.inc()
-                future = self._submit(comparison, deadline, done_times)
-                return pool.wait(future, max(0.0, deadline - time.monotonic()))
-        except QueueFull as error:
-            return CannotGrade("timeout", str(error))
-        except TimeoutError:
-            future.cancel()
-            self.metrics.timeouts.inc()
-            return CannotGrade("timeout", "the comparison was not finished by the deadline of the request")
-        except ProcessExpired as death:
-            if not exceeded_cpu_limit(death):
-                return CannotGrade("error", f"the comparison ended its worker process: {death}")
-            self.metrics.timeouts.inc()
-            return CannotGrade(
-                "timeout", f"the comparison takes more than {self._config.worker_seconds:g} s of CPU time"
-            )
-        except GoldUnparseable as error:
-            return CannotGrade("gold_unparseable", str(error))
-        except Exception as error:  # noqa: BLE001 (raised in the worker, so it can be of any type)
-            return CannotGrade("error", f"{type(error).__name__}: {error}")
 
 
 def _record_done_time(done_times: _DoneTimes, comparison: Comparison, future: "Future[Outcome]") -> None:

@@ -55,6 +55,19 @@ def import_object(path: str, base: Path) -> object:
         raise ImportPathError(f"{location} has no attribute {name!r}: {hint}") from error
 
 
+def import_module(path: str) -> ModuleType:
+    """Import `package.module`, or the file at an absolute path that ends in .py, as `import_object` does.
+
+    Raises:
+        ImportPathError: The path is malformed, the module or file does not exist, or its code raised.
+    """
+    if path.endswith(".py"):
+        return _load_file(path, Path())
+    if not _DOTTED_NAME.fullmatch(path):
+        raise ImportPathError(f"{path!r} is not a module: write package.module or path/to/file.py")
+    return _import_module(path)
+
+
 def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)

@@ -161,12 +161,13 @@ class TaskInfo(_Reply):
     summary: str
     version: str
     weights: dict[str, float]
-    """Weight of each component in the reward."""
+    """Weight of each component in the reward; empty for a function of `--module`, which weights them itself."""
     accuracy: str
     """Name of the component that is reported as the score."""
     failed_reward: float
     """Reward of a failed item, for clients that do not accept null."""
-    example: TaskExample
+    example: TaskExample | None
+    """Null for a function of `--module`."""
 
 
 class VersionInfo(_Reply):

@@ -5,8 +5,9 @@ indistinguishable from a wrong answer, and training would learn from it.
 """
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import JsonValue
@@ -16,6 +17,8 @@ from reward_server.grading.decision import decide
 from reward_server.grading.exact import exact_match
 from reward_server.grading.golds import is_number, read_gold
 from reward_server.grading.limits import is_expensive, why_too_large
+from reward_server.printable import printable
+from reward_server.result import GradingResult
 from reward_server.schema import Verdict
 from reward_server.tasks.task import CannotGrade, Comparison, GradingContext, Task
 
@@ -36,24 +39,6 @@ class NeedsSymbolic(Exception):
     def __init__(self, comparison: Comparison) -> None:
         super().__init__(f"{comparison.answer!r} against {comparison.gold!r} needs a parser")
         self.comparison = comparison
-
-
-@dataclass(frozen=True)
-class GradingResult:
-    """The result of grading one response.
-
-    `reward` is the weighted sum of the components; `score` is the component that measures the task's accuracy, in
-    [0, 1]. If the item could not be graded, both are None, `components` is empty, and `error` has the form
-    "code: explanation". `reason` says why a wrong answer could not be read; None if it was read, and is different.
-    """
-
-    verdict: Verdict
-    reward: float | None = None
-    score: float | None = None
-    components: Mapping[str, float] = field(default_factory=dict)
-    extracted: str | None = None
-    error: str | None = None
-    reason: str | None = None
 
 
 def compare_exact(comparison: Comparison) -> Outcome:
@@ -138,9 +123,9 @@ def get_score(
         raise
     except CannotGrade as error:
         return GradingResult(error.verdict, error=f"{error.verdict}: {error}")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # An item on which the task's code crashes must neither fail its batch nor get a false 0, which would train.
-        _logger.exception("task %s could not grade an item", task.name)
+        _logger.error("task %s could not grade an item\n%s", task.name, printable(traceback.format_exc()))
         return GradingResult("error", error=f"grader_error: {type(error).__name__}: {error}")
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from reward_server.compat.openrlhf import PromptIndex
 from reward_server.config import ServerConfig
 from reward_server.grader import Grader
-from reward_server.tasks import TASKS
-from reward_server.tasks.task import Tasks
+from reward_server.tasks import BUILT_IN, Tasks
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Service:
 
     grader: Grader
     config: ServerConfig = field(default_factory=ServerConfig)
-    tasks: Tasks = field(default_factory=lambda: TASKS)
+    tasks: Tasks = field(default_factory=lambda: BUILT_IN)
     default_task: str = "math"
     """Task of the routes whose clients do not name one: `/get_reward` and `/score`."""
     prompts: PromptIndex = field(default_factory=lambda: PromptIndex([]))

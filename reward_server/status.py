@@ -1,13 +1,12 @@
 """Routes that report the state of the server and what it can grade."""
 
-from typing import Any
-
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from reward_server.schema import TaskExample, TaskInfo, VersionInfo
 from reward_server.service import Service
-from reward_server.tasks.task import Task
+from reward_server.tasks import AnyTask
+from reward_server.tasks.worker_task import WorkerTask
 from reward_server.version import VERSION, parser_version
 
 
@@ -47,14 +46,17 @@ def add_status_routes(app: FastAPI, service: Service) -> None:
         return {name: describe_task(task) for name, task in service.tasks.items()}
 
 
-def describe_task(task: Task[Any]) -> TaskInfo:
+def describe_task(task: AnyTask) -> TaskInfo:
     """The public description of a task."""
-    example = TaskExample(prompt=task.example.prompt, response=task.example.response, label=task.example.label)
+    if isinstance(task, WorkerTask):
+        weights, accuracy = dict.fromkeys(task.components, 1.0), "accuracy"
+    else:
+        weights, accuracy = {name: one.weight for name, one in task.components.items()}, task.accuracy
     return TaskInfo(
         summary=task.summary,
         version=task.version,
-        weights={name: component.weight for name, component in task.components.items()},
-        accuracy=task.accuracy,
+        weights=weights,
+        accuracy=accuracy,
         failed_reward=task.failed_reward,
-        example=example,
+        example=None if task.example is None else TaskExample(**vars(task.example)),
     )

@@ -1,4 +1,7 @@
-"""Worker processes that compare expressions with a parser; a worker that exceeds its limits is killed and replaced."""
+"""Worker processes for what may take long or crash; a worker that exceeds its limits is killed and replaced.
+
+They compare expressions with a parser, and run the user's reward functions (`reward_server.worker_grading`).
+"""
 
 import math
 import multiprocessing
@@ -7,27 +10,27 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, forkserver
+from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
+from reward_server.environment import HARMLESS
 from reward_server.grading import Outcome
-from reward_server.tasks.task import Comparison
 
 COMPARISONS_PER_WORKER = 2000
 """A worker is replaced after this many comparisons, which frees whatever memory the parser has leaked or cached."""
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
-"""The only environment variables that workers get."""
 _STOP_SECONDS = 5
 _POLL_SECONDS = 1.0
 """Interval at which a caller that waits for a result checks that the pool still works on it."""
 _WALL_CLOCK_FACTOR = 10
 """Limit on wall-clock time, as a multiple of that on CPU time: on a busy machine, a low-priority worker is slow."""
 
+Result = TypeVar("Result")
 
 Equal = Callable[[str, str, bool], Outcome]
 """Whether an answer equals a gold, or cannot be read; the third argument: the answer is prose. Runs in workers."""
@@ -48,7 +51,7 @@ def compare_symbolically(answer: str, gold: str, prose: bool) -> Outcome:
     return equal(answer, gold, prose)
 
 
-class WorkerPool:
+class WorkerPool(Generic[Result]):
     """A pool of worker processes with limits on CPU time and memory. Methods may be called from any thread.
 
     Workers share nothing with this process but a pipe. They are forked from Python's fork server, a clean process that
@@ -61,9 +64,10 @@ class WorkerPool:
         count: int,
         seconds: float,
         memory_bytes: int,
+        function: Callable[..., Result],
         niceness: int = 0,
         expected_seconds: float = 0.0,
-        equal: Equal = compare_symbolically,
+        noun: str = "comparison",
     ) -> None:
         """Configure the pool. Processes start with the first comparison.
 
@@ -72,21 +76,23 @@ class WorkerPool:
             seconds: CPU time for one comparison, after which its process is killed. CPU time, not wall-clock time, so
                 that the result does not depend on the load of the machine.
             memory_bytes: Address space of each process.
+            function: What the processes run, a function that a module defines. Tests of the limits pass one that
+                sleeps, allocates or exits.
             niceness: Added to the niceness of this process; 0 to 19.
             expected_seconds: Initial estimate of the time between two results, used until there are measurements.
-            equal: What the processes run, a function that a module defines. Tests of the limits pass one that sleeps,
-                allocates or exits.
+            noun: What one call of it is, for messages.
         """
-        self._equal = equal
+        self.noun = noun
+        self.seconds = seconds
+        self._function = function
         self._count = count
-        self._seconds = seconds
         self._limits = (memory_bytes, niceness)
         # Two locks. `_lock` guards the pool's life cycle and may be held for long, while processes start. `_count_lock`
         # guards the counters below; pebble's own threads take it in `_record_result`, and they must never wait for a
         # thread that starts or stops a pool, since that thread may be waiting for them. Therefore: whoever holds
         # `_count_lock` never takes another lock.
         self._count_lock = threading.Lock()
-        self._pending: dict[Future[Outcome], ProcessPool | None] = {}  # with the process pool each was submitted to
+        self._pending: dict[Future[Result], ProcessPool | None] = {}  # with the process pool each was submitted to
         # Monotonic time of the last result; if the pool was idle since, of the first comparison after that.
         self._last_result = 0.0
         # Running mean, in which idle time does not count.
@@ -101,15 +107,15 @@ class WorkerPool:
         """Number of comparisons that are queued or running."""
         return len(self._pending)
 
-    def submit(self, comparison: Comparison, timeout: float = math.inf) -> "Future[Outcome]":
+    def submit(self, arguments: Sequence[Any], timeout: float = math.inf) -> "Future[Result]":
         """Queue a comparison; returns immediately.
 
-        The future raises what `grading.symbolic.equal` raises; `pebble.ProcessExpired` if the process died, see
+        The future raises what the function raises; `pebble.ProcessExpired` if the process died, see
         `exceeded_cpu_limit`; `BrokenProcessPool` if all processes died; and TimeoutError if the process exceeded the
         wall-clock limit, which means that it slept instead of computing.
 
         Args:
-            comparison: What to compare.
+            arguments: Of the function.
             timeout: Seconds after which the caller has no more use for the result.
 
         Raises:
@@ -118,15 +124,15 @@ class WorkerPool:
             PoolClosed: `close` was called.
         """
         if timeout <= 0:
-            raise QueueFull("the deadline passed before the comparison could be queued")
+            raise QueueFull(f"the deadline passed before the {self.noun} could be queued")
         with self._count_lock:
             num_pending = len(self._pending)
             if num_pending * self._seconds_between_results > timeout:
-                raise QueueFull(f"{num_pending} comparisons are already queued, too many to finish in {timeout:.0f} s")
+                raise QueueFull(f"{num_pending} {self.noun}s are already queued, too many to finish in {timeout:.0f} s")
         with self._lock:
             if self._closed:
                 raise PoolClosed("the worker pool is closed")
-            future = self._schedule(comparison)
+            future = self._schedule(arguments)
             with self._count_lock:
                 if not self._pending:
                     self._last_result = time.monotonic()
@@ -135,7 +141,7 @@ class WorkerPool:
         future.add_done_callback(self._record_result)
         return future
 
-    def wait(self, future: "Future[Outcome]", timeout: float) -> Outcome:
+    def wait(self, future: "Future[Result]", timeout: float) -> Result:
         """The result of a submitted comparison, like `future.result(timeout)`; call this instead.
 
         pebble fails all comparisons of a pool that breaks, but it can miss one that is submitted at that moment: for
@@ -159,11 +165,11 @@ class WorkerPool:
                 pool = self._pending.get(future)
             # `cancel` fails if the result has come in the meantime; the next round returns it.
             if pool is not None and not pool.active and future.cancel():
-                raise BrokenProcessPool("the workers died before this comparison was done")
+                raise BrokenProcessPool(f"the workers died before this {self.noun} was done")
 
-    def _schedule(self, comparison: Comparison) -> "Future[Outcome]":
+    def _schedule(self, arguments: Sequence[Any]) -> "Future[Result]":
         """Pass a comparison to the process pool, and replace the pool if it is broken. The caller holds `_lock`."""
-        wall_clock_seconds = _WALL_CLOCK_FACTOR * self._seconds
+        wall_clock_seconds = _WALL_CLOCK_FACTOR * self.seconds
         for _ in range(2):
             if self._pool is None or not self._pool.active:
                 # All workers died or could not start, for example for lack of memory; a new pool may succeed.
@@ -172,17 +178,17 @@ class WorkerPool:
                 self._pool = self._start()
                 self._stopper = _Stopper(self._pool)
             try:
-                future: Future[Outcome] = self._pool.schedule(
-                    _compare, args=[self._equal, comparison, self._seconds], timeout=wall_clock_seconds
+                future: Future[Result] = self._pool.schedule(
+                    _run, args=[self._function, arguments, self.seconds], timeout=wall_clock_seconds
                 )
             except RuntimeError:
                 continue  # the pool broke between the check above and this call
             return future
-        broken: Future[Outcome] = Future()
+        broken: Future[Result] = Future()
         broken.set_exception(BrokenProcessPool("the workers cannot be started"))
         return broken
 
-    def _record_result(self, future: "Future[Outcome]") -> None:
+    def _record_result(self, future: "Future[Result]") -> None:
         """Update the counters; called by pebble's threads."""
         with self._count_lock:
             self._pending.pop(future, None)
@@ -240,10 +246,10 @@ class _Stopper:
 
 @contextmanager
 def _clean_environment() -> Iterator[None]:
-    """Remove all environment variables but those of `_ENVIRONMENT` for the block, to keep API keys from workers."""
+    """Remove all environment variables but the harmless ones for the block, to keep API keys from workers."""
     saved = dict(os.environ)
     for name in saved:
-        if name not in _ENVIRONMENT:
+        if name not in HARMLESS:
             del os.environ[name]
     try:
         yield
@@ -253,6 +259,8 @@ def _clean_environment() -> Iterator[None]:
 
 def _init_worker(memory_bytes: int, niceness: int) -> None:
     """Runs first in every worker: applies the limits."""
+    # What a function prints belongs into the log: the server's output carries its address, and that of `score` results.
+    os.dup2(2, 1)
     # Ctrl-C in a terminal sends SIGINT to the whole process group, but the server decides when workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -269,16 +277,26 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _compare(equal: Equal, comparison: Comparison, seconds: float) -> Outcome:
-    """Runs in a worker: compare within a limit on CPU time."""
+def _run(function: Callable[..., Result], arguments: Sequence[Any], seconds: float) -> Result:
+    """Runs in a worker: call the function within a limit on CPU time."""
     # With the default handler, the kernel itself ends the process when the timer fires. A Python handler would only run
     # between two bytecodes, and never during a long call into C code, such as a power of large integers.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
-        return equal(*comparison)
+        return function(*arguments)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
+
+
+@contextmanager
+def without_cpu_limit() -> Iterator[None]:
+    """Runs in a worker: for the block, the limit on the CPU time of the call rests."""
+    left, _ = signal.setitimer(signal.ITIMER_PROF, 0.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, left)
 
 
 def exceeded_cpu_limit(death: ProcessExpired) -> bool:

@@ -6,7 +6,7 @@
 # `## [VERSION] - YYYY-MM-DD` and open an empty `## [Unreleased]` above it; commit.
 #   1. the version is as above, and new: no tag has it
 #   2. main is checked out, and nothing is uncommitted
-#   3. make check, make test-slow
+#   3. make check, with an audit of the dependencies (needs the internet), make test-slow
 #   4. wheel and sdist; the wheel installs into an empty folder and runs there
 #   5. an annotated tag vVERSION
 # After, by hand: git push origin main vVERSION; upload dist/ where releases are published; write the release's page.
@@ -30,6 +30,8 @@ grep -q '^## \[Unreleased\]$' CHANGELOG.md || fail "CHANGELOG.md has no section 
 [ $# -eq 1 ] || { echo "release: $version can be released"; exit 0; }
 
 make check
+# `make check` goes on where this cannot be checked; a release does not.
+bash scripts/audit.sh
 make test-slow
 
 rm -rf build dist

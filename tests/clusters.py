@@ -133,8 +133,15 @@ class TwoNodes:
         role = head if name == "a" else [f"--address={self.address}"]
         hidden = " ".join(map(str, self.hidden_from_b)) if name == "b" else ""
         words = [f"--node-ip-address={ADDRESSES[name]}", "--num-gpus=0", *role]
-        self._nodes[name] = start_node(self.bare(name), words, self._folder, self.variables | {"HIDDEN": hidden})
-        self._nodes[name].wait_for("Ray runtime started")
+        variables = self.variables | {"HIDDEN": hidden}
+        self._nodes[name] = start_node(self.bare(name), words, self._folder, variables)
+        try:
+            self._nodes[name].wait_for("Ray runtime started")
+        except AssertionError:
+            # Ray gives itself a minute to start, which is too little on a crowded machine: once more.
+            self.kill(name)
+            self._nodes[name] = start_node(self.bare(name), words, self._folder, variables)
+            self._nodes[name].wait_for("Ray runtime started")
 
     def bare(self, name: str) -> list[str]:
         """Words to put before a command that is to run on a node without Ray."""

@@ -1,7 +1,6 @@
 """Real engines and policy ranks for tests of weight pushes: ranks whose weights change, engines that fail on demand."""
 
 import os
-import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.changing_worker import ChangingWorker
 from openr1.actors.engines import start_engines, train_engine_settings, transport_of, wait_for_engines
 from openr1.actors.rl import train_demand
 from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
+from openr1.data.chat import PromptFormat
+from openr1.data.prompts import load_prompts
+from openr1.data.tokenizer import load_tokenizer
 from openr1.placement.group import Places
 from openr1.rollout.engine import EngineActor
 from openr1.rollout.pool import RolloutPool
@@ -26,36 +27,13 @@ from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.types import Group, Prompt, SamplingParams
 from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.group import PolicyGroup
-from openr1.workers.worker import TrainWorker
 
 BOUND = 1e-4
 """Nats that rounding in float32 does not exceed."""
 
 
-class ChangingWorker(TrainWorker):
-    """A policy rank whose weights a test can change, at any ZeRO stage and with adapters."""
-
-    def change(self, pattern: str = "") -> int:
-        """Add noise of a tenth of its size, at least 0.05, to every parameter that matches; returns how many.
-
-        A collective. Ranks of one seed add the same.
-        """
-        generator = torch.Generator().manual_seed(0)
-        parameters = [(name, one) for name, one in self.policy.lm.named_parameters() if re.search(pattern, name)]
-        self._before: list[torch.Tensor] = []
-        for _, parameter in parameters:
-            with self._whole(parameter):
-                self._before.append(parameter.data.clone())
-                scale = max(0.1 * float(parameter.data.std()) if parameter.numel() > 1 else 0.0, 0.05)
-                parameter.data += scale * torch.randn(parameter.shape, generator=generator)
-        self._changed = [parameter for _, parameter in parameters]
-        return len(parameters)
-
-    def undo(self) -> None:
-        """Take the last change back."""
-        for parameter, before in zip(self._changed, self._before, strict=True):
-            with self._whole(parameter):
-                parameter.data.copy_(before)
+class FailingWorker(ChangingWorker):
+    """A policy rank whose weights and surroundings a test can change."""
 
     def limit_files(self, num_bytes: int | None) -> None:
         """Let this process write no larger files, as if memory were full; None: as large as before."""
@@ -75,15 +53,6 @@ class ChangingWorker(TrainWorker):
         """Give engines this long in each phase of a push."""
         sender: Any = self._sender
         sender._phase_seconds = phase_seconds
-
-    def _whole(self, parameter: torch.nn.Parameter) -> Any:
-        import contextlib
-
-        import deepspeed
-
-        if not self.policy.backend.shards_parameters:
-            return contextlib.nullcontext()
-        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
 
 
 class FailingEngine(EngineActor):
@@ -132,7 +101,7 @@ def spoilt(update_info: dict[str, Any]) -> dict[str, Any]:
 
     Other layers are loaded then, and of its own layer the queries and keys.
     """
-    right, wrong = "layers.1.self_attn.v_proj.weight", "layers.1.self_attn.unknown.weight"
+    right, wrong = "layers.1.self_attn.v_proj.", "layers.1.self_attn.unknown."
     if "path" in update_info:
         tensors = load_file(update_info["path"])
         assert any(right in name for name in tensors)
@@ -191,8 +160,20 @@ def start_policy(config: TrainConfig, logs: Path) -> tuple[list[ray.actor.ActorH
     """Policy ranks whose weights can be changed."""
     places = Places.on_cpu(train_demand(config))
     learner = learner_settings(config.model, config.optimizer, config.policy, 1)
-    workers = start_workers(learner, config.policy, places.policy, logs, ChangingWorker)
+    workers = start_workers(learner, config.policy, places.policy, logs, FailingWorker)
     return workers, PolicyGroup(workers, group_settings(learner, config.policy))
+
+
+def replace_policy(engine: Connected, zero_stage: int, logs: Path) -> None:
+    """Another policy, at this ZeRO stage, connected to the same engines."""
+    values = engine.config.model_dump()
+    values["policy"] |= {"zero_stage": zero_stage}
+    for worker in engine.workers:
+        ray.kill(worker)
+    engine.config = type(engine.config).model_validate(values)
+    engine.workers, engine.policy = start_policy(engine.config, logs)
+    engine.on_ranks("cut", 2**15)
+    engine.connect()
 
 
 @contextmanager
@@ -206,7 +187,7 @@ def connected(config: TrainConfig, folder: Path, sizes: Sequence[int] = (1,)) ->
         own = train_engine_settings(config.model_copy(update={"rollout": rollout}), places)[index]
         settings.append(own)
     with shared_memory_folder() as shared:
-        engines = start_engines(settings, 1, places.engines, FailingEngine)
+        engines = start_engines(settings, 1, places.engines, 9, FailingEngine)
         workers, policy = start_policy(config, folder / "logs")
         wait_for_engines(engines, 240)
         one = Connected(config, engines, workers, policy, prompts, shared)

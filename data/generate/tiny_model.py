@@ -105,7 +105,7 @@ def write_tiny_model(
     model.to(dtype).save_pretrained(output)
     # AutoTokenizer replaces the pre-tokenizer by Qwen2's; save again so that the files match what is used.
     tokenizer.save_pretrained(output)
-    AutoTokenizer.from_pretrained(output).save_pretrained(output)
+    AutoTokenizer.from_pretrained(output, trust_remote_code=False).save_pretrained(output)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,24 +2,21 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from data.prepare.formats import ReadOptions, read_source_rows
 from data.prepare.hub_datasets import HubDataset, Split
 from data.prepare.readers import BadRowHandler
+from openr1.data.hub_queries import HUB_TIMEOUT_SECONDS, query_hub
 from openr1.errors import ConfigError, MissingError
 from openr1.runtime.console import say
 from openr1.runtime.files import to_line, write_whole
 
-T = TypeVar("T")
-
-HUB_TIMEOUT_SECONDS = 15.0
-"""Timeout of metadata requests to the hub; file downloads use the hub client's own timeout."""
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetInfo, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def download(name: str, dataset: HubDataset, output: Path, revision: str | None,
             bad.
     """
     advice = f"set HF_ENDPOINT to a mirror, or obtain the files of {dataset.repository} and use `data prepare`"
-    listing = _query_hub(dataset.repository, advice, lambda: fetch_listing(dataset.repository, revision))
+    listing = query_hub(dataset.repository, advice, lambda: fetch_listing(dataset.repository, revision))
     bad_rows = BadRowHandler(skip_bad)
     lines: dict[str, list[str]] = {}
     sources: list[dict[str, Any]] = []
@@ -112,9 +109,19 @@ def _fetch_verified(dataset: HubDataset, listing: RepositoryListing, file: str, 
     """Return the local path of a file after checking its size and digest against the hub's."""
     if file not in listing.files:
         raise MissingError(f"{dataset.repository} has no {file} at {listing.commit}; choose another --revision")
-    path = _query_hub(dataset.repository, advice, lambda: fetch_file(dataset.repository, file, listing.commit))
+    path = query_hub(dataset.repository, advice, lambda: fetch_file(dataset.repository, file, listing.commit))
+    check_file(file, path, listing.files[file])
+    return path
+
+
+def check_file(file: str, path: Path, expected: HubFile) -> None:
+    """Compare a downloaded file with what the hub states.
+
+    Raises:
+        ConfigError: It has another size or digest.
+    """
     # Paths in the hub's cache are symbolic links; the user must delete the target, so messages name that.
-    expected, target = listing.files[file], path.resolve()
+    target = path.resolve()
     size = target.stat().st_size
     if size != expected.size:
         raise ConfigError(f"{file}: {size} bytes, but the hub states {expected.size}; delete {target} and try again")
@@ -124,7 +131,6 @@ def _fetch_verified(dataset: HubDataset, listing: RepositoryListing, file: str, 
             f"{file}: {expected.digest_kind} {digest}, but the hub states {expected.digest}; "
             f"delete {target} and try again"
         )
-    return path
 
 
 def file_digest(path: Path, kind: str) -> str:
@@ -134,19 +140,24 @@ def file_digest(path: Path, kind: str) -> str:
         path: The file.
         kind: `sha256`, or `git` for the SHA-1 hash of the file as a git blob.
     """
-    content = path.read_bytes()
     if kind == "git":
+        content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return hashlib.sha256(content).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_listing(repository: str, revision: str | None) -> RepositoryListing:
     """Ask the hub for a repository's commit and files, with a timeout of `HUB_TIMEOUT_SECONDS`."""
     from huggingface_hub import HfApi
 
-    info = HfApi().dataset_info(
-        repository, revision=revision or "main", files_metadata=True, timeout=HUB_TIMEOUT_SECONDS
+    return to_listing(
+        HfApi().dataset_info(repository, revision=revision or "main", files_metadata=True, timeout=HUB_TIMEOUT_SECONDS)
     )
+
+
+def to_listing(info: "DatasetInfo | ModelInfo") -> RepositoryListing:
+    """The commit and the files that the hub states, of which size and digest are known."""
     files = {}
     for entry in info.siblings or []:
         if entry.lfs:
@@ -165,28 +176,3 @@ def fetch_file(repository: str, file: str, commit: str) -> Path:
     return Path(
         hf_hub_download(repository, file, repo_type="dataset", revision=commit, etag_timeout=HUB_TIMEOUT_SECONDS)
     )
-
-
-def _query_hub(repository: str, advice: str, query: Callable[[], T]) -> T:
-    """Run a hub query and turn its errors into one-line messages.
-
-    Raises:
-        MissingError: The hub cannot be reached, sends an invalid response, or does not have what was requested.
-    """
-    import httpx2
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, XetDownloadError
-
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        return query()
-    except RevisionNotFoundError as error:
-        raise MissingError(f"{repository} has no such --revision at {endpoint}") from error
-    except GatedRepoError as error:
-        raise MissingError(
-            f"{repository} is a gated repository at {endpoint}: accept its terms there and set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise MissingError(f"{repository} does not exist at {endpoint} or is private; {advice}") from error
-    except (httpx2.HTTPError, OSError, ValueError, KeyError, XetDownloadError) as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise MissingError(f"{repository} cannot be read at {endpoint} ({reason}); {advice}") from error

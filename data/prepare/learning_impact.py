@@ -15,6 +15,7 @@ import yaml
 from data.prepare.formats import ReadOptions, convert_file
 from data.prepare.readers import BadRowHandler
 from data.prepare.score_files import prompt_id, read_score
+from openr1.data.rollout_files import rollout_files
 from openr1.errors import ConfigError, MissingError
 from openr1.runtime.console import print_table, say
 from openr1.runtime.files import read_objects, write_objects
@@ -57,7 +58,7 @@ def read_score_curves(run: Path) -> dict[str, list[float]]:
         MissingError: The run has no rollouts.
         ConfigError: A row is not a rollout.
     """
-    files = sorted((run / "rollouts").glob("step_*.jsonl"))
+    files = [path for _, path in rollout_files(run)]
     if not files:
         raise MissingError(f"{run}: contains no rollouts/step_*.jsonl; expected the folder of a run")
     curves: dict[str, list[float]] = {}

@@ -201,9 +201,11 @@ def _check_pass_rate(rate: float | None, config: PrepareConfig) -> str | None:
 
 
 def _length_filter(model: Path, max_tokens: int) -> DropReason:
-    from openr1.data.prompts import PromptFormat, load_tokenizer, render
+    from openr1.data.chat import PromptFormat, render
+    from openr1.data.hub import local_model
+    from openr1.data.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(local_model(model))
 
     def check_length(row: SourceRow) -> str | None:
         text, _ = render(row.columns, tokenizer, PromptFormat())

@@ -1,17 +1,14 @@
 """Read rows from .jsonl, .json and .parquet files with their locations, and handle rows that cannot be used."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openr1.data.files import SUFFIXES, read_json_list, read_parquet
 from openr1.errors import ConfigError, MissingError
-
-SUFFIXES = (".jsonl", ".json", ".parquet")
-PARQUET_BATCH_ROWS = 10_000
-"""How many rows of a Parquet file are held in memory as Python objects at a time."""
+from openr1.runtime.files import HalfCharacter, parse_json
 
 
 class BadRowError(ConfigError):
@@ -58,13 +55,15 @@ def read_file(path: Path, bad_rows: BadRowHandler) -> Iterator[tuple[str, dict[s
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: unsupported file type; expected {', '.join(SUFFIXES)}")
     try:
-        read = {".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet}[path.suffix]
+        read = {".jsonl": _read_jsonl, ".json": read_json_list, ".parquet": read_parquet}[path.suffix]
         for number, value in read(path):
             location = f"{path}:{number}"
             if isinstance(value, dict):
                 yield location, value
             elif isinstance(value, UnicodeDecodeError):
                 bad_rows.add(BadRowError(location, "not UTF-8", f"not UTF-8 at byte {value.start}"))
+            elif isinstance(value, HalfCharacter):
+                bad_rows.add(BadRowError(location, "half a character", str(value)))
             elif isinstance(value, ValueError):
                 bad_rows.add(BadRowError(location, "not JSON", f"not JSON: {value}"))
             else:
@@ -84,47 +83,6 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 def _decode(text: bytes) -> Any:
     """Return the parsed JSON value, or the decoding error in its place."""
     try:
-        return json.loads(text.decode("utf-8"))
+        return parse_json(text)
     except ValueError as error:
-        return error
-
-
-def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
-    value = _decode(path.read_bytes())
-    if isinstance(value, ValueError):
-        raise ConfigError(f"{path}: not JSON in UTF-8: {value}")
-    if not isinstance(value, list):
-        raise ConfigError(
-            f"{path}: expected a list of objects, found {type(value).__name__}; use the suffix .jsonl for JSON Lines"
-        )
-    yield from enumerate(value, 1)
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    number = 0
-    try:
-        with ParquetFile(path) as table:
-            for batch in table.iter_batches(PARQUET_BATCH_ROWS):
-                for row in _batch_rows(batch):
-                    number += 1
-                    yield number, row
-    except pyarrow.ArrowException as error:
-        raise ConfigError(f"{path}: not a complete Parquet file: {str(error).splitlines()[0]}") from error
-
-
-def _batch_rows(batch: Any) -> list[Any]:
-    """Return rows as dicts; a row whose text is not UTF-8 is replaced by its decoding error."""
-    try:
-        return list(batch.to_pylist())
-    except UnicodeDecodeError:
-        return [_single_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
-
-
-def _single_row(batch: Any) -> Any:
-    try:
-        return batch.to_pylist()[0]
-    except UnicodeDecodeError as error:
         return error

@@ -7,7 +7,9 @@ from ray.actor import ActorHandle
 
 from openr1.config.sections import ModelConfig
 from openr1.config.train import RolloutConfig, TrainConfig
+from openr1.data.template import OWN_TEMPLATE, ChatTemplate, run_template
 from openr1.placement.group import Place, Places
+from openr1.rollout.adapters import AdapterSettings
 from openr1.rollout.engine import EngineActor, EngineSettings
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_calls import gather, numbered
@@ -25,9 +27,6 @@ ENGINE_VARIABLES = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
 ENGINE_CPU_VARIABLES = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-
-ENGINE_RESTARTS = 3
-"""How often Ray starts an engine again whose process or node is lost, before the run ends."""
 
 GPU_MEMORY_ALONE, GPU_MEMORY_SHARED, GPU_MEMORY_IN_TURN = 0.9, 0.3, 0.5
 """Part of a GPU's memory that an engine takes by default: of one of its own, of one with training workers, and of one
@@ -48,6 +47,7 @@ def engine_settings(
     env: str = "single_turn",
     sleep: bool = False,
     transport: Transport = "shm",
+    template: ChatTemplate = OWN_TEMPLATE,
 ) -> EngineSettings:
     """Settings of engine `index` of a run, for training, evaluation and benchmarks alike."""
     place, on_gpu = places.engines[index], places.placement.on_gpu
@@ -72,12 +72,24 @@ def engine_settings(
         log_path=log_path.resolve(),
         env=env,
         sleep=sleep and on_gpu,
+        adapters=_adapters(model),
+        template=template,
     )
+
+
+def _adapters(model: ModelConfig) -> AdapterSettings | None:
+    if model.lora is None:
+        return None
+    # Imported late: it loads PEFT, which takes seconds.
+    from openr1.workers.lora import adapted_layers
+
+    return AdapterSettings(model.lora.rank, tuple(sorted(adapted_layers(model))))
 
 
 def train_engine_settings(config: TrainConfig, places: Places) -> list[EngineSettings]:
     """Settings of a run's engines."""
     rollout: RolloutConfig = config.rollout
+    template = run_template(config)
     return [
         engine_settings(
             config.model,
@@ -92,6 +104,7 @@ def train_engine_settings(config: TrainConfig, places: Places) -> list[EngineSet
             env=rollout.env,
             sleep=config.placement.sleep,
             transport=transport_of(config, places),
+            template=template,
         )
         for index in range(len(places.engines))
     ]
@@ -110,19 +123,23 @@ def transport_of(config: TrainConfig, places: Places) -> Transport:
 
 
 def start_engines(
-    settings: list[EngineSettings], threads: int, places: Sequence[Place], kind: type[EngineActor] | None = None
+    settings: list[EngineSettings],
+    threads: int,
+    places: Sequence[Place],
+    max_restarts: int = 0,
+    kind: type[EngineActor] | None = None,
 ) -> list[ActorHandle]:
     """Start one engine for each of `settings`; returns at once. `kind` may add methods (tests).
 
-    One whose process or node is lost is started again by Ray, with the weights of the model's folder: it generates only
-    after the next push.
+    One whose process or node is lost is started again by Ray, `max_restarts` times, with the weights of the model's
+    folder: it generates only after the next push.
     """
     return [
         start_actor(
             kind or EngineActor,
             threads,
             # Elsewhere, the numbers of an engine's GPUs would be those of others.
-            place.options | {"max_restarts": 0 if place.visible else ENGINE_RESTARTS},
+            place.options | {"max_restarts": 0 if place.visible else max_restarts},
             ENGINE_VARIABLES | ({} if one.on_gpu else ENGINE_CPU_VARIABLES),
             one,
         )

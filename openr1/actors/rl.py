@@ -7,11 +7,13 @@ from openr1.actors.engines import start_engines, train_engine_settings, transpor
 from openr1.actors.gpu_memory import KeptMemory, MemoryInTurns, put_to_sleep
 from openr1.actors.workers import learner_settings, start_critic, start_policy, start_reference, wait_for_references
 from openr1.config.train import TrainConfig
+from openr1.data.template import run_template
 from openr1.interfaces import Critic, GpuMemory, Policy, Reference, Rollout
 from openr1.placement.group import Places
 from openr1.placement.layouts import Demand
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.console import say
+from openr1.runtime.restarts import Restarts
 from openr1.weight_sync.backends import SenderFactory
 from openr1.workers.reference_client import BaseModelReference, ReferenceClient
 
@@ -32,11 +34,13 @@ class Actors:
         transport = transport_of(config, places) if places.engines else "shm"
         if transport != "shm":
             say(f"weights reach the engines by {transport}")
-        engines = start_engines(train_engine_settings(config, places), config.rollout.threads, places.engines)
+        rollout = config.rollout
+        settings = train_engine_settings(config, places)
+        engines = start_engines(settings, rollout.threads, places.engines, rollout.max_restarts)
         sleep = config.placement.sleep and places.placement.on_gpu
         if sleep or any(places.placement.shares_gpus(index) for index in range(len(engines))):
             # vLLM measures the free memory while it starts: nobody else may take any then.
-            wait_for_engines(engines, config.rollout.timeout_seconds)
+            wait_for_engines(engines, rollout.timeout_seconds)
         if sleep:
             # Training has the first turn: it starts in the memory that the engines release.
             put_to_sleep(engines, timeout)
@@ -44,15 +48,18 @@ class Actors:
             say("placement.sleep has no effect on the CPU: the memory of processes is not divided there")
         references = [start_reference(config, place, index, logs) for index, place in enumerate(places.reference)]
         optimizer, policy = config.optimizer, config.policy
-        learner = learner_settings(config.model, optimizer, policy, config.policy_updates, config.rollout.temperature)
+        template = run_template(config)
+        learner = learner_settings(
+            config.model, optimizer, policy, config.policy_updates, rollout.temperature, template
+        )
         group = start_policy(learner, policy, places.policy, logs, transport)
         if references:
             wait_for_references(references, timeout)
         if engines:
-            wait_for_engines(engines, config.rollout.timeout_seconds)
+            wait_for_engines(engines, rollout.timeout_seconds)
             group.connect_engines(SenderFactory(transport, engines, str(shared_memory), timeout))
         recover = partial(group.reconnect_engines, engines)
-        pool = RolloutPool(engines, config.rollout.timeout_seconds, recover)
+        pool = RolloutPool(engines, rollout.timeout_seconds, recover)
         self.rollout, self.per_engine_rollouts, self.policy = pool, pool.per_engine(), group
         self.reference = None
         if references:
@@ -61,7 +68,12 @@ class Actors:
             self.reference = BaseModelReference(group)
         self.critic = critic = start_critic(config, places.critic, logs) if config.has_critic else None
         trained = [group] if critic is None else [group, critic]
+        self._restarts = {"engine/restarts": Restarts(engines), "reference/restarts": Restarts(references)}
         self.memory = MemoryInTurns(engines, trained, timeout) if sleep else KeptMemory()
+
+    def restarts(self) -> dict[str, float]:
+        """How often engines and references were started again so far, as metrics."""
+        return {name: float(restarts.count()) for name, restarts in self._restarts.items()}
 
 
 def train_demand(config: TrainConfig) -> Demand:

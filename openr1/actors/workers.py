@@ -7,13 +7,14 @@ from ray.actor import ActorHandle
 
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.config.train import TrainConfig
+from openr1.data.template import OWN_TEMPLATE, ChatTemplate
 from openr1.placement.group import Place
 from openr1.runtime.ray_calls import gather, numbered
 from openr1.runtime.ray_cluster import start_actor
 from openr1.workers.deepspeed.build_locks import check_build_locks, extensions_folder
 from openr1.workers.group import CriticGroup, GroupSettings, PolicyGroup
 from openr1.workers.model import hidden_size
-from openr1.workers.reference import ReferenceWorker
+from openr1.workers.reference import REFERENCE_OPTIONS, ReferenceWorker
 from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSettings
 from openr1.workers.worker import TrainWorker
 
@@ -23,10 +24,15 @@ WORKER_GPU_VARIABLES = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
 def learner_settings(
-    model: ModelConfig, optimizer: OptimizerConfig, policy: PolicyConfig, total_updates: int, temperature: float = 1.0
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    policy: PolicyConfig,
+    total_updates: int,
+    temperature: float = 1.0,
+    template: ChatTemplate = OWN_TEMPLATE,
 ) -> LearnerSettings:
     """Settings of a policy's learners; `total_updates` is the length of the learning-rate schedule."""
-    return LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates)
+    return LearnerSettings(model, optimizer, policy.zero_stage, temperature, total_updates, template=template)
 
 
 def start_policy(
@@ -98,7 +104,8 @@ def start_reference(config: TrainConfig, place: Place, index: int, logs: Path) -
         on_gpu=place.on_gpu,
         log_path=(logs / f"reference_{index}.log").resolve(),
     )
-    return start_actor(ReferenceWorker, config.policy.threads, place.options, worker_variables(place.on_gpu), settings)
+    options = place.options | REFERENCE_OPTIONS | {"max_restarts": config.rollout.max_restarts}
+    return start_actor(ReferenceWorker, config.policy.threads, options, worker_variables(place.on_gpu), settings)
 
 
 def wait_for_references(references: list[ActorHandle], timeout_seconds: float) -> None:

@@ -134,6 +134,42 @@ def batch_scaled_advantages(
     return (centered / (std + eps)).float()
 
 
+def decoupled_advantages(
+    components: Float[Tensor, "K P G"],
+    present: Bool[Tensor, "K P G"],
+    weights: Float[Tensor, " K"],
+    valid_mask: Bool[Tensor, "P G"],
+    eps: float = STD_EPS,
+) -> Float[Tensor, "P G"]:
+    """A = S / (std of S over the batch + eps), S the weighted sum of each component's own GRPO advantage (GDPO).
+
+    The sum of rewards hides which of them a response earned: with two components, (1, 0) and (0, 1) are the same to
+    `grpo`. The range of a component does not matter, only its weight. S has mean 0, so nothing is subtracted.
+
+    Args:
+        components: K components of the rewards before weighting, any finite range.
+        present: False where a graded response has no such component; it is then left out of that component's mean and
+            std, and gets 0 of it. A component that fewer than two responses of a group have, or all in equal
+            measure, adds 0 to that group.
+        weights: Of the components in S; any finite number.
+        valid_mask: See the module's docstring. A group in which no component varies is 0.
+        eps: Added to both standard deviations.
+
+    Reference:
+        Liu et al., GDPO, arXiv:2601.05242.
+    """
+    apart = [
+        group_normalized_advantages(values, there & valid_mask, eps=eps)
+        for values, there in zip(components, present, strict=True)
+    ]
+    total = sum(
+        (weight * one for weight, one in zip(weights.tolist(), apart, strict=True)),
+        torch.zeros_like(valid_mask, dtype=torch.float64),
+    )
+    std = (total.square().sum() / (valid_mask.sum() - 1).clamp(min=1)).sqrt()
+    return (total / (std + eps)).float()
+
+
 def has_reward_variance(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Bool[Tensor, " P"]:
     """True [P] for groups with at least two valid rewards that are not all equal (not a zero-variance group)."""
     highest = rewards.masked_fill(~valid_mask, -torch.inf).amax(-1)

@@ -6,6 +6,7 @@ from openr1.config.sft import SftConfig
 from openr1.config.train import GROUP_ESTIMATORS, CriticConfig, TrainConfig
 from openr1.errors import ConfigError
 from openr1.runtime.import_path import import_function
+from reward_server.functions.module import ModuleError, inspect_module
 
 
 def check_train(config: TrainConfig) -> list[str]:
@@ -56,6 +57,11 @@ def _check_extensions(config: TrainConfig) -> None:
             import_function(name)
         except ConfigError as error:
             raise ConfigError(f"{key}: {error}") from error
+    if config.reward.module is not None:
+        try:
+            inspect_module(config.reward.module)
+        except ModuleError as error:
+            raise ConfigError(f"reward.module: {error}") from error
 
 
 def _check_algorithm(config: TrainConfig) -> None:
@@ -88,10 +94,34 @@ def _check_algorithm(config: TrainConfig) -> None:
         raise ConfigError(
             "placement.layout half needs rollout.max_staleness 1 or more: otherwise each half waits for the other"
         )
+    _check_components(config)
     _check_sleep(config)
     _check_critic(config)
     _check_kl(config)
     _check_rewards(config)
+
+
+def _check_components(config: TrainConfig) -> None:
+    """Refuse what works on the sum of a reward's components, which gdpo does not read."""
+    algorithm, reward = config.algorithm, config.reward
+    if algorithm.advantage_estimator != "gdpo":
+        if algorithm.component_weights is not None:
+            raise ConfigError(
+                f"algorithm.component_weights is for gdpo; with {algorithm.advantage_estimator} leave it out, and "
+                "weight components in the reward server"
+            )
+        return
+    on_sum = {
+        "reward.clip": reward.clip is not None,
+        "reward.overlong_buffer_len": reward.overlong_buffer_len > 0,
+        "algorithm.kl_in reward": algorithm.kl_in == "reward",
+    }
+    for key, is_set in on_sum.items():
+        if is_set:
+            raise ConfigError(
+                f"{key} changes the sum of the reward's components, which advantage_estimator gdpo does not read: "
+                "leave it out"
+            )
 
 
 def _check_sleep(config: TrainConfig) -> None:
@@ -162,17 +192,20 @@ def _check_kl(config: TrainConfig) -> None:
 
 def _check_rewards(config: TrainConfig) -> None:
     reward, longest = config.reward, config.rollout.generate_max_len
+    if reward.shadow is not None and config.debug.reads("reward"):
+        raise ConfigError("reward.shadow needs a reward server, and debug.replay_from reads its grades: leave one out")
     if reward.clip is not None and reward.clip[0] >= reward.clip[1]:
         raise ConfigError(f"reward.clip is {reward.clip}: the first bound must be below the second")
     if reward.overlong_buffer_len >= longest:
         raise ConfigError(
             f"reward.overlong_buffer_len {reward.overlong_buffer_len} is not below rollout.generate_max_len {longest}"
         )
-    if reward.url is not None and reward.server_config is not None:
-        raise ConfigError(
-            "reward.server_config is for the server that a run starts itself, and reward.url names one that runs "
-            "already: start that one with `serve --config`, or leave one of them out"
-        )
+    for key, flag, value in (("server_config", "config", reward.server_config), ("module", "module", reward.module)):
+        if reward.url is not None and value is not None:
+            raise ConfigError(
+                f"reward.{key} is for the server that a run starts itself, and reward.url names one that runs "
+                f"already: start that one with `serve --{flag}`, or leave one of them out"
+            )
 
 
 def _check_debug(config: TrainConfig) -> None:

@@ -5,7 +5,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from openr1.config.data import Columns
 from openr1.config.sections import (
+    BuiltInTemplate,
     ClusterConfig,
     FixedDatasetCheckpointConfig,
     ModelConfig,
@@ -16,6 +18,7 @@ from openr1.config.sections import (
     Positive,
     RunConfig,
     Section,
+    TemplateArguments,
     TrackingConfig,
 )
 
@@ -24,13 +27,19 @@ class DpoDataConfig(Section):
     """Preference pairs."""
 
     train: Path
-    """JSONL file with `chosen` and `rejected`, or the folder of an RL run, whose rollouts give the pairs."""
+    """Pairs (.jsonl, .json, .parquet, a dataset of the hub), or an RL run's folder, whose rollouts give the pairs."""
+    columns: Columns | None = None
+    """Names of the file's columns where they differ, such as {prompt: question}; dots reach inside."""
     max_len: Positive = 2048
     """Maximum length of prompt + response in tokens; longer pairs are dropped and counted."""
     system_prompt: str | None = None
     """System prompt for rows with a `prompt`; unused for the rollouts of a run."""
     assistant_prefix: str = ""
     """Text that both responses continue; unused for the rollouts of a run."""
+    chat_template: BuiltInTemplate | Path | None = None
+    """Chat template: a Jinja file, or plain or r1_zero for base models (docs/data.md); null: the tokenizer's own."""
+    chat_template_kwargs: TemplateArguments | None = None
+    """Values of variables that the chat template reads, such as {enable_thinking: false}; exported with it."""
 
 
 class DpoOptimizerConfig(OptimizerConfig):

@@ -7,8 +7,11 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from openr1.config.no_secrets import HINT, SECRET_NAME, refuse_secrets
+from openr1.config.overrides import parse_overrides, set_dotted
 from openr1.config.shipped import find_config, resolve_paths
 from openr1.errors import ConfigError, MissingError
+from reward_server.strict_yaml import load_yaml
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
 
@@ -19,11 +22,12 @@ def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyC
     Args:
         kind: TrainConfig, SftConfig or DpoConfig.
         path: The YAML file, or the name of a shipped config such as `grpo_countdown_tiny`.
-        overrides: Command-line words, `--rollout.temperature 0.9` or `--rollout.temperature=0.9`; values are YAML.
+        overrides: Command-line words, `--rollout.temperature 0.9` or `--rollout.temperature=0.9`.
 
     Raises:
         MissingError: The file does not exist.
-        ConfigError: It is not YAML, or a key or value cannot be used; the message says which, and what is near.
+        ConfigError: It is not YAML, a value is secret, or a key or value cannot be used; the message says which, and
+            what is near.
     """
     path = find_config(path)
     try:
@@ -33,14 +37,15 @@ def load_config(kind: type[AnyConfig], path: Path, overrides: list[str]) -> AnyC
     except UnicodeDecodeError as error:
         raise ConfigError(f"config {path}: not UTF-8 at byte {error.start}") from error
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = load_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"config {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"config {path}: expected sections such as `model:`, found {type(values).__name__}")
     values = resolve_paths(values, path)
-    for key, value in parse_overrides(overrides):
-        _set_dotted(values, key, value)
+    for key, value in parse_overrides(kind, overrides):
+        set_dotted(values, key, value)
+    refuse_secrets(values, where=str(path))
     return validate(kind, values, where=str(path))
 
 
@@ -50,37 +55,6 @@ def validate(kind: type[AnyConfig], values: dict[str, Any], where: str) -> AnyCo
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"config {where}: {_describe(kind, error)}") from error
-
-
-def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
-    """Split `--a.b value` and `--a.b=value` into (dotted key, YAML value)."""
-    pairs = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        key, equals, text = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not key:
-            raise ConfigError(f"unexpected argument {word!r}; overrides are written --section.key value")
-        if not equals:
-            if not rest:
-                raise ConfigError(f"override --{key} has no value")
-            text = rest.pop(0)
-        try:
-            pairs.append((key, yaml.safe_load(text)))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override --{key}: {text!r} is not a YAML value") from error
-    return pairs
-
-
-def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.c` in nested dictionaries, in place."""
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"override --{key}: {section!r} is not a section")
-        values = inner
-    values[last] = value
 
 
 def _describe(kind: type[BaseModel], error: ValidationError) -> str:
@@ -94,7 +68,8 @@ def _describe(kind: type[BaseModel], error: ValidationError) -> str:
             last, name = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}, key.rsplit(".", 1)[-1]
             near = [last[name]] if name in last else difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             near = near or [last[name] for name in difflib.get_close_matches(name, last, n=1)]
-            findings.append(f"unknown key {key}" + (f", did you mean {near[0]}?" if near else ""))
+            advice = HINT if SECRET_NAME.search(key) else f"did you mean {near[0]}?" if near else ""
+            findings.append(f"unknown key {key}" + (f", {advice}" if advice else ""))
         elif finding["type"] == "missing":
             findings.append(f"{key} is missing")
         else:

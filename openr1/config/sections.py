@@ -7,18 +7,28 @@ also the text of `--help` and docs/config.md.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
 NotNegative = Annotated[int, Field(ge=0, strict=True)]
 Seconds = Annotated[float, Field(gt=0)]
+SMALLEST_TEMPERATURE = 0.01
+"""Above 0. vLLM raises lower ones to this."""
 Dtype = Literal["bfloat16", "float32"]
+BuiltInTemplate = Literal["plain", "r1_zero"]
+"""Names of what `data/template.py` has; a test compares them."""
+TemplateArguments = dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], JsonValue]
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, unknown keys are errors."""
+    """Base of all sections: immutable, unknown keys are errors, `~` at the start of a path is the home folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _expand_home(cls, value: object) -> object:
+        return value.expanduser() if isinstance(value, Path) else value
 
 
 class RunConfig(Section):
@@ -49,21 +59,21 @@ class RopeScalingConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters (PEFT); the model's own weights are frozen."""
 
-    rank: Positive = 16
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
     """Rank of the adapters."""
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """Scale: the update is multiplied by alpha / rank."""
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"
-    """Linear layers that get an adapter, such as [q_proj, v_proj]; all-linear: all except the LM head."""
+    target_modules: Annotated[list[str], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    """Linear layers that get an adapter, such as [q_proj, v_proj]; all-linear: all but head, experts and routers."""
 
 
 class ModelConfig(Section):
     """The model to train; the reference is a frozen copy of it."""
 
     path: Path
-    """Folder in Hugging Face format with weights, tokenizer and chat template."""
+    """Folder in Hugging Face format with weights, tokenizer, chat template; or a downloaded model, OWNER/NAME."""
     dtype: Dtype = "bfloat16"
-    """Data type of policy, reference and engines; the optimizer always keeps float32 master weights."""
+    """Data type of policy, reference and engines (on CPUs: docs/performance.md); master weights are float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter slower."""
     packing: bool = False
@@ -73,7 +83,7 @@ class ModelConfig(Section):
     rope_scaling: RopeScalingConfig | None = None
     """RoPE scaling; written to the config.json of exported models. null: none."""
     lora: LoraConfig | None = None
-    """Train LoRA adapters only; engines and exports get merged weights. null: full fine-tuning."""
+    """Train LoRA adapters only; engines get these, exports also merged weights. null: full fine-tuning."""
 
 
 class OptimizerConfig(Section):
@@ -137,6 +147,8 @@ class CheckpointConfig(Section):
     """Interval between checkpoints, in steps; 0: only at the end and when interrupted."""
     keep: Positive = 2
     """How many of the newest checkpoints to keep."""
+    on_failed_save: Literal["stop", "continue"] = "stop"
+    """If one cannot be written (a full disk): stop the run, or continue, and try again when the next one is due."""
 
 
 class TrackingConfig(Section):
@@ -156,6 +168,10 @@ class TrackingConfig(Section):
     """Interval between tables of rollouts, in steps; 0: never."""
     rollout_table_rows: Positive = 16
     """Maximum number of responses in a table: the first ones of the step."""
+    keep_rollouts: Positive | None = None
+    """How many of the newest files of rollouts to keep, those for loggers to send apart; null: all."""
+    compress_rollouts: bool = False
+    """Write rollouts as .jsonl.gz, which are several times smaller (gzip)."""
 
 
 class FixedDatasetCheckpointConfig(CheckpointConfig):

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from openr1.config.data import Columns
 from openr1.config.sections import (
+    BuiltInTemplate,
     ClusterConfig,
     FixedDatasetCheckpointConfig,
     ModelConfig,
@@ -16,17 +18,20 @@ from openr1.config.sections import (
     Positive,
     RunConfig,
     Section,
+    TemplateArguments,
     TrackingConfig,
 )
 
 
 class SftDataConfig(Section):
-    """Supervised rows: the prompt schema plus `response`; data/README.md."""
+    """Supervised rows: `prompt` or `messages`, and `response`; data/README.md."""
 
     train: Path
-    """JSONL file of prompts with responses."""
+    """Prompts with responses: .jsonl, .json, .parquet, or a dataset of the hub; data/README.md."""
     held_out: Path | None = None
-    """JSONL file of held-out rows; their loss is evaluated before and after training and every `eval_steps` steps."""
+    """Held-out rows, as `train`; their loss is evaluated before and after training and every `eval_steps` steps."""
+    columns: Columns | None = None
+    """Names of the files' columns where they differ: {prompt: question, response: answer}; dots reach inside."""
     shuffle: bool = True
     """Shuffle each epoch; false keeps the order of the file (a curriculum)."""
     max_len: Positive = 2048
@@ -37,6 +42,10 @@ class SftDataConfig(Section):
     """System prompt for rows with a `prompt` (rows with `messages` bring their own)."""
     assistant_prefix: str = ""
     """Text that every response continues, such as `<think>`."""
+    chat_template: BuiltInTemplate | Path | None = None
+    """Chat template: a Jinja file, or plain or r1_zero for base models (docs/data.md); null: the tokenizer's own."""
+    chat_template_kwargs: TemplateArguments | None = None
+    """Values of variables that the chat template reads, such as {enable_thinking: false}; exported with it."""
 
 
 class SftConfig(Section):

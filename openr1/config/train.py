@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from openr1.config.data import Columns, SourceConfig, Sources
 from openr1.config.sections import (
+    SMALLEST_TEMPERATURE,
+    BuiltInTemplate,
     CheckpointConfig,
     ClusterConfig,
     ModelConfig,
@@ -17,13 +20,15 @@ from openr1.config.sections import (
     RunConfig,
     Seconds,
     Section,
+    TemplateArguments,
     TrackingConfig,
 )
 from openr1.runtime.import_path import absolute
+from reward_server.functions.module import absolute_module
 
 # Names of what `algorithms/advantages.py`, `algorithms/losses.py` and `rollout/env.py` register. Written twice, since
 # reading a config must not import torch; a test compares them.
-GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline")
+GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline", "gdpo")
 """Estimators that compare the responses to one prompt, and so need several."""
 ADVANTAGE_ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce", "reinforce++", "gae")
 POLICY_LOSSES = ("ppo", "gspo", "cispo")
@@ -42,20 +47,43 @@ def _known_or_import_path(name: str, known: tuple[str, ...]) -> str:
 class DataConfig(Section):
     """Prompt datasets; schema: data/README.md."""
 
-    train: Path
-    """JSONL file of training prompts."""
+    train: Sources
+    """Training prompts: .jsonl, .json, .parquet, a dataset of the hub, or a list of {path, weight}; data/README.md."""
     held_out: Path | None = None
-    """JSONL file of held-out prompts for evaluation before and after training; null: no evaluation."""
+    """Held-out prompts for evaluation before and after training, as `train`; null: no evaluation."""
+    columns: Columns | None = None
+    """Names of the files' columns where they differ: {prompt: question, label: answer}; dots reach inside."""
+    task: str | None = None
+    """Task that grades rows without a `task` column; null: every row names its own."""
     pass_rates: Path | None = None
     """pass_rates.jsonl of an earlier run, to start from its pass rates."""
+    min_pass_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Skip prompts whose most recent pass rate is below this; 0.01 skips those never solved. null: skip none."""
     max_pass_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Skip prompts whose most recent pass rate is above this; 0.99 skips those always solved. null: skip none."""
+    target_pass_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Prefer prompts whose most recent pass rate is near this, such as 0.5; null: no preference."""
     prompt_max_len: Positive = 512
     """Maximum prompt length in tokens, chat template included; longer prompts are an error, never truncated."""
     system_prompt: str | None = None
     """System prompt for rows with a `prompt` (rows with `messages` bring their own)."""
     assistant_prefix: str = ""
     """Text that every response continues, such as `<think>`; graded as part of the response."""
+    chat_template: BuiltInTemplate | Path | None = None
+    """Chat template: a Jinja file, or plain or r1_zero for base models (docs/data.md); null: the tokenizer's own."""
+    chat_template_kwargs: TemplateArguments | None = None
+    """Values of variables that the chat template reads, such as {enable_thinking: false}; exported with it."""
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """The datasets of `train`, with their columns and tasks."""
+        listed = self.train if isinstance(self.train, list) else [SourceConfig(path=self.train)]
+        return [self.complete(source) for source in listed]
+
+    def complete(self, source: SourceConfig) -> SourceConfig:
+        """A dataset with what it leaves to `columns` and `task`."""
+        columns = self.columns if source.columns is None else source.columns
+        return source.model_copy(update={"columns": columns, "task": source.task or self.task})
 
 
 class RolloutConfig(Section):
@@ -67,8 +95,8 @@ class RolloutConfig(Section):
     """Responses per prompt; at least 2 for estimators that compare them."""
     generate_max_len: Positive = 1024
     """Maximum response length in tokens."""
-    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """Sampling temperature; all log-probs are those of logits / temperature."""
+    temperature: Annotated[float, Field(ge=SMALLEST_TEMPERATURE, le=2)] = 1.0
+    """Sampling temperature, not below vLLM's smallest; all log-probs are those of logits / temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling; below 1 the engine's log-probs are those of the truncated distribution."""
     max_staleness: NotNegative = 0
@@ -92,6 +120,9 @@ class RolloutConfig(Section):
     timeout_seconds: Seconds = 600.0
     """Timeout for the next finished group, and for an engine to start."""
 
+    max_restarts: NotNegative = 3
+    """How often a lost engine, or copy of the reference, is started again before the run ends."""
+
     env: str = "single_turn"
     """Environment that turns a prompt into a response: single_turn, or an import path."""
 
@@ -101,6 +132,17 @@ class RolloutConfig(Section):
         return _known_or_import_path(name, ENVS)
 
 
+class ShadowConfig(Section):
+    """A second task that grades a share of the responses and never trains; docs/own_reward.md."""
+
+    task: str
+    """Task of the reward server, by another rule than the one that trains."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the responses that it grades, chosen by a hash of each."""
+    max_disagreement: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Rate of disagreement above which the alarm is raised, once it is above beyond chance."""
+
+
 class RewardConfig(Section):
     """Reward server and its client."""
 
@@ -108,6 +150,10 @@ class RewardConfig(Section):
     """Address such as http://127.0.0.1:5000, or a list of several; null: the run starts its own server."""
     server_config: Path | None = None
     """YAML config of the server that the run starts: weights, limits, tasks; keys: docs/reward_server.md."""
+    module: str | None = None
+    """Your reward functions, my_rewards.py or package.module; each is a task of its name (docs/own_reward.md)."""
+    task: str | None = None
+    """Task that grades every row; null: each row's own, or the only function of reward.module if no row names it."""
     deadline_seconds: Seconds = 60.0
     """Deadline for one group's rewards, retries included."""
     ready_timeout_seconds: Seconds = 60.0
@@ -115,12 +161,19 @@ class RewardConfig(Section):
     max_failed_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of responses that may be ungraded (they never train); above it the run stops."""
 
+    shadow: ShadowConfig | None = None
+    """Second grader that watches the first; null: none."""
     clip: tuple[float, float] | None = None
     """[low, high]: rewards are clipped to this range first. null: no clipping."""
     overlong_buffer_len: NotNegative = 0
     """Length of the soft-penalty zone before generate_max_len, in tokens (DAPO); 0: no penalty."""
     overlong_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Penalty at generate_max_len; grows linearly over the zone."""
+
+    @field_validator("module")
+    @classmethod
+    def _make_module_absolute(cls, path: str | None) -> str | None:
+        return path if path is None else absolute_module(path)
 
     @field_validator("url", mode="before")
     @classmethod
@@ -132,7 +185,9 @@ class AlgorithmConfig(Section):
     """From rewards to the loss; formulas: docs/algorithms.md."""
 
     advantage_estimator: str = "grpo"
-    """grpo, dr_grpo, rloo, reinforce, reinforce++, reinforce++-baseline, gae (trains a critic), or an import path."""
+    """grpo, dr_grpo, rloo, reinforce, reinforce++, reinforce++-baseline, gdpo, gae, or an import path."""
+    component_weights: dict[str, float] | None = None
+    """Weights of the reward's components in gdpo, {accuracy: 1, format: 0.5}; names all of them. null: 1 each."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount factor per token (gae only)."""
     lambd: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -8,7 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.sft import SftDataConfig
-from openr1.data.prompts import PromptFormat, end_token_ids, read_rows, render
+from openr1.data.chat import PromptFormat, begin, naming
+from openr1.data.columns import RowSchema
+from openr1.data.responses import ResponseEncoder
+from openr1.data.rows import read_rows
 from openr1.errors import ConfigError
 
 
@@ -28,16 +31,18 @@ def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataC
 
     Raises:
         MissingError: The file cannot be read.
-        ConfigError: A row is malformed, a row exceeds `data.max_len` tokens while `data.overlong` is not `drop`, or
-            every row exceeds it.
+        ConfigError: A row is malformed, or the chat template would render it otherwise; a row exceeds `data.max_len`
+            tokens while `data.overlong` is not `drop`, or every row exceeds it.
     """
     prompt_format = PromptFormat(data.system_prompt, data.assistant_prefix)
-    end_token = end_token_ids(tokenizer)[0]
+    responses = ResponseEncoder(tokenizer)
     examples = []
     dropped = 0
-    for location, row in read_rows(path, extra_strings=("response",)):
-        prompt_ids = tokenizer.encode(render(row, tokenizer, prompt_format)[0], add_special_tokens=False)
-        response_ids = [*tokenizer.encode(row["response"], add_special_tokens=False), end_token]
+    for location, row in read_rows(path, example_schema(data)):
+        with naming(location):
+            start = begin(row, tokenizer, prompt_format)
+            response_ids = responses.encode(start, row["response"])
+        prompt_ids = tokenizer.encode(start.text, add_special_tokens=False)
         length = len(prompt_ids) + len(response_ids)
         if length <= data.max_len:
             examples.append(Example(prompt_ids, response_ids))
@@ -48,9 +53,15 @@ def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataC
                 f"{location}: {length} tokens, more than data.max_len {data.max_len}; raise the limit, remove the row, "
                 "or set data.overlong to drop"
             )
+    responses.report(path)
     if not examples:
         raise ConfigError(f"{path}: all {dropped} rows are longer than data.max_len {data.max_len}; raise the limit")
     return examples, dropped
+
+
+def example_schema(data: SftDataConfig) -> RowSchema:
+    """How supervised rows are read."""
+    return RowSchema(("response",), data.columns or {}, settable=True)
 
 
 def to_batch(examples: Sequence[Example]) -> TrainBatch:

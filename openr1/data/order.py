@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 
 
-def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
+def epoch_order(num_rows: int, seed: int | str, epoch: int) -> list[int]:
     """Permutation of 0..num_rows - 1, a pure function of the arguments."""
     order = list(range(num_rows))
     random.Random(f"{seed}/{epoch}").shuffle(order)

@@ -5,15 +5,20 @@ from itertools import islice
 
 from openr1.actors.rl import train_demand
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptFormat, load_tokenizer, read_rows, render
+from openr1.data.chat import PromptFormat, render
+from openr1.data.columns import prompt_schema
+from openr1.data.rows import read_rows
+from openr1.data.template import run_template
+from openr1.data.tokenizer import load_tokenizer
 from openr1.placement.layouts import Machine, Placement, place
 from openr1.plan import hardware
+from openr1.plan.disk import checkpoint_bytes, count_checkpoints
 from openr1.plan.hardware import GIB
 from openr1.plan.machine import PlannedMachine
-from openr1.plan.processes import Process, checkpoint_bytes, engine_processes, training_processes
+from openr1.plan.processes import Process, engine_processes, training_processes
 from openr1.plan.step import StepTimes
 from openr1.plan.times import StepSeconds, Workload
-from openr1.plan.traces import Traces, reference_settings
+from openr1.plan.traces import Traces
 
 SAMPLED_PROMPTS = 256
 """Rows of the training data whose prompts are counted for their mean length."""
@@ -114,13 +119,12 @@ class Planner:
         """
         placement, gpu = self._place(config), self.machine.gpu
         traces = self._traces(placement)
-        model = traces.model(reference_settings(config.model))
         return MemoryPlan(
             self.machine,
             placement,
             [*training_processes(config, placement, traces), *engine_processes(config, placement, traces, gpu)],
-            shared_memory_bytes=model.weight_bytes if placement.engines else 0,
-            disk_bytes=checkpoint_bytes(config, traces),
+            shared_memory_bytes=traces.pushed_bytes(config.model) if placement.engines else 0,
+            disk_bytes=checkpoint_bytes(config, traces) * count_checkpoints(config, config.num_steps),
         )
 
     def seconds(self, config: TrainConfig) -> StepSeconds:
@@ -149,11 +153,13 @@ class Planner:
 
 
 def mean_prompt_length(config: TrainConfig) -> float:
-    """In tokens, of the first rows of the training data; without data or tokenizer half of `data.prompt_max_len`."""
+    """In tokens, of the first rows of the first training file; half of `data.prompt_max_len` if it cannot be read."""
     data = config.data
-    if not data.train.is_file() or not (config.model.path / "tokenizer.json").is_file():
+    source = data.sources[0]
+    if not source.path.is_file() or not (config.model.path / "tokenizer.json").is_file():
         return data.prompt_max_len / 2
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, run_template(config))
     prompt_format = PromptFormat(data.system_prompt, data.assistant_prefix)
-    texts = [render(row, tokenizer, prompt_format)[0] for _, row in islice(read_rows(data.train), SAMPLED_PROMPTS)]
+    rows = islice(read_rows(source.path, prompt_schema(source)), SAMPLED_PROMPTS)
+    texts = [render(row, tokenizer, prompt_format)[0] for _, row in rows]
     return sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts) / len(texts)

@@ -1,4 +1,4 @@
-"""The processes of a run, with what each occupies; and what its checkpoints take on disk."""
+"""The processes of a run, with what each occupies."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ from openr1.plan.hardware import GIB, Gpu
 from openr1.plan.memory import FLOAT32, Memory, frozen_memory, rank_memory
 from openr1.plan.trace import MicroBatch
 from openr1.plan.traces import Traces, largest_micro_batch, reference_settings
-from openr1.rollout.engine import MAX_BATCHED_TOKENS
+from openr1.rollout.engine import MAX_BATCHED_TOKENS, engine_dtype
+from openr1.workers.model import DTYPES
 
 MOVED_PARTS = ("master weights", "optimizer moments")
 """What `placement.sleep` moves to host memory while engines generate."""
@@ -78,9 +79,11 @@ def engine_processes(config: TrainConfig, placement: Placement, traces: Traces, 
     parts = {"weights": model.weight_bytes // size}
     sequence_bytes = longest * model.kv_bytes // size
     if gpu is None or not placement.on_gpu:
-        # The CPU keeps a second, packed copy of the weights.
+        wider = DTYPES[engine_dtype(config.model.dtype, on_gpu=False)].itemsize // model.itemsize
+        weights, sequence_bytes = wider * parts["weights"], wider * sequence_bytes
         cache = int((rollout.kv_cache_gib or 1.0) * GIB)
-        parts |= {"packed weights": model.weight_bytes // size, "KV cache": cache}
+        # The CPU keeps a second, packed copy of the weights.
+        parts = {"weights": weights, "packed weights": weights, "KV cache": cache}
         return [Process("engine", placement.engines, Memory(parts), cache / sequence_bytes, sequence_bytes)]
     batch = MicroBatch(1, max(longest, MAX_BATCHED_TOKENS), 1)
     parts["activations"] = traces.cost(reference_settings(config.model), batch, backward=False).peak_bytes // size
@@ -96,14 +99,3 @@ def engine_processes(config: TrainConfig, placement: Placement, traces: Traces, 
     parts["KV cache"] = max(0, cache)
     resting = parts["CUDA context, graphs"] if sleep else None
     return [Process("engine", placement.engines, Memory(parts), cache / sequence_bytes, sequence_bytes, resting)]
-
-
-def checkpoint_bytes(config: TrainConfig, traces: Traces) -> int:
-    """All checkpoints that exist at one time: those kept, the best one, and the one being written."""
-    policy, model = traces.model(config.model), traces.model(reference_settings(config.model))
-    one = model.weight_bytes + policy.weight_bytes + 3 * FLOAT32 * policy.trained_elements
-    if config.has_critic:
-        critic = traces.model(config.critic_model, values=True)
-        one += critic.weight_bytes + 3 * FLOAT32 * critic.trained_elements
-    count = config.checkpoint.keep + 1 + (config.evaluation.eval_steps > 0)
-    return one * count

@@ -94,7 +94,7 @@ class StepTimes:
         if not self._placement.engines:
             return 0.0
         speed = self._speed(self._config.policy.threads, 1)
-        num_bytes = self._traces.model(reference_settings(self._config.model)).weight_bytes
+        num_bytes = self._traces.pushed_bytes(self._config.model)
         return speed.push_seconds + num_bytes / speed.push_bandwidth
 
     def _moves(self) -> float:

@@ -29,6 +29,11 @@ class Traces:
             self._costs[key] = self.model(settings, values).cost(batch, backward=backward)
         return self._costs[key]
 
+    def pushed_bytes(self, settings: ModelConfig) -> int:
+        """What a push brings to the engines: all weights, or with LoRA the adapters."""
+        model = self.model(settings)
+        return model.weight_bytes if settings.lora is None else model.trained_elements * model.itemsize
+
     def _key(self, settings: ModelConfig, values: bool) -> str:
         return f"{settings.model_dump_json()} {values}"
 

@@ -87,6 +87,10 @@ class RewardClient:
         """
         asyncio.run_coroutine_threadsafe(self._wait_until_ready(), self._loop).result()
 
+    def tasks(self) -> frozenset[str] | None:
+        """The tasks that every server can grade (`GET /tasks`); None if some server does not tell."""
+        return asyncio.run_coroutine_threadsafe(self._tasks(), self._loop).result()
+
     def submit(self, group: Group) -> concurrent.futures.Future[list[Grade]]:
         """Request the grades of a group; returns at once.
 
@@ -133,6 +137,11 @@ class RewardClient:
         failures = await asyncio.gather(*map(check_ready, self._urls))
         if any(failures):
             raise RewardServerUnavailable("; ".join(filter(None, failures)))
+
+    async def _tasks(self) -> frozenset[str] | None:
+        told = await asyncio.gather(*(self._http.tasks(url) for url in self._urls))
+        known = [names for names in told if names is not None]
+        return frozenset.intersection(*known) if len(known) == len(told) else None
 
     async def _score(self, request: ScoreRequest) -> list[Grade]:
         payload = request.model_dump_json().encode()

@@ -1,6 +1,8 @@
 """Single HTTP requests to a reward server: authentication, the size limit of answers, and the mapping of errors."""
 
+import asyncio
 import io
+import json
 import os
 from urllib.parse import urlsplit
 
@@ -12,6 +14,7 @@ from reward_server.schema import TOKEN_VARIABLE
 _MAX_ANSWER_BYTES = 16 * 2**20
 _EXCERPT_CHARS = 200
 _CONNECT_SECONDS = 5.0
+_TASKS_SECONDS = 10.0
 _RETRIED_STATUS = frozenset({408, 429, *range(500, 600)})
 # No compression: a small compressed body could expand far beyond the size limit above.
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
@@ -54,6 +57,16 @@ class RewardHttp:
         status, _, body = await self._exchange("GET", url, "/ready", None)
         if status != 200:
             raise RetryableError(f"/ready answered {status}: {self.excerpt(body)}")
+
+    async def tasks(self, url: str) -> frozenset[str] | None:
+        """Names of the tasks that `GET /tasks` lists; None from a server without this route, or that is too slow."""
+        try:
+            async with asyncio.timeout(_TASKS_SECONDS):
+                status, _, body = await self._exchange("GET", url, "/tasks", None)
+            tasks = json.loads(body) if status == 200 else None
+        except (RetryableError, TimeoutError, ValueError):
+            return None
+        return frozenset(tasks) if isinstance(tasks, dict) else None
 
     async def get_score(self, url: str, payload: bytes) -> bytes:
         """`POST /get_score`; returns the body of the answer."""

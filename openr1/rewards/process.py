@@ -21,7 +21,10 @@ USAGE_ERROR = 2
 
 @contextmanager
 def running_reward_server(
-    config: Path | None = None, log_folder: Path | None = None, timeout_seconds: float = 60.0
+    config: Path | None = None,
+    log_folder: Path | None = None,
+    timeout_seconds: float = 60.0,
+    module: str | None = None,
 ) -> Iterator[str]:
     """Run a reward server on a free loopback port for the block. It ends with this process, even if that is killed.
 
@@ -30,6 +33,7 @@ def running_reward_server(
         log_folder: Folder in which the output is appended to `reward_server.log` at the end, if the folder exists by
             then.
         timeout_seconds: Longest wait for the server to listen. It may not be ready to grade yet; `/ready` tells.
+        module: The user's reward functions; None for the server's own tasks only.
 
     Yields:
         The address of the server.
@@ -40,8 +44,10 @@ def running_reward_server(
     """
     with tempfile.TemporaryFile("a+b") as log:
         command = [sys.executable, "-m", "openr1.rewards.serve_child", "serve", "--port", "0"]
+        flags = [] if config is None else ["--config", str(config)]
+        flags += [] if module is None else ["--module", module]
         process = subprocess.Popen(
-            command + ([] if config is None else ["--config", str(config)]),
+            command + flags,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

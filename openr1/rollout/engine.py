@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from openr1.data.prompts import end_token_ids
-from openr1.errors import EngineError
+from openr1.algorithms.bfloat16 import cpu_multiplies_bfloat16
+from openr1.data.chat import end_token_ids
+from openr1.data.template import OWN_TEMPLATE, ChatTemplate
+from openr1.data.tokenizer import load_tokenizer
+from openr1.errors import ConfigError, EngineError
+from openr1.rollout.adapters import AdapterSettings, engine_arguments, receive_adapters
 from openr1.rollout.env import SingleTurn, build_env
+from openr1.rollout.responses import checked_response, response_text, to_response
 from openr1.rollout.weight_updates import WeightUpdates
+from openr1.runtime.faults import FAULTS
 from openr1.runtime.network import use_interface
 from openr1.runtime.process import log_to
 from openr1.runtime.ray_calls import was_restarted
 from openr1.types import Group, Prompt, Response, SamplingParams, WeightVersion
 
 if TYPE_CHECKING:
-    from vllm import LLM, CompletionOutput, RequestOutput
+    from vllm import LLM, RequestOutput
     from vllm import SamplingParams as VllmSamplingParams
 
 Result = TypeVar("Result")
@@ -30,13 +37,6 @@ MAX_BATCHED_TOKENS = 8192
 STEPS_SECONDS = 0.02
 """Longest uninterrupted run of engine steps. It bounds how long a weight update waits, and amortizes the 0.2 ms that a
 switch to the engine's thread costs."""
-
-TEXT_CONTEXT_TOKENS = 16
-"""Tokens before a response that are decoded with it: tokenizers may write the first word of a text otherwise. Some are
-more than special tokens, which have no text."""
-
-UNKNOWN_CHARACTER = "\ufffd"
-"""What bytes that are no UTF-8 are decoded to."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class EngineSettings:
         visible_devices: Numbers of these GPUs if there are several; empty where Ray chooses the only one.
         interface: See `use_interface`.
         sleep: Whether it can release its GPU memory; for engines on GPUs.
+        adapters: What pushes bring to the engine of a LoRA policy; None: full weights.
+        template: Chat template of the tokenizer that environments get.
     """
 
     model_path: Path
@@ -68,6 +70,8 @@ class EngineSettings:
     log_path: Path
     env: str = "single_turn"
     sleep: bool = False
+    adapters: AdapterSettings | None = None
+    template: ChatTemplate = OWN_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,15 @@ class EngineActor:
     def __init__(self, settings: EngineSettings) -> None:
         """Load the model; takes seconds to minutes."""
         log_to(settings.log_path)
+        FAULTS.prepare(settings.log_path.stem, was_restarted())
         use_interface(settings.interface)
         if settings.visible_devices:
             # Ray shows an actor the GPU of its bundle only.
             os.environ["CUDA_VISIBLE_DEVICES"] = settings.visible_devices
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
         self._llm = self._thread.submit(build_llm, settings).result()
-        self.tokenizer: Any = self._llm.get_tokenizer()
+        self._adapters = self._thread.submit(receive_adapters, self._llm, settings.adapters).result()
+        self.tokenizer: Any = load_tokenizer(settings.model_path, settings.template)
         self._end_token_ids = end_token_ids(self.tokenizer)
         self._env = build_env(settings.env, self.tokenizer)
         self._between_steps = asyncio.Lock()
@@ -107,9 +113,9 @@ class EngineActor:
         self._running: dict[str, _Request] = {}
         self._stepping: asyncio.Task[None] | None = None
 
-    async def ready(self) -> bool:
-        """Answers once the engine has started."""
-        return True
+    async def ready(self) -> int:
+        """Answers once the engine has started, with the id of its process."""
+        return os.getpid()
 
     async def generate(self, prompts: list[Prompt], sampling: SamplingParams) -> AsyncIterator[Group]:
         """Sample every prompt and yield each group as soon as its last response is finished.
@@ -129,7 +135,8 @@ class EngineActor:
         """Run the environment once per response, side by side."""
         count = sampling.n_samples_per_prompt
         runs = (self._sample_response(prompt, sampling, index) for index in range(count))
-        return Group(prompt, tuple(await asyncio.gather(*runs)))
+        responses = tuple(await asyncio.gather(*runs))
+        return Group(prompt, responses[:-1] if FAULTS.at("group") else responses)
 
     async def _sample_response(self, prompt: Prompt, sampling: SamplingParams, index: int) -> Response:
         env = SingleTurn() if sampling.single_turn else self._env
@@ -170,7 +177,8 @@ class EngineActor:
             self._num_requests += 1
             request_id = f"{self._num_requests}"
             self._running[request_id] = request
-            self._llm.llm_engine.add_request(request_id, {"prompt_token_ids": request.token_ids}, request.sampling)
+            prompt = {"prompt_token_ids": request.token_ids}
+            self._llm.llm_engine.add_request(request_id, prompt, request.sampling, lora_request=self._adapters)
         end = time.monotonic() + STEPS_SECONDS
         outputs: list[RequestOutput] = []
         # None is left if the last ones ended while the engine was drained for a push.
@@ -250,12 +258,45 @@ class _Turns:
 
 
 def build_llm(settings: EngineSettings) -> "LLM":
-    """Start vLLM in this process, at weight version 0."""
+    """Start vLLM in this process, at weight version 0.
+
+    Raises:
+        ConfigError: The KV cache cannot hold a single sequence.
+    """
+    try:
+        llm = _new_llm(settings)
+    except ValueError as error:
+        if NO_ROOM.search(str(error)):
+            raise ConfigError(explain_small_cache(settings, str(error))) from error
+        raise
+    llm.update_weight_version("0")
+    return llm
+
+
+NO_ROOM = re.compile(r"KV\s+cache is needed|No available memory for the cache blocks")
+"""What vLLM says where the KV cache is too small; it names settings of its own."""
+
+
+def explain_small_cache(settings: EngineSettings, told: str) -> str:
+    """The same with the names of our settings; `told` is vLLM's message, which may have the size that is needed."""
+    needed = re.search(r"\(([\d.]+) GiB KV", told)
+    size = f", which takes {needed[1]} GiB" if needed else ""
+    if settings.kv_cache_bytes is None:
+        there_is, setting = "no room is left for a KV cache that holds", "rollout.gpu_memory_utilization"
+    else:
+        gib = settings.kv_cache_bytes / 2**30
+        there_is, setting = f"a KV cache of {gib:.3g} GiB cannot hold", "rollout.kv_cache_gib"
+    return f"{there_is} one sequence of {settings.max_model_len} tokens{size}; raise {setting}"
+
+
+def _new_llm(settings: EngineSettings) -> "LLM":
     from vllm import LLM
 
-    llm = LLM(
+    return LLM(
         str(settings.model_path),
-        dtype=settings.dtype,
+        # It is given token ids and returns some: `EngineActor` has the tokenizer that prompts are encoded with.
+        skip_tokenizer_init=True,
+        dtype=engine_dtype(settings.dtype, settings.on_gpu),
         enforce_eager=not settings.on_gpu,
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
@@ -279,9 +320,16 @@ def build_llm(settings: EngineSettings) -> "LLM":
         weight_transfer_config={"backend": settings.weight_transfer_backend},
         worker_extension_cls="openr1.weight_sync.vllm_extension.WeightSyncWorker",
         trust_remote_code=False,
+        **engine_arguments(settings.adapters),
     )
-    llm.update_weight_version("0")
-    return llm
+
+
+def engine_dtype(dtype: str, on_gpu: bool) -> str:
+    """Data type of an engine of a model: float32 for bfloat16 on a CPU without instructions for it.
+
+    There, vLLM would multiply bfloat16 matrices in plain loops. The weights have the same values in both.
+    """
+    return dtype if on_gpu or dtype != "bfloat16" or cpu_multiplies_bfloat16() else "float32"
 
 
 def to_vllm(sampling: SamplingParams, seed: int, max_tokens: int, end_token_ids: list[int]) -> "VllmSamplingParams":
@@ -304,69 +352,3 @@ def to_vllm(sampling: SamplingParams, seed: int, max_tokens: int, end_token_ids:
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-
-
-def response_text(tokenizer: Any, context: Sequence[int], token_ids: Sequence[int], finish_reason: str | None) -> str:
-    """The text of sampled tokens, decoded at once. It is the text that vLLM's own detokenizer has at the end.
-
-    Special tokens have no text, and neither has the token that stopped the response, whatever it is. Tokens at the end
-    whose text is not valid UTF-8, such as the first bytes of a character, are left out.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-        context: What came before the sampled tokens.
-        token_ids: The sampled tokens.
-        finish_reason: vLLM's: "stop" if the last token stopped the response.
-
-    Example:
-        "a", the first two of the three bytes of "€" and no stop: the text is "a".
-    """
-
-    def decode(tokens: list[int]) -> str:
-        return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    before = list(context[-TEXT_CONTEXT_TOKENS:])
-    tokens = before + list(token_ids[:-1] if finish_reason == "stop" else token_ids)
-    # The last tokens tell in nearly all cases, and the whole text would be decoded once per token that is left out.
-    while len(tokens) > len(before) and (
-        decode(tokens[-TEXT_CONTEXT_TOKENS:]).endswith(UNKNOWN_CHARACTER) or decode(tokens).endswith(UNKNOWN_CHARACTER)
-    ):
-        tokens.pop()
-    text = decode(tokens)
-    # Not the length of what came before: its last bytes may be the start of a character that the response completes.
-    return text[len(os.path.commonprefix([decode(before), text])) :]  # noqa: RUF071 (these are no paths)
-
-
-def to_response(prompt: Prompt, completion: "CompletionOutput", text: str) -> Response:
-    """A finished request and its text as a response, all of its tokens sampled.
-
-    Raises:
-        EngineError: It has no tokens, or not one log-prob per token.
-    """
-    token_ids = tuple(completion.token_ids)
-    log_probs = tuple(completion.logprobs.logprobs)
-    if not token_ids or len(log_probs) != len(token_ids):
-        raise EngineError(
-            f"prompt {prompt.id}: the engine returned {len(token_ids)} tokens with {len(log_probs)} log-probs"
-        )
-    versions = [int(span.version) for span in completion.weight_versions]
-    sampled = (True,) * len(token_ids)
-    reason = completion.finish_reason
-    return Response(text, token_ids, log_probs, sampled, reason, versions[0], versions[-1])
-
-
-def checked_response(prompt: Prompt, response: Response, generate_max_len: int) -> Response:
-    """Refuse what an environment got wrong before anything trains on it.
-
-    Raises:
-        EngineError: Lengths of the per-token fields differ, no token was sampled, or the response is too long.
-    """
-    length, sampled = len(response.token_ids), response.num_tokens
-    lengths = {length, len(response.log_probs), len(response.loss_mask)}
-    if len(lengths) != 1 or sampled == 0 or length > generate_max_len:
-        raise EngineError(
-            f"prompt {prompt.id}: the environment returned {length} tokens ({sampled} of them sampled), "
-            f"{len(response.log_probs)} log-probs and a loss_mask of {len(response.loss_mask)}; all must have the same "
-            f"length, from 1 to rollout.generate_max_len {generate_max_len}, with at least one sampled token"
-        )
-    return response

@@ -82,6 +82,23 @@ def to_rewards(scored: Sequence[ScoredGroup]) -> tuple[Tensor, Tensor]:
     return rewards, valid
 
 
+def to_components(scored: Sequence[ScoredGroup]) -> tuple[list[str], Tensor, Tensor]:
+    """Names of the K components of the rewards, their values [K, P, G] float32, and [K, P, G] bool where there is one.
+
+    Responses have the components of their task; the value is 0 where a response has none of that name.
+    """
+    grades = [[grade.components for grade in one.grades] for one in scored]
+    names = sorted({name for group in grades for components in group for name in components})
+    values = [[[one.get(name, 0.0) for one in group] for group in grades] for name in names]
+    present = [[[name in one for one in group] for group in grades] for name in names]
+    shape = (len(names), len(grades), len(grades[0]))
+    return (
+        names,
+        torch.tensor(values, dtype=torch.float32).view(shape),
+        torch.tensor(present, dtype=torch.bool).view(shape),
+    )
+
+
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     """Add the block's wall time to the phase's."""

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-DROP_ALL = 2
-"""vLLM's sleep level that keeps neither weights nor KV cache: the next push brings new weights."""
+KEEP_WEIGHTS, DROP_ALL = 1, 2
+"""vLLM's sleep levels that move weights to host memory, and drop them; neither keeps the KV cache."""
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput
@@ -38,13 +38,15 @@ def batches_in_flight(llm: "LLM") -> int:
 def fall_asleep(llm: "LLM") -> None:
     """Release the GPU memory of weights and KV cache; requests are kept, and start again from their tokens.
 
+    With adapters, weights go to host memory, since the next push does not bring them; otherwise they are dropped.
     Nothing may be in flight, and no other process may claim memory of the GPU meanwhile: vLLM measures what it frees.
     """
-    llm.sleep(level=DROP_ALL, mode="keep")
+    has_adapters = llm.llm_engine.vllm_config.lora_config is not None
+    llm.sleep(level=KEEP_WEIGHTS if has_adapters else DROP_ALL, mode="keep")
 
 
 def wake_weights(llm: "LLM") -> None:
-    """Take memory for the weights, whose values are lost until they are pushed."""
+    """Take memory for the weights. Those that were dropped have no values until they are pushed."""
     llm.wake_up(tags=["weights"])
 
 

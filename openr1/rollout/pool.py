@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError
 
 from openr1.errors import ActorLost, EngineError, StageTimeout
 from openr1.runtime.console import say
+from openr1.runtime.heartbeats import SILENT_SECONDS, Heartbeats
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
 from openr1.runtime.ray_calls import describe_death, gather
 from openr1.types import Group, Prompt, SamplingParams
@@ -139,11 +140,12 @@ class RolloutPool:
             TrainingError: An engine was lost and did not come back.
         """
         shares, reserve = deal(prompts, len(self._engines))
-        requests = Requests(self._engines, sampling)
+        requests, heartbeats = Requests(self._engines, sampling), Heartbeats(self._engines)
         for engine, share in enumerate(shares):
             requests.send(engine, share)
         self._progress.last = time.monotonic()
         while requests.streams:
+            self._give_up(heartbeats.watch(set(requests.streams.values())))
             stream = self._ready(requests, len(prompts))
             if stream is None:
                 continue
@@ -181,6 +183,15 @@ class RolloutPool:
                 f"{', '.join(lagging)}: none finished within {self._timeout_seconds:g} s (rollout.timeout_seconds)"
             )
         return None
+
+    def _give_up(self, silent: Sequence[int]) -> None:
+        """End the processes of these engines; their streams then fail as if they had died."""
+        for engine in silent:
+            say(
+                f"engine {engine} has answered nothing for {SILENT_SECONDS:g} s (stopped, or stuck in a call); its "
+                "process is ended"
+            )
+            ray.kill(self._engines[engine], no_restart=False)
 
     def _await_engines(self, error: ActorLost) -> None:
         """Wait until all engines serve again after the loss of one."""

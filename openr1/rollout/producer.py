@@ -19,6 +19,7 @@ from openr1.config.train import TrainConfig
 from openr1.interfaces import PromptSource, Reference, RewardSource, Rollout
 from openr1.rollout.experience import Experience, timed, to_rewards
 from openr1.rollout.sampling_params import training_sampling
+from openr1.runtime.faults import FAULTS
 from openr1.runtime.interrupts import POLL_SECONDS, Interrupts
 from openr1.types import Grade, Group, Prompt, SamplingParams, ScoredGroup
 
@@ -137,6 +138,7 @@ class ExperienceProducer:
         """Sample one step from where the one before left the data; after an error the data is back there."""
         position = self._prompts.state()
         seconds: dict[str, float] = {}
+        FAULTS.at("experience")
         try:
             sampling = training_sampling(self._config, seed_stream(step))
             scored, dropped = self._choose_groups(sampling, seconds)

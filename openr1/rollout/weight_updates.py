@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from openr1.errors import ActorLost, WeightSyncError
 from openr1.rollout.pausing import drain, fall_asleep, wake_cache, wake_weights
+from openr1.runtime.faults import FAULTS
 from openr1.types import WeightVersion
 
 if TYPE_CHECKING:
@@ -87,12 +88,14 @@ class WeightUpdates:
         """Load weights."""
         async with self._one_at_a_time:
             self._is_whole = False
+            FAULTS.at("load")
             await self._on_workers("update_weights", update_info)
 
     async def finish(self, version: WeightVersion) -> WeightVersion:
         """Put the weights into service; the engine steps on. Answers the version that it now holds."""
         async with self._one_at_a_time:
-            await self._on_workers("finish_weight_update")
+            FAULTS.at("finish")
+            await self._on_workers("complete_weight_update")
             await self._call(self._llm.update_weight_version, str(version))
             if self._cache_asleep:
                 # Only now, so that the cache and what loading takes beside the weights need no room at one time.

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -14,11 +14,20 @@ from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
 MOST_NAMES = 8
 """Names in one message; of a thousand ranks that lag, the first few will do."""
 
+HALF_CHARACTERS = 200
+"""Of the message of an error that is not ours, at either end."""
+
 DEATH_SECONDS = 10.0
 """How long an error of one actor waits for the news that any other one has died."""
 
 
-def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequence[str] = ()) -> list[Any]:
+def gather(
+    calls: list[Any],
+    timeout_seconds: float,
+    waiting: str,
+    names: Sequence[str] = (),
+    while_waiting: Callable[[], object] | None = None,
+) -> list[Any]:
     """Wait for Ray calls and return their results, in order.
 
     Args:
@@ -26,6 +35,7 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequen
         timeout_seconds: Deadline for all calls together.
         waiting: Who waits for whom and why, for messages: "policy rank 0 waits for 2 engine(s) to load weights".
         names: Whom each call waits for, such as "engine 1": messages name those that lag, and the one that failed.
+        while_waiting: Called every `POLL_SECONDS`.
 
     Raises:
         StageTimeout: Some call did not finish in time.
@@ -39,6 +49,8 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequen
     try:
         while pending:
             INTERRUPTS.check()
+            if while_waiting is not None:
+                while_waiting()
             if time.monotonic() > deadline:
                 raise StageTimeout(f"{waiting}: {_listed(pending, name_of)}not done within {timeout_seconds:g} s")
             # One at a time: if one rank fails, the others may wait for it forever in a collective.
@@ -50,7 +62,7 @@ def gather(calls: list[Any], timeout_seconds: float, waiting: str, names: Sequen
     except RayTaskError as error:
         if isinstance(error.cause, OpenR1Error):
             raise error.cause from error
-        failed = f"{type(error.cause).__name__}: {last_line(error.cause)}"
+        failed = f"{type(error.cause).__name__}: {one_line(error.cause)}"
         if (death := _first_death(pending)) is not None:
             raise _lost(death[1], waiting, _listed([death[0]], name_of)) from error
         raise TrainingError(f"{waiting}: {_listed(done, name_of)}{failed}") from error
@@ -101,6 +113,14 @@ def was_restarted() -> bool:
     return ray.is_initialized() and bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message in one line; of a long one its beginning and its end, either of which may have the cause."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) <= 2 * HALF_CHARACTERS:
+        return text
+    return f"{text[:HALF_CHARACTERS]} ... {text[-HALF_CHARACTERS:]}"
+
+
 def last_line(error: BaseException) -> str:
-    """The last line of an error's message, where Ray and Python put the cause."""
+    """The last line of an error's message, where Ray puts the cause."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from filelock import FileLock, Timeout
+from ray._private import ray_constants
 from ray.actor import ActorHandle
 
 from openr1.errors import MissingError
@@ -20,7 +21,17 @@ from openr1.runtime.interrupts import INTERRUPTS
 from openr1.runtime.nodes import Cluster, connected_cluster
 from openr1.runtime.process import python_environment
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108 # `own_folder` makes folders that only their owner can open
+
+
+LONGEST_TMPDIR = 18
+"""Bytes. Ray creates Unix sockets up to 88 bytes deeper (8 of them for the process id), and their paths end at 107."""
+
+
+def folder_for_ray() -> Path:
+    """Where Ray may keep its files: TMPDIR, or /tmp if that is too long."""
+    folder = Path(tempfile.gettempdir())
+    return folder if len(os.fsencode(folder)) <= LONGEST_TMPDIR else Path("/tmp")  # nosec B108 # see above
 
 
 @contextmanager
@@ -47,6 +58,9 @@ def own_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def running_ray(num_gpus: int | None = None) -> Iterator[Cluster]:
     """Run a Ray cluster of one node for the block. Its processes and its temporary folder are gone afterwards.
 
+    Its processes listen on the loopback address only: other machines cannot connect. Who connects on this machine needs
+    Ray's token (unless RAY_AUTH_MODE is set to another mode), which other users cannot read.
+
     `num_gpus` is what Ray counts; None: the GPUs of the machine.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -54,7 +68,8 @@ def running_ray(num_gpus: int | None = None) -> Iterator[Cluster]:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling)
     # Set within a Ray job, for the job's own process; a Ray that starts there would show all GPUs to every actor.
     os.environ.pop("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES", None)
-    with own_folder(Path(tempfile.gettempdir()), "openr1-ray-") as files, INTERRUPTS.polled():
+    keep_token_private()
+    with own_folder(folder_for_ray(), "openr1-ray-") as files, INTERRUPTS.polled(), _on_loopback():
         try:
             ray.init(
                 # Also where RAY_ADDRESS is set.
@@ -73,6 +88,34 @@ def running_ray(num_gpus: int | None = None) -> Iterator[Cluster]:
                 yield connected_cluster(is_own=True)
         finally:
             ray.shutdown()
+
+
+def keep_token_private() -> None:
+    """Let only its owner read the token that Ray keeps in the home folder: whoever has it can run code in the cluster.
+
+    Ray writes it with the usual permissions, which let everybody read it, if the file is not there or empty.
+    """
+    ours = os.environ.get("RAY_AUTH_MODE", "token") == "token"
+    if ours and not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        path = Path.home() / ".ray" / "auth_token"
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """For the block, a Ray that starts is one for this machine alone, as it always is on macOS.
+
+    Otherwise it would listen on all interfaces. `ray.init(_node_ip_address="127.0.0.1")` does not help: Ray replaces
+    this address by one that other machines can reach. Its variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is read once, when
+    Ray is imported; and a run that joins a cluster needs the other value.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = True
 
 
 def shared_memory_folder(num_bytes: int = 0) -> AbstractContextManager[Path]:
@@ -111,4 +154,5 @@ def start_actor(
     if not options["num_gpus"]:
         # Ray leaves the variable alone for an actor without GPUs, which would then see all of them.
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    return ray.remote(kind).options(runtime_env={"env_vars": environment | variables}, **options).remote(settings)
+    # Not by `options`, which takes no concurrency groups.
+    return ray.remote(runtime_env={"env_vars": environment | variables}, **options)(kind).remote(settings)

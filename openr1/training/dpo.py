@@ -10,8 +10,9 @@ from openr1.config.checks import check_dpo
 from openr1.config.dpo import DpoConfig
 from openr1.data.order import batch_order
 from openr1.data.pairs import Pair, fingerprint, load_pairs, to_batch
-from openr1.data.prompts import load_tokenizer
+from openr1.data.template import run_template
 from openr1.errors import ConfigError
+from openr1.inputs.model_check import check_model
 from openr1.interfaces import Policy
 from openr1.runtime.files import read_objects, write_objects
 from openr1.runtime.interrupts import INTERRUPTS
@@ -24,7 +25,6 @@ from openr1.training.fixed_dataset import (
     describe_count,
     run_fixed_dataset,
 )
-from openr1.workers.rope import check_context_length
 
 
 def run_dpo(config: DpoConfig, resume: bool) -> None:
@@ -37,9 +37,11 @@ def run_dpo(config: DpoConfig, resume: bool) -> None:
     with INTERRUPTS.installed():
         check_dpo(config)
         check_tracking(config.tracking)
-        tokenizer = load_tokenizer(config.model.path)
-        check_context_length(config.model, config.data.max_len)
-        pairs, dropped = load_pairs(config.data.train, tokenizer, config.data)
+        model = check_model(config.model, config.data.max_len, run_template(config))
+        pairs, dropped = load_pairs(config.data.train, model.tokenizer, config.data)
+        model.check_token_ids(
+            config.data.train, (pair.prompt_ids + pair.chosen_ids + pair.rejected_ids for pair in pairs)
+        )
         num_steps = count_steps(config, len(pairs))
         check_dpo(config, num_steps)
         check_unused(config.run.folder, resume)

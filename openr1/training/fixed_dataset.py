@@ -1,5 +1,6 @@
 """What SFT and DPO have in common: optimizer steps over a fixed dataset, as `run.Run` drives them."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -8,8 +9,10 @@ from threading import Event
 from openr1.actors.workers import learner_settings, start_policy
 from openr1.config.dpo import DpoConfig
 from openr1.config.sft import SftConfig
+from openr1.data.template import run_template
 from openr1.interfaces import Policy
 from openr1.placement.layouts import Demand
+from openr1.plan.disk import check_room
 from openr1.runtime.console import say
 from openr1.runtime.interrupts import INTERRUPTS, Interrupts
 from openr1.tracking.checkpoint import Checkpoints, wait_until_written
@@ -57,6 +60,7 @@ class FixedDatasetJob:
         self._eval_steps = eval_steps
         self._interrupts = interrupts
         self._state = TrainerState(step=0, version=0, prompts={})
+        self.holds_state = True
 
     @property
     def state(self) -> TrainerState:
@@ -84,8 +88,10 @@ class FixedDatasetJob:
         rows = next(self._order)
         with self._interrupts.section():
             self._interrupts.defer()
+            self.holds_state = False
             metrics = self._train(rows)
             self._state = TrainerState(step=self._state.step + 1, version=0, prompts={})
+            self.holds_state = True
         return StepOutput(metrics)
 
     def check(self) -> None:
@@ -116,10 +122,13 @@ class FixedDatasetJob:
         return ", ".join(shown)
 
     def finish(self, metrics: Mapping[str, float], checkpoints: Checkpoints) -> None:
-        """Export the model to `<run folder>/model`."""
+        """Export the model to `<run folder>/model`, which appears once it is complete."""
+        staging = self._folder / "tmp_model"
         with self._interrupts.held_back():
-            self._policy.export(self._folder / "model")
-            wait_until_written(f"{self._folder}/model", self._policy.is_written, self._timeout_seconds, Event())
+            shutil.rmtree(staging, ignore_errors=True)
+            self._policy.export(staging)
+            wait_until_written(str(staging), self._policy.is_written, self._timeout_seconds, Event())
+            staging.rename(self._folder / "model")
         say(f"after {self.num_steps} updates: {self.describe(metrics)}; the model: {self._folder}/model")
 
 
@@ -133,10 +142,12 @@ def run_fixed_dataset(
     """Start the policy and run the job that `make_job` builds around it; `data` describes the dataset."""
     demand = Demand(ranks=config.policy.num_ranks, engines=0, max_ranks=config.policy.train_batch_size)
     say(data)
+    checkpoint_bytes = check_room(config, num_steps)
     with run_services(config, demand, resume) as (places, loggers):
-        learner = learner_settings(config.model, config.optimizer, config.policy, num_steps)
+        template = run_template(config)
+        learner = learner_settings(config.model, config.optimizer, config.policy, num_steps, template=template)
         policy = start_policy(learner, config.policy, places.policy, config.run.folder / "logs")
-        Run(config, make_job(policy), loggers, INTERRUPTS).go(resume)
+        Run(config, make_job(policy), loggers, INTERRUPTS, checkpoint_bytes).go(resume)
 
 
 def count_steps(config: SftConfig | DpoConfig, num_rows: int) -> int:

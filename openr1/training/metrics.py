@@ -1,6 +1,7 @@
 """All metrics of a step, assembled in one place; docs/metrics.md explains each."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from openr1.algorithms.advantages import has_reward_variance
@@ -45,6 +46,21 @@ def step_metrics(
         "policy/kl_coef": kl_coef,
         "sync/version": version,
     }
+
+
+def skip_metrics(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, float]:
+    """How many prompts a step skipped by their pass rates, and why, in all datasets together.
+
+    Args:
+        before: Position in the data before the step's prompts were taken, without counts at the start of a run.
+        after: Position after that; empty metrics if nothing can be skipped.
+    """
+    skipped: Counter[str] = Counter()
+    for key, count in after.items():
+        name = key.rpartition(".")[2]
+        if name.startswith("skipped_"):
+            skipped[f"rollout/{name}"] += count - before.get(key, 0)
+    return {name: float(count) for name, count in skipped.items()}
 
 
 def time_metrics(experience: Experience, step_seconds: float) -> dict[str, float]:

@@ -23,7 +23,7 @@ from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError
 from openr1.rollout.experience import Experience
 from openr1.rollout.producer import seed_stream
-from openr1.runtime.files import read_objects, write_objects, write_whole
+from openr1.runtime.files import read_objects, step_paths, write_objects, write_whole
 from openr1.tracking.checkpoint import find_damage, publish
 from openr1.training.frozen import DetachedPolicy, FrozenCritic, FrozenPolicy
 from openr1.training.stages import Stages
@@ -232,7 +232,7 @@ def _of_step(folder: Path, step: int) -> Path:
 
 def _check_there(folder: Path, steps: Iterable[int]) -> None:
     """Say which steps there are, where one is missing."""
-    there = sorted(int(path.name.removeprefix("step_")) for path in folder.glob("step_*"))
+    there = [step for step, _ in step_paths(folder)]
     missing = [step for step in steps if step not in there]
     if missing:
         known = f"there are those of {', '.join(map(str, there))}" if there else "there are none"

@@ -9,9 +9,12 @@ from pathlib import Path
 from openr1.actors.rl import Actors, train_demand
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
+from openr1.data.difficulty import make_judge
 from openr1.data.pass_rates import PASS_RATE_FILE, PassRates
-from openr1.data.prompts import PromptStream
+from openr1.inputs.datasets import Datasets, load_datasets, prompt_stream
+from openr1.inputs.reward_tasks import check_known, default_task, with_reward_task
 from openr1.interfaces import RewardSource
+from openr1.plan.disk import check_room
 from openr1.rewards.client import RewardClient
 from openr1.rewards.process import running_reward_server
 from openr1.rollout.experience import StepResult
@@ -22,11 +25,12 @@ from openr1.runtime.interrupts import INTERRUPTS
 from openr1.runtime.joining import cluster_address
 from openr1.runtime.ray_cluster import shared_memory_folder
 from openr1.tracking.checkpoint import Checkpoints
+from openr1.tracking.data_record import check_data, record_data
 from openr1.tracking.loggers.client import check_tracking
 from openr1.tracking.recorder import read_metrics, rollout_rows
 from openr1.tracking.run_folder import check_unused
+from openr1.tracking.shadow import ShadowGrading, ShadowReport
 from openr1.training.advantage_stage import AdvantageEstimation
-from openr1.training.datasets import Datasets, load_datasets
 from openr1.training.evaluation import Evaluator
 from openr1.training.replay import Recording, Replay, replay_stages
 from openr1.training.run import Run, StepOutput, run_services
@@ -49,22 +53,26 @@ def run_training(config: TrainConfig, resume: bool) -> None:
     with INTERRUPTS.installed():
         check_train(config)
         check_tracking(config.tracking)
-        datasets = load_datasets(config)
+        datasets = with_reward_task(load_datasets(config, default_task(config.reward)), config.reward)
         check_unused(config.run.folder, resume)
+        checkpoint_bytes = check_room(config, config.num_steps)
+        if resume:
+            check_data(config.run.folder, datasets.fingerprints)
         pushed_bytes = weights_bytes(config.model) if pushes_files(config) else 0
         replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
         recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
         with (
             shared_memory_folder(pushed_bytes) as shared,
-            ready_rewards(config, replay) as rewards,
+            ready_rewards(config, replay, datasets) as rewards,
             run_services(config, train_demand(config), resume) as (places, loggers),
         ):
+            record_data(config.run.folder, datasets.fingerprints)
             with_reference = config.has_reference and not config.debug.reads("advantage")
             actors = Actors(config, places, shared, with_reference=with_reference)
             stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, actors.critic))
             stages = replay_stages(stages, replay, recording, config.debug.rollout_only)
             with closing(RLJob(config, datasets, stages)) as job:
-                Run(config, job, loggers, INTERRUPTS).go(resume)
+                Run(config, job, loggers, INTERRUPTS, checkpoint_bytes).go(resume)
 
 
 def pushes_files(config: TrainConfig) -> bool:
@@ -82,23 +90,29 @@ def without_repetition(config: TrainConfig) -> TrainConfig:
 
 
 @contextmanager
-def ready_rewards(config: TrainConfig, replay: Replay | None) -> Iterator[RewardSource]:
-    """What grades responses: recorded grades, the servers of `reward.url`, or a server started for this run."""
+def ready_rewards(config: TrainConfig, replay: Replay | None, datasets: Datasets) -> Iterator[RewardSource]:
+    """What grades responses: recorded grades, the servers of `reward.url`, or a server started for this run.
+
+    Raises:
+        ConfigError: A row has a task that the servers do not know.
+    """
     reward = config.reward
     if replay is not None and config.debug.reads("reward"):
         yield replay
         return
     if reward.url is None:
         logs = config.run.folder / "logs"
-        with running_reward_server(reward.server_config, logs, reward.ready_timeout_seconds) as url:
-            yield from _ready_client(config, [url])
+        seconds = reward.ready_timeout_seconds
+        with running_reward_server(reward.server_config, logs, seconds, reward.module) as url:
+            yield from _ready_client(config, [url], datasets)
         return
-    yield from _ready_client(config, reward.url)
+    yield from _ready_client(config, reward.url, datasets)
 
 
-def _ready_client(config: TrainConfig, urls: list[str]) -> Iterator[RewardClient]:
+def _ready_client(config: TrainConfig, urls: list[str], datasets: Datasets) -> Iterator[RewardClient]:
     with RewardClient(urls, config.reward.deadline_seconds, config.reward.ready_timeout_seconds) as client:
         client.wait_until_ready()
+        check_known(datasets, config.reward, client.tasks())
         yield client
 
 
@@ -119,10 +133,15 @@ class RLJob:
         self._pass_rates = PassRates()
         if config.data.pass_rates is not None:
             self._pass_rates.read(config.data.pass_rates)
-        prompts = PromptStream(datasets.train, config.run.seed, self._is_solved)
-        producer = ExperienceProducer(
-            config, prompts, stages.rollout, stages.rewards, stages.reference, stages.interrupts
-        )
+        judge = make_judge(config.data, self._pass_rates, config.run.seed)
+        prompts = prompt_stream(config, datasets, judge)
+        shadow = config.reward.shadow
+        self._shadow: tuple[ShadowGrading, ShadowReport] | None = None
+        rewards = stages.rewards
+        if shadow is not None:
+            rewards = ShadowGrading(stages.rewards, shadow)
+            self._shadow = rewards, ShadowReport(self._folder, shadow)
+        producer = ExperienceProducer(config, prompts, stages.rollout, rewards, stages.reference, stages.interrupts)
         self._trainer = Trainer(
             config, producer, stages.estimate_advantages, stages.policy, stages.critic, stages.memory, stages.interrupts
         )
@@ -134,6 +153,11 @@ class RLJob:
     def state(self) -> TrainerState:
         """The state after the last complete step."""
         return self._trainer.state
+
+    @property
+    def holds_state(self) -> bool:
+        """Whether the policy holds the weights of `state`."""
+        return self._trainer.holds_state
 
     def close(self) -> None:
         """End what still samples; the actors can be stopped then."""
@@ -167,7 +191,11 @@ class RLJob:
         result = self._last = self._trainer.step()
         for scored in result.experience.sampled:
             self._pass_rates.add(scored)
-        return StepOutput(result.metrics, lambda: rollout_rows(result.experience))
+        metrics = result.metrics | self._stages.restarts()
+        if self._shadow is not None:
+            grading, report = self._shadow
+            metrics = metrics | report.add(result.step, grading.pairs(result.experience))
+        return StepOutput(metrics, lambda: rollout_rows(result.experience))
 
     def check(self) -> None:
         """Check the step's metrics, and every `rollout.verify_steps` steps each engine's weights."""
@@ -200,12 +228,12 @@ class RLJob:
 
         The pass rates go into the run folder, too, for people and other runs; resuming needs those of just this step.
         """
+        self._pass_rates.write(folder / PASS_RATE_FILE)
+        self._pass_rates.write(self._folder / PASS_RATE_FILE)
         self._stages.policy.save(folder / "policy")
         self._stages.policy.export(folder / "model")
         if self._stages.critic is not None:
             self._stages.critic.save(folder / "critic")
-        self._pass_rates.write(folder / PASS_RATE_FILE)
-        self._pass_rates.write(self._folder / PASS_RATE_FILE)
 
     def is_written(self) -> bool:
         """Whether policy and critic are."""
@@ -232,8 +260,3 @@ class RLJob:
         say(f"run folder: {self._folder}")
         say("  summary.json, metrics.jsonl, rollouts/, eval/, logs/")
         say(f"  the trained model: {checkpoints.complete()[-1]}/model")
-
-    def _is_solved(self, prompt_id: str) -> bool:
-        """Whether a prompt is skipped because its newest pass rate is above `data.max_pass_rate`."""
-        limit, newest = self._config.data.max_pass_rate, self._pass_rates.newest(prompt_id)
-        return limit is not None and newest is not None and newest > limit

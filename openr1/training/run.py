@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from openr1.config.dpo import DpoConfig
 from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
-from openr1.errors import ConfigError, DatasetExhausted, TrainingError
+from openr1.errors import ConfigError, DatasetExhausted, MissingError, NotSaved, OpenR1Error, TrainingError
 from openr1.placement.group import Places, reserve
 from openr1.placement.layouts import Demand
 from openr1.runtime.console import progress, say
+from openr1.runtime.faults import FAULTS
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.runtime.joining import cluster_address, joined_ray
 from openr1.runtime.node_checks import check_nodes
@@ -51,6 +52,10 @@ class Job(Protocol):
     def state(self) -> TrainerState:
         """The state after the last complete step."""
 
+    @property
+    def holds_state(self) -> bool:
+        """Whether the policy holds the weights of `state`: False from the start of an update to the end of its step."""
+
     def is_finished(self) -> bool:
         """Whether a run whose last checkpoint is of the last step has also written its results."""
 
@@ -88,6 +93,7 @@ class Job(Protocol):
 @contextmanager
 def run_services(config: RunConfigs, demand: Demand, resume: bool) -> Iterator[tuple[Places, Loggers]]:
     """For the block: Ray with the run's GPUs; the run's folder, open for this process only; the loggers."""
+    FAULTS.prepare("driver")
     with (
         ray_of(config) as cluster,
         # Before the folder: a refusal leaves nothing behind.
@@ -121,26 +127,30 @@ def ray_of(config: RunConfigs) -> Iterator[Cluster]:
 class Run:
     """Drives a job from start or newest checkpoint to the end, and keeps what its steps leave."""
 
-    def __init__(self, config: RunConfigs, job: Job, loggers: Loggers, interrupts: Interrupts) -> None:
-        """Take the parts; nothing runs yet."""
+    def __init__(
+        self, config: RunConfigs, job: Job, loggers: Loggers, interrupts: Interrupts, checkpoint_bytes: int = 0
+    ) -> None:
+        """Take the parts; nothing runs yet. No checkpoint is begun where there is no room for `checkpoint_bytes`."""
         self._folder = config.run.folder
         self._save_steps = config.checkpoint.save_steps
         self._job = job
         self._loggers = loggers
         self._interrupts = interrupts
-        self._recorder = RunRecorder(self._folder)
+        self._recorder = RunRecorder(self._folder, config.tracking)
         folder, timeout = self._folder / "checkpoints", config.policy.timeout_seconds
-        self._checkpoints = Checkpoints(folder, config.checkpoint.keep, timeout)
-        self._saved = 0
+        self._checkpoints = Checkpoints(folder, config.checkpoint, timeout, checkpoint_bytes)
+        self._sound = 0
         self._metrics: dict[str, float] = {}
 
     def go(self, resume: bool) -> None:
-        """Train to the last step; past the first one a signal or an exhausted dataset leaves a checkpoint."""
+        """Train to the last step; past the first, a signal or an error before an update leaves a checkpoint."""
         try:
             self._go(resume)
         except DatasetExhausted:
             raise
-        except TrainingError:
+        except (TrainingError, MissingError, OSError) as error:
+            if not isinstance(error, NotSaved):
+                self._save_after_error()
             kept = self._checkpoints.complete()
             say(f"the last checkpoint is {kept[-1]}; continue with --resume" if kept else "there is no checkpoint yet")
             raise
@@ -150,7 +160,7 @@ class Run:
     def _go(self, resume: bool) -> None:
         job = self._job
         job.start(self._newest_checkpoint() if resume else None)
-        step = self._saved = job.state.step
+        step = job.state.step
         self._recorder.forget_after(step)
         self._loggers.start(step)
         if step == 0:
@@ -169,7 +179,7 @@ class Run:
                 self._save_last_step()
             raise
         with self._interrupts.held_back():
-            self._checkpoints.finish()
+            self._checkpoints.finish_last(job.state.step)
         job.finish(self._metrics, self._checkpoints)
 
     def _step(self) -> None:
@@ -183,12 +193,17 @@ class Run:
         try:
             with self._interrupts.section():
                 output = job.step()
-                self._metrics, rollouts, made = output.metrics, output.rollouts, True
-                self._recorder.record_metrics(job.state.step, output.metrics)
-                if rollouts is not None:
-                    self._recorder.record_rollouts(job.state.step, rollouts())
-                # Before a checkpoint keeps what is wrong.
-                job.check()
+                self._metrics, rollouts, made = self._with_failures(output.metrics), output.rollouts, True
+                try:
+                    FAULTS.at("record")
+                    self._recorder.record_metrics(job.state.step, self._metrics)
+                    if rollouts is not None:
+                        self._recorder.record_rollouts(job.state.step, rollouts())
+                        self._recorder.prune_rollouts(self._loggers.needs_rollouts)
+                finally:
+                    # Before a checkpoint keeps what is wrong; also of a step of which a full disk takes no record.
+                    job.check()
+                    self._sound = job.state.step
                 self._checkpoints.check()
                 if self._is_save_due(job.state.step):
                     self._save()
@@ -197,6 +212,10 @@ class Run:
             # Loggers take no step twice, so they get it once, with whatever was evaluated.
             if made:
                 self._loggers.log(job.state.step, self._metrics, () if rollouts is None else rollouts())
+
+    def _with_failures(self, metrics: dict[str, float]) -> dict[str, float]:
+        failed = self._checkpoints.num_failed
+        return metrics | {"checkpoint/failed": float(failed)} if failed else metrics
 
     def _evaluate(self) -> None:
         """Evaluate if it is due, add the result to the step's row, and keep the checkpoint if it is the best."""
@@ -210,7 +229,7 @@ class Run:
             self._recorder.add_to_step(step, results)
             best = self._checkpoints.best()
             if job.is_best(best):
-                if self._saved < step:
+                if self._checkpoints.saved < step:
                     self._save()
                 self._checkpoints.mark_best(step)
 
@@ -227,18 +246,28 @@ class Run:
 
     def _save(self) -> None:
         """Begin a checkpoint of the last complete step."""
-        state = self._job.state
-        self._checkpoints.save(state, self._job.save, self._job.is_written)
-        self._saved = state.step
+        self._checkpoints.save(self._job.state, self._job.save, self._job.is_written)
 
     def _save_last_step(self) -> None:
         """Leave a checkpoint of the last complete step, if there is one."""
         step = self._job.state.step
-        if step > self._saved:
+        if step > self._checkpoints.saved:
             self._save()
-        self._checkpoints.finish()
+        self._checkpoints.finish_last(step)
         if step > 0:
             say(f"stopped after step {step}; continue with --resume")
+
+    def _save_after_error(self) -> None:
+        """Leave a checkpoint of the last complete step if it was sound, and the policy lives and still holds it."""
+        step = self._job.state.step
+        if step <= self._checkpoints.saved or step != self._sound or not self._job.holds_state:
+            return
+        try:
+            with self._interrupts.held_back():
+                self._save()
+                self._checkpoints.finish()
+        except (OpenR1Error, OSError) as error:
+            say(f"step {step} could not be saved: {error}")
 
     def _newest_checkpoint(self) -> tuple[Path, TrainerState] | None:
         """The checkpoint to resume from; None if the run was stopped before its first."""

@@ -1,15 +1,19 @@
 """One SFT run from config to exported model: negative log-likelihood of responses on the policy workers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.checks import check_sft
-from openr1.config.sft import SftConfig
-from openr1.data.examples import Example, load_examples, to_batch
+from openr1.config.sft import SftConfig, SftDataConfig
+from openr1.data.examples import Example, example_schema, load_examples, to_batch
+from openr1.data.fingerprint import fingerprint
 from openr1.data.order import batch_order
-from openr1.data.prompts import load_tokenizer
+from openr1.data.template import run_template
+from openr1.inputs.model_check import CheckedModel, check_model
 from openr1.interfaces import Policy
 from openr1.runtime.interrupts import INTERRUPTS
+from openr1.tracking.data_record import check_data, record_data
 from openr1.tracking.loggers.client import check_tracking
 from openr1.tracking.run_folder import check_unused
 from openr1.training.fixed_dataset import (
@@ -19,7 +23,6 @@ from openr1.training.fixed_dataset import (
     describe_count,
     run_fixed_dataset,
 )
-from openr1.workers.rope import check_context_length
 
 
 def run_sft(config: SftConfig, resume: bool) -> None:
@@ -32,22 +35,34 @@ def run_sft(config: SftConfig, resume: bool) -> None:
     with INTERRUPTS.installed():
         check_sft(config)
         check_tracking(config.tracking)
-        tokenizer = load_tokenizer(config.model.path)
-        check_context_length(config.model, config.data.max_len)
-        examples, dropped = load_examples(config.data.train, tokenizer, config.data)
+        model = check_model(config.model, config.data.max_len, run_template(config))
+        examples, dropped = load_model_examples(model, config.data.train, config.data)
         data = describe_count(len(examples), "examples", dropped)
         held_out: list[Example] = []
         if config.data.held_out is not None:
-            held_out, dropped = load_examples(config.data.held_out, tokenizer, config.data)
+            held_out, dropped = load_model_examples(model, config.data.held_out, config.data)
             data += ", " + describe_count(len(held_out), "held out", dropped)
         num_steps = count_steps(config, len(examples))
         check_sft(config, num_steps)
         check_unused(config.run.folder, resume)
+        schema = example_schema(config.data)
+        paths = [path for path in (config.data.train, config.data.held_out) if path is not None]
+        fingerprints = {str(path): fingerprint(path, schema) for path in paths}
+        if resume:
+            check_data(config.run.folder, fingerprints)
 
         def make_job(policy: Policy) -> FixedDatasetJob:
+            record_data(config.run.folder, fingerprints)
             return sft_job(config, num_steps, examples, held_out, policy)
 
         run_fixed_dataset(config, num_steps, resume, data, make_job)
+
+
+def load_model_examples(model: CheckedModel, path: Path, data: SftDataConfig) -> tuple[list[Example], int]:
+    """`load_examples` for a model: its tokenizer, and no token for which it has no embedding."""
+    examples, dropped = load_examples(path, model.tokenizer, data)
+    model.check_token_ids(path, (example.prompt_ids + example.response_ids for example in examples))
+    return examples, dropped
 
 
 def sft_job(

@@ -1,6 +1,6 @@
 """The stages of one RL run, as handed to its trainer; `replay` and tests exchange some of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from openr1.actors.gpu_memory import KeptMemory
@@ -20,6 +20,7 @@ class Stages:
         comparable: Whether engines, policy and reference run under the weights of this run, so that their log-probs
             must agree.
         memory: Who has the memory of shared GPUs.
+        restarts: How often actors were started again so far, as metrics.
     """
 
     rollout: Rollout
@@ -32,6 +33,7 @@ class Stages:
     interrupts: Interrupts = INTERRUPTS
     comparable: bool = True
     memory: GpuMemory = field(default_factory=KeptMemory)
+    restarts: Callable[[], dict[str, float]] = dict
 
     @classmethod
     def of_actors(cls, actors: Actors, rewards: RewardSource, estimate_advantages: AdvantageStage) -> "Stages":
@@ -45,4 +47,5 @@ class Stages:
             policy=actors.policy,
             critic=actors.critic,
             memory=actors.memory,
+            restarts=actors.restarts,
         )

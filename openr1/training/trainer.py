@@ -19,9 +19,10 @@ from openr1.config.train import TrainConfig
 from openr1.errors import TrainingError
 from openr1.interfaces import Critic, GpuMemory, Policy
 from openr1.rollout.experience import Experience, StepResult, timed
+from openr1.runtime.faults import FAULTS
 from openr1.runtime.interrupts import Interrupts
 from openr1.training.critic import begin_critic_updates
-from openr1.training.metrics import StepUpdates, failed_fraction, step_metrics, time_metrics
+from openr1.training.metrics import StepUpdates, failed_fraction, skip_metrics, step_metrics, time_metrics
 from openr1.training.reward_shaping import shape_rewards
 from openr1.types import RunningReward, TrainerState, WeightVersion
 
@@ -71,6 +72,12 @@ class Trainer:
         self._interrupts = interrupts
         self._state = TrainerState(step=0, version=0, prompts=experiences.state())
         self._last_end: float | None = None
+        self._is_updating = False
+
+    @property
+    def holds_state(self) -> bool:
+        """Whether the policy holds the weights of `state`: False from the start of an update to the end of its step."""
+        return not self._is_updating
 
     @property
     def state(self) -> TrainerState:
@@ -101,6 +108,7 @@ class Trainer:
             experience = shape_rewards(experience, self._config, self._kl_coef)
             experience = self._estimate_advantages(experience, self._state.running_reward)
             self._interrupts.defer()
+            self._is_updating = True
             with timed(experience.seconds, "update"):
                 self._memory.for_training()
                 updates = self._update(experience.batch)
@@ -128,6 +136,7 @@ class Trainer:
 
         During the critic's warm-up the policy's loss is only evaluated.
         """
+        FAULTS.at("update")
         config, algorithm = self._config, self._config.algorithm
         finish_critic = begin_critic_updates(self._critic, batch, config)
         mini_batches = self._mini_batches(batch)
@@ -167,6 +176,7 @@ class Trainer:
 
     def _push(self, version: WeightVersion) -> None:
         """Bring the policy's weights to the engines, which have the memory of shared GPUs from then on."""
+        FAULTS.at("push")
         self._memory.for_generation()
         self._policy.push_weights(version)
 
@@ -175,9 +185,11 @@ class Trainer:
         before = self._state
         version: WeightVersion = before.version + 1
         metrics = step_metrics(experience, updates, version, self._kl_coef)
+        metrics |= skip_metrics(before.prompts, experience.prompts)
         kl_coef = self._next_kl_coef(metrics["policy/kl"], len(experience.batch), updates)
         self._state = TrainerState(experience.step, version, experience.prompts, experience.running_reward, kl_coef)
         self._last_end = time.monotonic()
+        self._is_updating = False
         return StepResult(experience, metrics | time_metrics(experience, self._last_end - start))
 
     @property

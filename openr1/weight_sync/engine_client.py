@@ -9,7 +9,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
 from openr1.errors import StageTimeout, TrainingError, WeightSyncError
-from openr1.runtime.ray_calls import gather, last_line, numbered
+from openr1.runtime.console import say
+from openr1.runtime.ray_calls import gather, last_line, numbered, one_line
 from openr1.types import WeightVersion
 
 ANSWER_SECONDS = 1.0
@@ -27,6 +28,8 @@ class EngineClient:
         self._names = numbered("engine", len(self._engines))
         self._waiting = ""
         self._calls: list[Any] = []
+        self._silent: set[str] = set()
+        """Names of the engines that did not answer the last `abort`."""
         self.version: WeightVersion = 0
         """Version of the weights in the next push; set it before `send_weights`."""
         self.set_deadline(timeout_seconds)
@@ -76,8 +79,9 @@ class EngineClient:
 
     def abort(self) -> None:
         """Have every engine give up an update; one that is lost or does not answer is found by `wait_until_ready`."""
-        calls = [engine.abort_weight_update.remote() for engine in self._engines]
-        ray.wait(calls, num_returns=len(calls), timeout=self._seconds_left())
+        calls = {engine.abort_weight_update.remote(): name for name, engine in self._by_name().items()}
+        unanswered = ray.wait(list(calls), num_returns=len(calls), timeout=self._seconds_left())[1]
+        self._silent = {calls[call] for call in unanswered}
 
     def what_failed(self, error: Exception) -> str:
         """What each engine that failed says, for an error in a push; after `abort`.
@@ -91,7 +95,7 @@ class EngineClient:
             except GetTimeoutError:
                 causes.append(f"{name}: not done within {self._timeout_seconds:g} s")
             except RayTaskError as failure:
-                causes.append(f"{name}: {type(failure.cause).__name__}: {last_line(failure.cause)}")
+                causes.append(f"{name}: {type(failure.cause).__name__}: {one_line(failure.cause)}")
             except RayActorError as failure:
                 causes.append(f"{name}: {last_line(failure)}")
         return f"{self._waiting}: {'; '.join(causes)}" if causes else last_line(error)
@@ -99,12 +103,18 @@ class EngineClient:
     def wait_until_ready(self) -> None:
         """Wait until every engine answers that it has no update open; Ray may still be starting some again.
 
+        The process of an engine that did not answer `abort` is ended first: it is stopped, or stuck in a call.
+
         Raises:
             StageTimeout: An engine did not answer before the deadline.
             TrainingError: An engine has died for good, or cannot give up its update.
         """
         self._calls = []
-        engines = dict(zip(self._names, self._engines, strict=True))
+        engines = self._by_name()
+        for name in sorted(self._silent):
+            say(f"{name} does not answer; its process is ended")
+            ray.kill(engines[name], no_restart=False)
+        self._silent = set()
         while engines:
             calls = {name: engine.abort_weight_update.remote() for name, engine in engines.items()}
             ray.wait(list(calls.values()), num_returns=len(calls), timeout=self._seconds_left())
@@ -128,6 +138,9 @@ class EngineClient:
         except (RayActorError, RayTaskError) as error:
             raise TrainingError(f"{waiting}: {last_line(error)}") from error
         return True
+
+    def _by_name(self) -> dict[str, ActorHandle]:
+        return dict(zip(self._names, self._engines, strict=True))
 
     def _seconds_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedConfig
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PACKED_ROWS = "openr1_packed_rows"
 """Name under which `attend_within_rows` is registered as an attention implementation of transformers."""
@@ -57,10 +57,11 @@ def attend_within_rows(
     equal = [(length, len(list(rows))) for length, rows in groupby(row_lengths)]
     parts = zip(*(tensor.split([n * length for length, n in equal], 2) for tensor in (query, key, value)), strict=True)
     attended = []
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]  # See cpu_layers.adapt_to_cpu.
     for part, (length, rows) in zip(parts, equal, strict=True):
         # [rows, heads, length, D] each, without a copy.
         stacked = [tensor.squeeze(0).unflatten(1, (rows, length)).transpose(0, 1) for tensor in part]
-        attention, _ = sdpa_attention_forward(module, *stacked, None, dropout, scaling, **kwargs)
+        attention, _ = sdpa(module, *stacked, None, dropout=dropout, scaling=scaling, **kwargs)
         attended.append(attention.flatten(0, 1))
     return torch.cat(attended)[None], None
 

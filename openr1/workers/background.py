@@ -3,15 +3,17 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, UntypedStorage
 
-from openr1.errors import PolicyError
+from openr1.errors import NotSaved
+from openr1.runtime.faults import FAULTS
 
 
 class BackgroundWriter:
@@ -20,23 +22,59 @@ class BackgroundWriter:
     def __init__(self) -> None:
         """Start without anything to write."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
-        self._writes: list[tuple[Path, Future[object]]] = []
+        self._writes: list[Future[str | None]] = []
 
     def submit(self, path: Path, write: Callable[[], object]) -> None:
         """Write `path` in the background."""
-        self._writes.append((path, self._thread.submit(write)))
+        self._writes.append(self._thread.submit(_failure_of, path, write))
+
+    def start_over(self) -> None:
+        """Forget what could not be written: what follows is another checkpoint."""
+        self._writes = [write for write in self._writes if not write.done()]
+
+    def state(self) -> "WriterState":
+        """How far it is.
+
+        A failure is told again until `start_over`: no answer may be lost and then look like success.
+        """
+        failures = [failure for write in self._writes if write.done() and (failure := write.result()) is not None]
+        return WriterState(all(write.done() for write in self._writes), failures[0] if failures else None)
 
     def is_done(self) -> bool:
-        """Whether everything has been written; not necessarily flushed to disk.
+        """Whether everything has been written, if this is the only rank; see `all_written`."""
+        return all_written([self.state()])
 
-        Raises:
-            PolicyError: A write failed, now or earlier: no answer may be lost and then look like success.
-        """
-        for path, future in self._writes:
-            if future.done() and (error := future.exception()) is not None:
-                raise PolicyError(f"{path} could not be written: {type(error).__name__}: {error}") from error
-        self._writes = [write for write in self._writes if not write[1].done()]
-        return not self._writes
+
+class WriterState(NamedTuple):
+    """Whether nothing is being written any more, and why a file could not be written (the first one, or None)."""
+
+    is_done: bool
+    failure: str | None
+
+
+def all_written(ranks: Iterable[WriterState]) -> bool:
+    """Whether all ranks have written everything; not necessarily flushed to disk.
+
+    Raises:
+        NotSaved: A file could not be written. Only once no rank writes any more, so that the rest can be removed.
+    """
+    states = list(ranks)
+    if not all(state.is_done for state in states):
+        return False
+    for state in states:
+        if state.failure is not None:
+            raise NotSaved(state.failure)
+    return True
+
+
+def _failure_of(path: Path, write: Callable[[], object]) -> str | None:
+    """Write; returns what the disk refused. The error itself would keep alive what was to be written."""
+    try:
+        FAULTS.at("write")
+        write()
+    except (OSError, RuntimeError, SafetensorError) as error:  # the last two: of PyTorch and safetensors on a full disk
+        return f"{path} could not be written: {type(error).__name__}: {' '.join(str(error).split())}"
+    return None
 
 
 def to_host(value: Any) -> Any:

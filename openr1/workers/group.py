@@ -15,6 +15,7 @@ from openr1.interfaces import WeightSenderFactory
 from openr1.runtime.console import say
 from openr1.runtime.ray_calls import gather, numbered
 from openr1.types import WeightVersion
+from openr1.workers.background import all_written
 from openr1.workers.micro_batches import cut_into_micro_batches, plan_batch
 
 Sums = TypeVar("Sums", bound=tuple[float, ...])
@@ -99,9 +100,9 @@ class WorkerGroup:
         """Whether all ranks have written the files of all `save` and `export` calls.
 
         Raises:
-            PolicyError: A file could not be written.
+            NotSaved: A file could not be written.
         """
-        return all(self._wait(self._send("is_written"), "asking for written files"))
+        return all_written(self._wait(self._send("written"), "asking for written files"))
 
     def load(self, folder: Path) -> None:
         """Load what `save` wrote, with any number of ranks."""

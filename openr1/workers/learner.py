@@ -10,19 +10,22 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.algorithms.optimizer_step import optimizer_step
+from openr1.data.chat import end_token_ids
+from openr1.data.model_folder import export_generation_config
+from openr1.data.tokenizer import load_tokenizer, save_tokenizer
 from openr1.errors import PolicyError
 from openr1.runtime.console import say
 from openr1.workers.attention_choice import describe_attention
 from openr1.workers.backend import Backend
 from openr1.workers.background import BackgroundWriter
 from openr1.workers.deepspeed import backend as deepspeed_backend
-from openr1.workers.lora import add_adapters, full_weights
+from openr1.workers.lora import KeptUpdate, add_adapters, factors, full_weights
 from openr1.workers.model import LogProbModel, ValueModel, load_causal_lm
+from openr1.workers.model_cards import adapter_card, merged_card
 from openr1.workers.settings import LearnerSettings
 
 Sums = TypeVar("Sums", bound=tuple[float, ...])
@@ -93,37 +96,58 @@ class PolicyLearner(Learner):
     def export(self, folder: Path) -> None:
         """Copy the weights to rank 0's host memory; its writer writes model and tokenizer in Hugging Face format.
 
-        LoRA adapters are merged into the model, and also saved separately in `folder/adapter` in PEFT format.
+        LoRA adapters are saved in `folder/adapter` in PEFT format, and merged into the model, which is rounded: a
+        README.md in each folder tells how much of the update is left there.
         """
-        writes = dist.get_rank() == 0
-        state, adapters = copy_to_host(self.weights(), writes), copy_to_host(self._adapter_weights(), writes)
+        writes, kept = dist.get_rank() == 0, KeptUpdate()
+        state, adapters = copy_to_host(self._merged(kept), writes), copy_to_host(self._adapter_weights(), writes)
         if writes:
-            self.writer.submit(folder, lambda: self._write_model(folder, state, adapters))
+            self.writer.submit(folder, lambda: self._write_model(folder, state, adapters, kept.share))
 
-    def _write_model(self, folder: Path, state: dict[str, Tensor], adapters: dict[str, Tensor]) -> None:
-        """Write copied weights. Of the model itself, which trains on, only names and configuration are read."""
+    def _write_model(self, folder: Path, state: dict[str, Tensor], adapters: dict[str, Tensor], share: float) -> None:
+        """Write copied weights. Of the model itself, which trains on, only names and configuration are used."""
+        model = self.settings.model
+        tokenizer = load_tokenizer(model.path, self.settings.template)
+        self.lm.generation_config = export_generation_config(model.path, end_token_ids(tokenizer))
         self.lm.save_pretrained(folder, state_dict=state)
-        AutoTokenizer.from_pretrained(self.settings.model.path).save_pretrained(folder)
+        save_tokenizer(tokenizer, folder)
         if self._adapters is not None:
             self._adapters.save_pretrained(folder / "adapter", state_dict=adapters)
+            # In place of PEFT's, which is a form to fill in.
+            (folder / "adapter/README.md").write_text(adapter_card(model), encoding="utf-8")
+            (folder / "README.md").write_text(merged_card(model, share), encoding="utf-8")
+            say(f"{folder}: merged and rounded to {model.dtype}, {share:.1%} of the adapters' update is left")
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the full tensors with their names in the Hugging Face model, gathered one at a time.
+        """Yield what engines need, gathered one tensor at a time: full weights, or with LoRA the adapters (`Factor`).
 
-        Tied weights are yielded once, under their first name. LoRA adapters are merged.
+        Names are those of the Hugging Face model. Tied weights are yielded once, under their first name.
         """
+        if self._adapters is None:
+            yield from self._merged(KeptUpdate())
+            return
+        for factor in factors(self.lm):
+            with self.backend.gathered([factor.parameter]):
+                yield factor.name, factor.value()
+
+    def _merged(self, kept: KeptUpdate) -> Iterator[tuple[str, Tensor]]:
+        """Yield the full tensors with LoRA adapters merged into them; `kept` counts what rounding leaves of these."""
         for weight in full_weights(self.lm):
             with self.backend.gathered(weight.parameters):
                 merged = weight.merged()
+                if weight.adapter is not None:
+                    kept.add(weight, merged)
                 # A gathered parameter is freed when the block ends, so it must be copied; a merged one is a copy.
                 copied = self.backend.shards_parameters and weight.adapter is None
                 yield weight.name, merged.clone() if copied else merged
 
     def weight_shapes(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and full shape of each tensor of `weights`, in the same order, without gathering."""
-        return [
-            (weight.name, weight.base.dtype, self.backend.full_shape(weight.base)) for weight in full_weights(self.lm)
-        ]
+        if self._adapters is None:
+            named = [(weight.name, weight.base) for weight in full_weights(self.lm)]
+        else:
+            named = [(factor.name, factor.parameter) for factor in factors(self.lm)]
+        return [(name, parameter.dtype, self.backend.full_shape(parameter)) for name, parameter in named]
 
     def _per_token(self, outputs: Any) -> Tensor:
         log_probs: Tensor = outputs.log_probs

@@ -13,8 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from openr1.algorithms.head import projection
 from openr1.algorithms.token_ops import Chunking, Entropy, TokenOutputs, token_log_probs
 from openr1.config.sections import ModelConfig
+from openr1.data.model_folder import read_text_config
 from openr1.workers.attention import attention_implementation
 from openr1.workers.attention_choice import choose_implementation
+from openr1.workers.cpu_layers import adapt_to_cpu
 from openr1.workers.rope import rope_scaling_overrides
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -116,7 +118,7 @@ def weights_bytes(settings: ModelConfig) -> int:
 
 def hidden_size(settings: ModelConfig) -> int:
     """Hidden size of a model, from its config.json."""
-    return int(AutoConfig.from_pretrained(settings.path, trust_remote_code=False).hidden_size)
+    return int(read_text_config(settings.path).hidden_size)
 
 
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
@@ -130,6 +132,7 @@ def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
         trust_remote_code=False,
     )
     compute_head_in_float32(lm)
+    adapt_to_cpu(lm)
     if settings.gradient_checkpointing:
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return lm

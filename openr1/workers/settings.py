@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from openr1.config.sections import ModelConfig, OptimizerConfig
+from openr1.data.template import OWN_TEMPLATE, ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """What a learner trains and how; the same on every rank."""
+    """What a learner trains and how; the same on every rank. The tokenizer is exported with `template`."""
 
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -30,6 +31,7 @@ class LearnerSettings:
     temperature: float
     total_updates: int
     role: Literal["policy", "critic"] = "policy"
+    template: ChatTemplate = OWN_TEMPLATE
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One data-parallel rank of the policy or the critic: a Ray actor with a process group and a learner."""
 
 import os
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from torch import Tensor
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.base import Objective, StepStats
 from openr1.interfaces import WeightSender, WeightSenderFactory
+from openr1.runtime.faults import FAULTS
 from openr1.runtime.network import use_interface
 from openr1.runtime.process import log_to
 from openr1.types import WeightVersion
 from openr1.workers.settings import LearnerSettings, WorkerSettings
 
 if TYPE_CHECKING:
+    from openr1.workers.background import WriterState
     from openr1.workers.learner import Learner, PolicyLearner
 
 
@@ -27,6 +30,7 @@ class TrainWorker:
     def __init__(self, settings: WorkerSettings) -> None:
         """Prepare the process. Call `load_model` next."""
         log_to(settings.log_path)
+        FAULTS.prepare(settings.log_path.stem)
         torch.set_num_threads(settings.threads)
         os.environ |= {
             "RANK": str(settings.rank),
@@ -34,7 +38,10 @@ class TrainWorker:
             # Each rank sees only its GPU, as device 0, because Ray sets CUDA_VISIBLE_DEVICES. LOCAL_SIZE stays unset:
             # with it, DeepSpeed reduces gradients through shared memory whose name all runs on the machine share.
             "LOCAL_RANK": "0" if settings.on_gpu else str(settings.rank),
+            # Of torch: checkpoints may hold tensors and plain values only, although DeepSpeed would unpickle anything.
+            "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
         }
+        os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
         self._address = use_interface(settings.interface)
         self._settings = settings
         self._store: dist.TCPStore | None = None
@@ -43,8 +50,7 @@ class TrainWorker:
 
     def open_store(self) -> tuple[str, int]:
         """On rank 0 only: open the rendezvous store on a free port chosen by the system; returns address and port."""
-        ranks = self._settings.num_ranks
-        self._store = dist.TCPStore(self._address, 0, ranks, is_master=True, wait_for_workers=False)
+        self._store = listening_store(self._address, self._settings.num_ranks)
         return self._address, self._store.port
 
     def load_model(self, store_at: tuple[str, int], learner: LearnerSettings) -> None:
@@ -70,12 +76,14 @@ class TrainWorker:
         return self.learner.step(micro_batches, objective, apply)
 
     def save(self, folder: Path) -> None:
-        """See `Backend.save`."""
+        """See `Backend.save`. Begins a checkpoint: what could not be written of the one before is forgotten."""
+        FAULTS.at("save")
+        self.learner.writer.start_over()
         self.learner.backend.save(folder)
 
-    def is_written(self) -> bool:
-        """Whether the files of all `save` and `export` calls are written; see `BackgroundWriter.is_done`."""
-        return self.learner.writer.is_done()
+    def written(self) -> "WriterState":
+        """How far the files of `save` and `export` are; see `BackgroundWriter.state`."""
+        return self.learner.writer.state()
 
     def load(self, folder: Path) -> int | None:
         """See `Backend.load`."""
@@ -96,6 +104,7 @@ class TrainWorker:
     def push_weights(self, version: WeightVersion) -> None:
         """Push the current weights to all engines as `version` (policy only, after `connect_engines`)."""
         assert self._sender is not None
+        FAULTS.at("push")
         self._sender.push(version)
 
     def reconnect_engines(self, engines: list[Any]) -> None:
@@ -120,3 +129,16 @@ class TrainWorker:
 
         assert isinstance(self._learner, PolicyLearner)
         return self._learner
+
+
+def listening_store(address: str, num_ranks: int) -> dist.TCPStore:
+    """A rendezvous store that listens on an address, at a free port chosen by the system.
+
+    A store that opens its own port listens on all interfaces, whatever address it gets; and it asks nobody for a token.
+    """
+    listening = socket.create_server((address, 0))
+    port: int = listening.getsockname()[1]
+    # The store closes the descriptor.
+    return dist.TCPStore(
+        address, port, num_ranks, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )

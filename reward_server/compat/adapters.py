@@ -19,8 +19,7 @@ from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem
 from reward_server.scoring import GradingResult
-from reward_server.tasks import find_task
-from reward_server.tasks.task import Task
+from reward_server.tasks import BUILT_IN, AnyTask, find_task
 
 LABEL_COLUMNS = ("label", "answer", "solution")
 """Columns of a TRL dataset that may hold the label, in order of precedence."""
@@ -28,7 +27,7 @@ LABEL_COLUMNS = ("label", "answer", "solution")
 TASK_VARIABLE = "OPENR1_REWARD_TASK"
 """Environment variable with the task of `reward_func`, which OpenRLHF has no way to pass. Read on import."""
 
-_openrlhf_task = find_task(os.environ.get(TASK_VARIABLE, "math"))
+_openrlhf_task = find_task(os.environ.get(TASK_VARIABLE, "math"), BUILT_IN)
 _no_prompts = PromptIndex([])
 _grader: Grader | None = None
 _grader_lock = threading.Lock()
@@ -49,7 +48,7 @@ def trl_reward(task: str) -> Callable[..., list[float | None]]:
     Raises:
         UnknownTask: No built-in task has this name.
     """
-    found = find_task(task)
+    found = find_task(task, BUILT_IN)
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         labels = next((columns[name] for name in LABEL_COLUMNS if name in columns), None)
@@ -82,7 +81,7 @@ def compute_score(
     Raises:
         UnknownTask: No built-in task is called `data_source`.
     """
-    task = find_task(data_source)
+    task = find_task(data_source, BUILT_IN)
     (result,) = _grade(task, [solution_str], [ground_truth], [""])
     return {
         "score": task.failed_reward if result.reward is None else result.reward,
@@ -111,7 +110,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
 
 
 def _grade(
-    task: Task[Any], responses: Sequence[str], labels: Sequence[Any], prefixes: Sequence[str]
+    task: AnyTask, responses: Sequence[str], labels: Sequence[Any], prefixes: Sequence[str]
 ) -> list[GradingResult]:
     items = [
         ScoreItem(id=str(number), response=response, label=to_label(label), prefix=prefix)

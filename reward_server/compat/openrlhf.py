@@ -27,7 +27,7 @@ from reward_server.components.tags import opened_thought
 from reward_server.grader import Grader
 from reward_server.schema import ScoreItem, Text, describe_problems
 from reward_server.scoring import GradingResult
-from reward_server.tasks.task import Task
+from reward_server.tasks import AnyTask
 
 _FIRST_TOKEN = re.compile(r"\s*<[^<>\s]{1,40}>")
 _LAST_TOKEN = re.compile(r"(?:<\|[^<>|]{1,40}\|>|</s>|<eos>|<｜[^<>｜]{1,40}｜>)\Z")
@@ -203,7 +203,7 @@ class PromptIndex:
         return self._labels[prompt] if prompt in self._labels else self.find(prompt)[0]
 
 
-def grade_texts(grader: Grader, task: Task[Any], request: RewardRequest, index: PromptIndex) -> list[GradingResult]:
+def grade_texts(grader: Grader, task: AnyTask, request: RewardRequest, index: PromptIndex) -> list[GradingResult]:
     """Grade every query. A query without a known prompt or label gets the verdict `error`."""
     items = to_items(request, index)
     graded = iter(grader.grade(task, [item for item in items if isinstance(item, ScoreItem)]))
@@ -290,9 +290,10 @@ def _match_words(text: str, start: int, prompt: str) -> int | None:
     return position
 
 
-def to_reply(task: Task[Any], results: Sequence[GradingResult]) -> RewardReply:
+def to_reply(task: AnyTask, results: Sequence[GradingResult]) -> RewardReply:
     """The reply, with a number for every item: a failed one gets `failed_reward` and an entry in `errors`."""
     failed = [result.reward is None for result in results]
+    names = dict.fromkeys([*task.components, *(name for result in results for name in result.components)])
     return RewardReply(
         rewards=[task.failed_reward if result.reward is None else result.reward for result in results],
         scores=[result.score or 0.0 for result in results],
@@ -301,7 +302,7 @@ def to_reply(task: Task[Any], results: Sequence[GradingResult]) -> RewardReply:
                 f"task_{name}" if name in _RESERVED_LOG_NAMES else name: [
                     result.components.get(name, 0.0) for result in results
                 ]
-                for name in task.components
+                for name in names
             },
             "failed": [float(flag) for flag in failed],
         },

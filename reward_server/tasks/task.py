@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pydantic import JsonValue
 
@@ -123,7 +123,3 @@ class Task(Generic[Gold]):
             components={**self.components, **changed},
             failed_reward=self.failed_reward if failed_reward is None else failed_reward,
         )
-
-
-Tasks = Mapping[str, Task[Any]]
-"""Tasks by name."""

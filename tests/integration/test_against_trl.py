@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openr1.algorithms.advantages import (
+    decoupled_advantages,
     group_centered_advantages,
     group_normalized_advantages,
     leave_one_out_advantages,
@@ -89,6 +90,27 @@ def test_advantages_are_those_of_trl(
     prompts = [{"prompt": f"Make {number} from 1, 2."} for number in (3, 4, 5) for _ in range(GROUP)]
     expected = trainer._generate_and_score_completions(prompts)["advantages"]
     torch.testing.assert_close(estimate(rewards, valid).flatten(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gdpo_is_that_of_trl(make_trl: Maker) -> None:
+    """Catches another order of normalizing, weighting and adding, and a component that is missing and counts as 0."""
+    generator = torch.Generator().manual_seed(6)
+    values = torch.randint(0, 5, (2, 3, GROUP), generator=generator) / torch.tensor([4.0, 0.5])[:, None, None]
+    present = torch.ones(2, 3, GROUP, dtype=torch.bool)
+    # One response without its second component, and one that could not be graded.
+    present[1, 0, 1], present[:, 1, 2] = False, False
+    answers = [
+        [float(value) if there else None for value, there in zip(*rows, strict=True)]
+        for rows in zip(values.flatten(1), present.flatten(1), strict=True)
+    ]
+    rewards = [lambda completions, *, answer=answer, **_: answer for answer in answers]
+    settings = {"beta": 0.0, "multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 0.25]}
+    trainer = make_trl("grpo", rewards, **settings)
+    trainer.model.train()
+    prompts = [{"prompt": f"Make {number} from 1, 2."} for number in (3, 4, 5) for _ in range(GROUP)]
+    expected = trainer._generate_and_score_completions(prompts)["advantages"]
+    ours = decoupled_advantages(values, present, torch.tensor([1.0, 0.25]), present.any(0), eps=EPS_OF_TRL)
+    torch.testing.assert_close(ours.flatten(), expected, atol=1e-5, rtol=1e-5)
 
 
 @dataclass(frozen=True)

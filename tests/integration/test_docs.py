@@ -61,7 +61,8 @@ def test_stale_config_reference_is_noticed(make_reference: Callable[..., int], t
     """Catches a check that passes whatever the page says, and one that rewrites the page."""
     page = tmp_path / "config.md"
     fresh = (ROOT / "docs/config.md").read_text(encoding="utf-8")
-    stale = fresh.replace("| `rollout.temperature` | number > 0, <= 2 | `1.0` |", "| `rollout.temperature` | | `0.9` |")
+    row = "| `rollout.temperature` | number >= 0.01, <= 2 | `1.0` |"
+    stale = fresh.replace(row, "| `rollout.temperature` | | `0.9` |")
     assert stale != fresh
     page.write_text(stale, encoding="utf-8")
     assert make_reference(["--check"], page=page) == 1
@@ -102,10 +103,10 @@ def test_named_files_are_found() -> None:
 
 
 def rl_metrics(folder: Path) -> list[str]:
-    """Names of all metrics that a step can have, the critic's and those of an evaluation included."""
+    """Names of all metrics that a step can have: with a critic, an evaluation, and prompts that may be skipped."""
     config = make_config(folder, algorithm={"advantage_estimator": "gae"})
     stages = make_stages(config, critic=FakeCritic())
-    prompts = PromptStream([make_prompt(number) for number in range(4)], seed=0)
+    prompts = PromptStream([make_prompt(number) for number in range(4)], 0, judge=lambda prompt_id, epoch: "take")
     interrupts = stages.interrupts
     producer = ExperienceProducer(config, prompts, stages.rollout, stages.rewards, stages.reference, interrupts)
     trainer = Trainer(

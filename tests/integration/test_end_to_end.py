@@ -10,8 +10,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from openr1.data.prompts import PromptFormat, PromptStream, load_prompts, load_tokenizer
-from tests.running import ROOT, read_jsonl, run_grpo, write_config
+from openr1.data.chat import PromptFormat
+from openr1.data.prompts import PromptStream, load_prompts
+from openr1.data.tokenizer import load_tokenizer
+from tests.listening import watching
+from tests.running import ROOT, read_jsonl, run_grpo, start_grpo, write_config
 
 METRICS = [
     "step",
@@ -57,10 +60,10 @@ SUMMARY = [
 
 @pytest.mark.timeout(300)
 def test_two_steps_of_the_whole_system(
-    tiny_model: Callable[[bool], Path], countdown_files: Path, tmp_path: Path
+    tiny_model: Callable[[bool], Path], countdown_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches anything that breaks between the parts: a stage that does not start, weights that are not pushed, files
-    that are not written, processes that stay.
+    that are not written, processes that stay, ports that other machines can reach, secrets that are written down.
 
     Two policy ranks and two optimizer steps a step (train_batch_size is half of 8 x 4), so that the ranks meet and the
     old log-probs are made. The model is random and its rewards may be all alike; weight decay makes sure that the
@@ -73,8 +76,23 @@ def test_two_steps_of_the_whole_system(
         optimizer={"learning_rate": 1.0e-2, "weight_decay": 1.0},
         policy={"num_ranks": 2, "zero_stage": 2, "train_batch_size": 16},
     )
-    output = run_grpo(config)
+    secret = "made-up-0123456789abcdef"
+    for name in ("OPENR1_REWARD_TOKEN", "WANDB_API_KEY", "SWANLAB_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, secret)
+    job = start_grpo(config)
+    with watching(job.mark) as listeners:
+        code, output = job.wait(170)
+    assert code == 0, output
+    assert job.leftovers() == []
+    # Linux keeps 15 characters of a name.
+    names = " ".join(listeners.seen.values())
+    assert all(one in names for one in ("gcs_server", "raylet", "ray::TrainWorke", "ray::EngineActo", "python")), names
+    assert listeners.exposed == []
     folder = tmp_path / "runs" / "small"
+
+    assert secret not in output
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in written if secret.encode() in path.read_bytes()] == []
 
     rows = read_jsonl(folder / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]

@@ -13,7 +13,7 @@ NUM_STEPS, COMPARED_STEPS, MARGIN = 10, 3, 0.1
 
 def test_the_example_is_one_page() -> None:
     """Catches an example that has outgrown one page."""
-    assert len((ROOT / "examples/grpo_loop.py").read_text(encoding="utf-8").splitlines()) < 120
+    assert len((ROOT / "examples/grpo_loop.py").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_the_example_learns() -> None:

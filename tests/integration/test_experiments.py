@@ -36,7 +36,7 @@ from experiments.tables import mean_with_interval
 from openr1.config.checks import check_train
 from openr1.config.load import load_config
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import load_tokenizer
+from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import ConfigError, OpenR1Error
 from openr1.runtime.files import read_objects, write_objects
 

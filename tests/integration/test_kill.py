@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.test_faults import check_same_weights, weights
 from tests.integration.test_resume import BASE_MODEL, SETTINGS, check_same_steps, wait_for
 from tests.running import MARK, ROOT, Job, write_config
 
@@ -99,6 +101,49 @@ def test_killed_run_equals_uninterrupted_run(countdown_files: Path, tmp_path: Pa
     assert json.loads((parts / "tracking.json").read_text()) == {"wandb": {"id": run_id, "step": NUM_STEPS}}
     assert {path.name.rpartition("-")[2] for path in parts.glob("wandb/offline-run-*")} == {run_id}
     assert not list(parts.glob("checkpoints/tmp_*"))
+    for job in jobs:
+        assert job.leftovers() == []
+        assert not list(Path("/dev/shm").glob(f"openr1-{job.process.pid}-*"))
+
+
+KILLS = 20
+STEPS_OF_KILLS = 12
+
+
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(7200)
+def test_killed_twenty_times(countdown_files: Path, tmp_path: Path) -> None:
+    """Catches a moment at which a kill leaves what the next start cannot use: killed while it starts, makes a step,
+    saves, or removes what the last one left, and started again at once, a run has the weights of an undisturbed one.
+    """
+    config = write_config(
+        tmp_path / "config.yaml",
+        BASE_MODEL,
+        countdown_files,
+        **SETTINGS,
+        checkpoint={"keep": 2},
+        num_steps=STEPS_OF_KILLS,
+    )
+    whole, parts = tmp_path / "runs/whole", tmp_path / "runs/parts"
+    start = time.time()
+    code, output = start_train(config, "whole").wait(SECONDS)
+    assert code == 0, output
+    first, second = (os.path.getmtime(whole / f"rollouts/step_{step:06d}.jsonl") for step in (1, 2))
+    # Long enough for a step or two, so that the run is not over before its last kill.
+    longest = (first - start) + 1.5 * (second - first)
+    rng, jobs = random.Random(1), []
+    for _ in range(KILLS):
+        jobs.append(start_train(config, "parts", *(["--resume"] if (parts / "config.yaml").exists() else [])))
+        time.sleep(rng.uniform(0.0, longest))
+        assert jobs[-1].process.poll() is None, jobs[-1].wait(1)[1]
+        os.killpg(jobs[-1].process.pid, signal.SIGKILL)
+        jobs[-1].process.wait()
+    jobs.append(start_train(config, "parts", "--resume"))
+    code, output = jobs[-1].wait(SECONDS)
+    assert code == 0, output
+    check_same_steps(whole, parts, STEPS_OF_KILLS)
+    check_same_weights(weights(parts, STEPS_OF_KILLS), weights(whole, STEPS_OF_KILLS))
     for job in jobs:
         assert job.leftovers() == []
         assert not list(Path("/dev/shm").glob(f"openr1-{job.process.pid}-*"))

@@ -15,7 +15,9 @@ from openr1.actors.rl import train_demand
 from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.train import TrainConfig
-from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
+from openr1.data.chat import PromptFormat
+from openr1.data.prompts import load_prompts
+from openr1.data.tokenizer import load_tokenizer
 from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder

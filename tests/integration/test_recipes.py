@@ -1,12 +1,11 @@
 """The shipped configurations: every one is checked, and the tiny twin of each recipe trains for real."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from cli.__main__ import main
 from tests.running import read_jsonl, run_grpo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,12 +22,14 @@ OWN_METRICS = {"mean", "shaped_mean", "accuracy", "failed_fraction", "signal_fra
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[gsd]*_*.yaml")), ids=lambda path: path.stem)
-def test_every_configuration_passes_its_checks(path: Path) -> None:
+def test_every_configuration_passes_its_checks(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a shipped file with an unknown key, numbers that do not fit together, or no header."""
+    monkeypatch.chdir(ROOT)
     command = path.stem.partition("_")[0].replace("grpo", "train")
-    words = [sys.executable, "-m", "cli", command, "--config", str(path), "--dry-run"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
+    assert main([command, "--config", str(path), "--dry-run"]) == 0, capsys.readouterr().err
+    assert "# ok: " in capsys.readouterr().out
     assert path.read_text(encoding="utf-8").startswith("# ")
 
 

@@ -99,7 +99,7 @@ def test_signal_while_starting_leaves_nothing(countdown_files: Path, tmp_path: P
     """Catches actors or a reward server that outlive a run which was stopped before its first step."""
     config = write_config(tmp_path / "config.yaml", BASE_MODEL, countdown_files, **SETTINGS)
     job = start_grpo(config)
-    wait_for(tmp_path / "runs/small/logs/engine_0.log", lambda: job.process.poll() is None, 60)
+    wait_for(tmp_path / "runs/small/logs/engine_0.log", lambda: job.process.poll() is None, 150)
     job.signal(signal.SIGTERM)
     exit_code, output = job.wait(60)
     assert exit_code == 143, output

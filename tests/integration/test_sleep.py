@@ -19,7 +19,9 @@ from openr1.actors.rl import train_demand
 from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
-from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
+from openr1.data.chat import PromptFormat
+from openr1.data.prompts import load_prompts
+from openr1.data.tokenizer import load_tokenizer
 from openr1.placement.group import Place, Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder
@@ -120,7 +122,7 @@ def test_a_sleeping_engine_waits_for_its_weights(
     prompts = load_prompts(config.data.train, load_tokenizer(config.model.path), 64, PromptFormat())[:8]
     places = Places.on_cpu(train_demand(config))
     with shared_memory_folder() as shared, ThreadPoolExecutor(1) as thread:
-        engines = start_engines(train_engine_settings(config, places), 1, places.engines, FailingEngine)
+        engines = start_engines(train_engine_settings(config, places), 1, places.engines, kind=FailingEngine)
         wait_for_engines(engines, 120)
         put_to_sleep(engines, 60)
         learner = learner_settings(config.model, config.optimizer, config.policy, 1)

@@ -10,7 +10,9 @@ from data.generate.tiny_model import write_tiny_model
 from openr1.actors.engines import start_engines, train_engine_settings, wait_for_engines
 from openr1.actors.rl import train_demand
 from openr1.actors.workers import group_settings, learner_settings, start_workers
-from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
+from openr1.data.chat import PromptFormat
+from openr1.data.prompts import load_prompts
+from openr1.data.tokenizer import load_tokenizer
 from openr1.placement.group import Places
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_cluster import shared_memory_folder

@@ -87,8 +87,8 @@ def test_loss_of_a_rank_ends_the_run_with_its_checkpoint(nodes: TwoNodes, config
     seconds = time.monotonic() - killed
     nodes.start("b")
     assert code == 4, output
-    assert "policy rank 1: an actor died" in output.splitlines()[-1], output
-    assert "continue with --resume" in output.splitlines()[-2], output
+    # Ray writes into the same output what it has to say about its lost raylet, before, between or after.
+    assert 0 < output.find("continue with --resume") < output.rfind("policy rank 1: an actor died"), output
     assert seconds < 300, seconds  # a third of the deadline
     steps = len(read_jsonl(runs / "lost/metrics.jsonl"))
     resumed = train(config, "lost", "--cluster.address", "local", "--resume", "--num_steps", str(steps + 1))

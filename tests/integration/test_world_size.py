@@ -1,6 +1,7 @@
-"""Training state that was saved by one number of ranks, and goes on with another."""
+"""Training state that was saved by one number of ranks, and goes on with another; and state that is not ours."""
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
 
@@ -13,6 +14,7 @@ from openr1.actors.workers import group_settings, learner_settings, start_worker
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.errors import PolicyError
 from openr1.placement.group import Place
 from openr1.tracking.checkpoint import wait_until_written
 from openr1.workers.group import PolicyGroup, WorkerGroup
@@ -97,3 +99,34 @@ def test_updates_of_another_number_of_ranks(
     for name, weight in weights.items():
         torch.testing.assert_close(found_weights[name], weight, rtol=0, atol=1e-6, msg=lambda text, name=name: name)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("tmp_")] == []
+
+
+@pytest.mark.timeout(400)
+def test_state_that_could_run_code_is_refused(
+    ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    """Catches a checkpoint of somebody else that runs code while it is loaded or converted: here it holds a fraction,
+    whose class is called in the same way.
+    """
+    model = ModelConfig(path=tiny_model(True), dtype="float32")
+
+    def start(num_ranks: int) -> tuple[PolicyGroup, list[ray.actor.ActorHandle]]:
+        policy = PolicyConfig(num_ranks=num_ranks, zero_stage=2, micro_batch_tokens=40, timeout_seconds=120.0)
+        learner = learner_settings(model, OptimizerConfig(), policy, total_updates=10)
+        workers = start_workers(learner, policy, [Place()] * num_ranks, tmp_path / f"logs_{num_ranks}")
+        return PolicyGroup(workers, group_settings(learner, policy)), workers
+
+    group, workers = start(1)
+    save(group, tmp_path / "policy")
+    [path] = (tmp_path / "policy").rglob("*_optim_states.pt")
+    group.load(tmp_path / "policy")
+    torch.save(torch.load(path, weights_only=False) | {"note": Fraction(1, 2)}, path)
+    with pytest.raises(PolicyError, match="a file holds more than tensors and plain values"):
+        group.load(tmp_path / "policy")
+    ray.kill(workers[0])
+
+    group, workers = start(2)
+    with pytest.raises(PolicyError, match="a file holds more than tensors and plain values"):
+        group.load(tmp_path / "policy")
+    for worker in workers:
+        ray.kill(worker)

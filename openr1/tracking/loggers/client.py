@@ -43,6 +43,8 @@ BACKENDS = {
 KEYS = {"wandb": "WANDB_API_KEY", "swanlab": "SWANLAB_API_KEY"}
 QUEUE_SIZE = 256
 """Maximum number of steps queued for a logger; further ones are dropped."""
+CATCH_UP_STEPS = QUEUE_SIZE // 2
+"""How many steps a resumed run may queue at once: with a full queue, the first new ones would be dropped."""
 MAX_FAILURES = 5
 """Number of consecutive failures that disables a logger."""
 START_SECONDS = 60.0
@@ -78,8 +80,7 @@ class Loggers:
         `rows` (from `recorder.rollout_rows`) is consumed only if a table is due at this step.
         """
         processes = [process for process in self._processes if process.wants(step)]
-        every = self._tracking.rollout_table_steps
-        due = bool(processes) and every > 0 and step % every == 0
+        due = bool(processes) and self._is_table_due(step)
         table = table_rows(step, islice(rows, self._tracking.rollout_table_rows)) if due else []
         for process in processes:
             process.log(step, metrics, table)
@@ -87,9 +88,17 @@ class Loggers:
     def catch_up(self) -> None:
         """Queue the most recent steps in the run folder that some logger lacks, for instance after a crash."""
         after = min((process.logged for process in self._processes), default=sys.maxsize)
-        # At most half of the queue: with a full one, the first new steps would be dropped.
-        for step, metrics, rows in deque(recorded_steps(self._run.folder, after), QUEUE_SIZE // 2):
+        for step, metrics, rows in deque(recorded_steps(self._run.folder, after), CATCH_UP_STEPS):
             self.log(step, metrics, rows)
+
+    def needs_rollouts(self, step: int, newest: int) -> bool:
+        """Whether `catch_up` of a resumed run would read the rollouts of a step if this one ended after `newest`."""
+        is_due = self._is_table_due(step) and step > newest - CATCH_UP_STEPS
+        return is_due and any(process.lacks(step) for process in self._processes)
+
+    def _is_table_due(self, step: int) -> bool:
+        every = self._tracking.rollout_table_steps
+        return every > 0 and step % every == 0
 
     def __enter__(self) -> Self:
         return self
@@ -141,6 +150,11 @@ class _LoggerProcess:
     def wants(self, step: int) -> bool:
         """Whether the logger is enabled and does not have the step yet."""
         return not self._disabled and step > self.logged
+
+    def lacks(self, step: int) -> bool:
+        """Whether a resumed run would send it the step. TensorBoard is only sent those that are made again."""
+        backend = self._setup.backend
+        return backend != "tensorboard" and step > self._state.last_step(backend)
 
     def log(self, step: int, metrics: Mapping[str, float], table: list[Row]) -> None:
         """Queue a step, or drop it if the queue is full."""
@@ -237,6 +251,10 @@ class _LoggerState:
         run = self._runs.setdefault(backend, {"id": uuid.uuid4().hex[:21], "step": 0})
         self.write(backend, run["step"])
         return run["id"], run["step"]
+
+    def last_step(self, backend: str) -> int:
+        """The last step that a logger has taken."""
+        return int(self._runs[backend]["step"])
 
     def write(self, backend: str, step: int) -> None:
         """Save the last step. Called by the threads of all loggers, which share the file."""

@@ -15,9 +15,11 @@ from transformers import get_scheduler
 
 from openr1.config.sections import OptimizerConfig
 from openr1.errors import PolicyError
+from openr1.runtime.faults import FAULTS
 from openr1.workers.background import BackgroundWriter
-from openr1.workers.deepspeed.checkpoint_engine import BackgroundCheckpointEngine
+from openr1.workers.deepspeed.checkpoint_engine import BackgroundCheckpointEngine, refusing_code
 from openr1.workers.deepspeed.config import deepspeed_config
+from openr1.workers.deepspeed.received import ReceivedGradients
 from openr1.workers.deepspeed.universal import count_saved_ranks, write_universal
 from openr1.workers.settings import LearnerSettings
 
@@ -49,6 +51,7 @@ class DeepSpeedBackend:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
+        self._received = ReceivedGradients(module) if settings.zero_stage == 3 else None
         self._unsharded_norm = float("nan")
         if settings.zero_stage == 0:
             # Without ZeRO, DeepSpeed clips but does not report the gradient norm, so clipping is done here.
@@ -65,14 +68,19 @@ class DeepSpeedBackend:
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, **kwargs: Any) -> Any:
         """Forward pass."""
+        FAULTS.at("forward")
         return self._engine(input_ids, attention_mask, response_mask, **kwargs)
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of `loss`."""
+        FAULTS.at("backward")
         self._engine.backward(loss)
 
     def step(self) -> None:
         """Clip, update, advance the schedule and clear the gradient."""
+        FAULTS.at("optimizer")
+        if self._received is not None:
+            self._received.check()
         self._engine.step()
 
     @property
@@ -100,7 +108,8 @@ class DeepSpeedBackend:
         universal = folder.parent.with_name(f"tmp_universal_{role}")
         if dist.get_rank() == 0:
             shutil.rmtree(universal, ignore_errors=True)
-            write_universal(folder / role, universal / role)
+            with refusing_code(folder):
+                write_universal(folder / role, universal / role)
         # The other ranks must not look for the converted files before rank 0 has written them.
         dist.barrier()
         # `load_checkpoint` has no argument for this; it reads the setting from the config at every load.
@@ -144,7 +153,8 @@ class DeepSpeedBackend:
         return self._settings.zero_stage == 3
 
     def _load(self, folder: Path) -> None:
-        path, _ = self._engine.load_checkpoint(str(folder), tag=self._settings.role)
+        with refusing_code(folder):
+            path, _ = self._engine.load_checkpoint(str(folder), tag=self._settings.role)
         if path is None:
             raise PolicyError(f"{folder}: DeepSpeed found no training state; resume from another checkpoint")
         apply_schedule(self._engine.lr_scheduler)

@@ -169,7 +169,8 @@ def test_logits_are_computed_again_only_where_they_are_too_many(counts: list[int
         gradients.append(gradient_of(hidden))
         hidden.grad = None
     assert calls == [count, 2 * count]
-    assert torch.equal(*gradients)
+    # Not bit by bit: how a matrix product adds up depends on its number of rows, differently on each CPU.
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_without_entropies_all_else_stays() -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from openr1.config.checks import check_sft, check_train
 from openr1.config.dpo import DpoConfig
-from openr1.config.load import describe_fields, flatten, load_config, parse_overrides, to_yaml, validate
+from openr1.config.load import describe_fields, flatten, load_config, to_yaml, validate
 from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError, OpenR1Error
@@ -57,6 +57,24 @@ def test_missing_file_exits_with_3(tmp_path: Path) -> None:
 def test_text_that_is_not_yaml(tmp_path: Path, text: str) -> None:
     """Catches a parser's error that ends in a traceback, or in a message over many lines."""
     assert "not YAML" in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        (MINIMAL + "rollout: {temperature: 0.7}\nrollout: {top_p: 0.9}\n", 6, "rollout"),
+        (MINIMAL + "rollout:\n  temperature: 0.7\n  top_p: 0.9\n  temperature: 0.8\n", 8, "temperature"),
+    ],
+)
+def test_a_key_that_is_there_twice(tmp_path: Path, text: str, line: int, key: str) -> None:
+    """Catches the first of two sections dropped without a word, as PyYAML does."""
+    assert f"line {line}: the key '{key}' is there twice" in refusal(tmp_path, text)
+
+
+def test_shared_parts_of_a_file(tmp_path: Path) -> None:
+    """Catches YAML's own way to override a shared mapping taken for a key that is there twice."""
+    text = MINIMAL + "rollout: &r {temperature: 0.7, top_p: 0.9}\npolicy: {num_ranks: 1}\n"
+    assert load(tmp_path, text + "evaluation: {<<: {eval_steps: 0}, base_pass_at: 2}").evaluation.base_pass_at == 2
 
 
 @pytest.mark.parametrize(("text", "found"), [("", "NoneType"), ("- a\n- b", "list"), ("just text", "str")])
@@ -110,6 +128,7 @@ def test_unknown_section_is_refused_with_the_nearest_one(tmp_path: Path, wrong: 
     [
         ("rollout: {rollout_batch_size: many}", "rollout.rollout_batch_size is 'many'"),
         ("rollout: {temperature: 0}", "rollout.temperature is 0"),
+        ("rollout: {temperature: 0.005}", "rollout.temperature is 0.005"),  # vLLM would sample at 0.01
         ("rollout: {n_samples_per_prompt: 0}", "rollout.n_samples_per_prompt is 0"),
         ("policy: {zero_stage: 4}", "policy.zero_stage is 4"),
         ("policy: {train_batch_size: 2.5}", "policy.train_batch_size is 2.5"),
@@ -149,68 +168,19 @@ def test_values_that_cannot_be_meant(tmp_path: Path, line: str) -> None:
     refusal(tmp_path, MINIMAL.replace("num_steps: 5\n", "") + ("" if "num_steps" in line else "num_steps: 5\n") + line)
 
 
+def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a folder called ~, made below the working directory."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load(tmp_path, MINIMAL.replace("t.jsonl", "[{path: ~/t.jsonl}]"), "--run.output_dir=~/runs")
+    assert config.run.folder == Path("/home/somebody/runs/a")
+    assert [str(source.path) for source in config.data.sources] == ["/home/somebody/t.jsonl"]
+
+
 def test_configuration_cannot_be_changed(tmp_path: Path) -> None:
     """Catches a stage that changes the configuration after it was checked and written down."""
     config = load(tmp_path, MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
         config.num_steps = 6
-
-
-# Overrides
-
-
-@pytest.mark.parametrize(
-    ("words", "pairs"),
-    [
-        ([], []),
-        (["--a.b", "1"], [("a.b", 1)]),
-        (["--a.b=1"], [("a.b", 1)]),
-        (["--a", "x=y"], [("a", "x=y")]),
-        (["--a=x=y"], [("a", "x=y")]),
-        (["--a.b", "true", "--c=[0.9, 0.95]", "--d", "null"], [("a.b", True), ("c", [0.9, 0.95]), ("d", None)]),
-        (["--a", "-1"], [("a", -1)]),
-    ],
-)
-def test_overrides_are_split(words: list[str], pairs: list[tuple[str, Any]]) -> None:
-    """Catches a value cut at its second equals sign, and one of the two ways to write an override."""
-    assert parse_overrides(words) == pairs
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (["rollout.top_p", "1"], "unexpected argument 'rollout.top_p'"),
-        (["--a", "1", "2"], "unexpected argument '2'"),
-        (["--rollout.top_p"], "override --rollout.top_p has no value"),
-        (["--a", "[1"], "override --a: '[1' is not a YAML value"),
-        (["--=1"], "unexpected argument '--=1'"),
-    ],
-)
-def test_words_that_are_no_override(words: list[str], part: str) -> None:
-    """Catches a word on the command line that is ignored."""
-    with pytest.raises(ConfigError) as caught:
-        parse_overrides(words)
-    assert part in str(caught.value)
-
-
-def test_overrides_win_over_the_file(tmp_path: Path) -> None:
-    """Catches an override that loses against the file, that drops its neighbours, or that cannot name a new section."""
-    text = MINIMAL + "rollout: {temperature: 0.7, top_p: 0.8}"
-    config = load(tmp_path, text, "--rollout.temperature", "0.9", "--policy.zero_stage=1", "--num_steps=6")
-    assert (config.rollout.temperature, config.rollout.top_p) == (0.9, 0.8)
-    assert (config.policy.zero_stage, config.num_steps) == (1, 6)
-
-
-def test_override_inside_of_a_value(tmp_path: Path) -> None:
-    """Catches a traceback where a value is taken for a section."""
-    assert "'num_steps' is not a section" in refusal(tmp_path, MINIMAL, "--num_steps.x", "1")
-    assert "'name' is not a section" in refusal(tmp_path, MINIMAL, "--run.name.x", "1")
-
-
-def test_unknown_override_is_refused(tmp_path: Path) -> None:
-    """Catches a mistyped override that is ignored."""
-    message = refusal(tmp_path, MINIMAL, "--rollout.temperatur=0.5")
-    assert "unknown key rollout.temperatur, did you mean rollout.temperature?" in message
 
 
 # Written and read again

@@ -1,6 +1,7 @@
 """Supervised rows: how they are rendered, and which are refused or dropped."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from openr1.config.sft import SftDataConfig
 from openr1.data.examples import Example, load_examples, to_batch
-from openr1.data.prompts import load_tokenizer
+from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import ConfigError
 
 
@@ -47,6 +48,27 @@ def test_examples_end_with_the_end_token(tmp_path: Path, tokenizer: PreTrainedTo
     assert second == Example(first.prompt_ids, [tokenizer.eos_token_id])
 
 
+@pytest.mark.parametrize("pad", ["<|im_end|>", None])
+def test_a_pad_token_that_is_no_other_token(
+    tmp_path: Path, tiny_model: Callable[[bool], Path], pad: str | None
+) -> None:
+    """Catches a mask of `!= pad`, under which a model whose padding is its end token never learns to stop, and a
+    tokenizer without padding that cannot be used.
+    """
+    folder = Path(shutil.copytree(tiny_model(True), tmp_path / "model"))
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"pad_token": pad}))
+    tokenizer = load_tokenizer(folder)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.pad_token_id == (end if pad else None)
+    examples, _ = load_examples(write(tmp_path, "2", "2 2 2"), tokenizer, data())
+    batch = to_batch(examples)
+    for row, example in enumerate(examples):
+        last = len(example.prompt_ids) + len(example.response_ids) - 1
+        assert batch.input_ids[row, last] == end
+        assert batch.response_mask[row].nonzero().flatten().tolist() == list(range(len(example.prompt_ids), last + 1))
+
+
 def test_system_prompt_of_examples(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Catches a base model that is taught without the system prompt with which it is asked later."""
     (example,), _ = load_examples(write(tmp_path, "2"), tokenizer, data(system_prompt="Be brief."))
@@ -76,13 +98,20 @@ def test_prefix_of_examples(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) 
     assert tokenizer.decode(example.response_ids) == "2</think><|im_end|>"
 
 
-@pytest.mark.parametrize("response", [None, 4, ["2"]])
-def test_row_without_response(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, response: Any) -> None:
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        (None, "no column `response`"),
+        (4, "`response` must be a string, found 4"),
+        (["2"], "`response` must be a string"),
+    ],
+)
+def test_row_without_response(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, response: Any, told: str) -> None:
     """Catches a dataset of prompts that is given where responses are needed."""
     path = write(tmp_path, "2", response)
     with pytest.raises(ConfigError) as caught:
         load_examples(path, tokenizer, data())
-    assert str(caught.value).startswith(f"{path}:2: `response` must be a string")
+    assert str(caught.value).startswith(f"{path}:2: {told}")
 
 
 def test_rows_of_a_batch() -> None:

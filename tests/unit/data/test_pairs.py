@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from openr1.config.dpo import DpoDataConfig
 from openr1.data.pairs import Pair, fingerprint, load_pairs, to_batch
-from openr1.data.prompts import load_tokenizer
+from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import ConfigError, MissingError
+from openr1.runtime.files import write_objects
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +55,13 @@ def rollout(prompt: str, index: int, response: str, reward: float | None, finish
         "response": response,
         "reward": reward,
         "finish_reason": finish,
+        "num_tokens": len(response) + (finish == "stop"),
     }
 
 
 def test_pairs_of_a_run(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Catches a group without a difference, an ungraded response, one cut off that gets an end, and groups mixed up."""
+    """Catches a group without a difference, an ungraded response, one cut off that gets an end, and groups mixed up;
+    also a compressed file that is passed over."""
     write(
         tmp_path / "rollouts/step_000001.jsonl",
         rollout("a", 0, "1", 0.5),
@@ -68,19 +71,49 @@ def test_pairs_of_a_run(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> N
         rollout("b/1", 0, "5", 1.0),
         rollout("b/1", 1, "6", 1.0),
     )
-    write(tmp_path / "rollouts/step_000002.jsonl", rollout("b/1", 0, "7", 0.0), rollout("b/1", 1, "8", 1.0))
+    rows = [rollout("b/1", 0, "7", 0.0), rollout("b/1", 1, "8", 1.0)]
+    write_objects(tmp_path / "rollouts/step_000002.jsonl.gz", rows)
     pairs, dropped = load_pairs(tmp_path, tokenizer, data())
     texts = [tuple(map(tokenizer.decode, (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids))) for pair in pairs]
     assert texts == [("Q a", "2<|im_end|>", "4"), ("Q b/1", "8<|im_end|>", "7<|im_end|>")]
     assert dropped == 0
 
 
+def test_pairs_of_two_equal_responses(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches steps without a gradient, of a loss that stays at ln 2, and nobody who says why."""
+    equal = {"prompt": "1+1?", "chosen": "2", "rejected": "2<|im_end|>"}
+    path = write(tmp_path / "pairs.jsonl", equal, {"prompt": "1+1?", "chosen": "2", "rejected": "3"}, equal)
+    pairs, dropped = load_pairs(path, tokenizer, data())
+    assert (len(pairs), dropped) == (1, 0)
+    assert "left out since both responses are the same: 2" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="all 1 pairs are of two equal responses"):
+        load_pairs(write(path, equal), tokenizer, data())
+
+
+def test_responses_that_are_encoded_otherwise_than_sampled(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches DPO on tokens that the policy has not sampled, without a word: here one response had a token more."""
+    rows = [rollout("a", 0, "12", 1.0), rollout("a", 1, "3", 0.0), rollout("b", 0, "4", 1.0), rollout("b", 1, "5", 0.0)]
+    file = tmp_path / "rollouts/step_000001.jsonl"
+    load_pairs(write(file, *rows).parents[1], tokenizer, data())
+    assert capsys.readouterr().out == ""
+    rows[1]["num_tokens"] += 1
+    load_pairs(write(file, *rows).parents[1], tokenizer, data())
+    assert "responses that are other tokens than were sampled: 1 of 4" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"prompt": "1+1?", "chosen": "2"}, "pairs.jsonl:1: `rejected` must be a string"),
-        ({"chosen": "2", "rejected": "3"}, "pairs.jsonl:1: exactly one of `prompt` and `messages`"),
-        ({"messages": [{"role": "user"}], "chosen": "2", "rejected": "3"}, "pairs.jsonl:1: `prompt` must be a string"),
+        ({"prompt": "1+1?", "chosen": "2"}, "pairs.jsonl:1: no column `rejected`"),
+        ({"chosen": "2", "rejected": "3"}, "pairs.jsonl:1: no column `prompt`"),
+        (
+            {"messages": [{"role": "user"}], "chosen": "2", "rejected": "3"},
+            "pairs.jsonl:1: `messages` must be a list of {role, content} strings",
+        ),
         ({"prompt": "1+1?", "chosen": "2", "rejected": "3" * 99}, "all 1 pairs are longer than data.max_len 60"),
     ],
 )

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from openr1.data.prompts import PromptFormat, PromptStream, end_token_ids, load_prompts, load_tokenizer, render
+from openr1.data.chat import PromptFormat, end_token_ids, render
+from openr1.data.prompts import PromptStream, load_prompts
+from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import ConfigError, DatasetExhausted, MissingError
 from openr1.types import Prompt
 from tests.fakes import make_prompt
@@ -67,27 +69,24 @@ def test_a_prefix_is_continued(tmp_path: Path, tokenizer: PreTrainedTokenizerBas
     assert third.text.endswith("<|im_start|>assistant\n")
 
 
-def test_a_template_that_changes_the_prefix_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Catches a template that strips what an assistant thought, so that responses go on from something else."""
-    stripping = copy.deepcopy(tokenizer)
-    stripping.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | trim")
-    row = make_row("a", prefix="<think>\n")
-    with pytest.raises(ConfigError, match="changes the assistant prefix"):
-        render(row, stripping, PromptFormat())
-
-
-def test_a_template_that_adds_a_thought_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Catches a template that opens and closes an empty thought before what the response goes on from."""
-    adding = copy.deepcopy(tokenizer)
-    adding.chat_template = tokenizer.chat_template.replace(
-        "message['content']", "('<think></think>' if message['role'] == 'assistant' else '') + message['content']"
+def test_a_prefix_follows_any_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Catches a prefix that is refused, trimmed or preceded by a thought as the template does to finished turns."""
+    changing = copy.deepcopy(tokenizer)
+    changing.chat_template = tokenizer.chat_template.replace(
+        "message['content']",
+        "('<think></think>' if message['role'] == 'assistant' else '') + message['content'] | trim",
     )
-    with pytest.raises(ConfigError, match="changes the assistant prefix"):
-        render(make_row("a", prefix="<think>"), adding, PromptFormat())
+    text, prefix = render(make_row("a", prefix=" <think>\n"), changing, PromptFormat())
+    assert text.endswith("<|im_start|>assistant\n <think>\n")
+    assert prefix == " <think>\n"
+
+
+def test_a_template_that_refuses_a_prompt(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    """Catches a traceback, and a message that does not say which row was refused."""
     refusing = copy.deepcopy(tokenizer)
-    refusing.chat_template = "{{ raise_exception('System role not supported') }}"
-    with pytest.raises(ConfigError, match="the chat template refuses a prompt: System role not supported"):
-        render(make_row("a"), refusing, PromptFormat("Be brief."))
+    refusing.chat_template = "{{ raise_exception('no, never') }}"
+    with pytest.raises(ConfigError, match=r"set\.jsonl:1: the chat template refuses a prompt: no, never"):
+        load(write(tmp_path, make_row("a")), refusing, system="Be brief.")
 
 
 @pytest.mark.parametrize(
@@ -137,11 +136,11 @@ def test_system_prompt_and_messages(tmp_path: Path, tokenizer: PreTrainedTokeniz
         ("{", "not JSON"),
         ("[1]", "expected an object, found list"),
         ("null", "expected an object, found NoneType"),
-        (make_row(id=7), "`id` must be a string, found 7"),
-        (make_row(label=None), "`label` must be a string, found null"),
-        (make_row(label={"target": 3}), '`label` must be a string, found {"target": 3}'),
-        (make_row(task=None), "`task` must be a string, found null"),
-        (make_row(prompt=None), "exactly one of `prompt`"),
+        (make_row(id=True), "`id` must be a string or an integer, found true"),
+        (make_row(label=None), "no column `label`; the file has id, prompt, task"),
+        (make_row(label={"target": 3}), '`label` must be a string or a number, found {"target": 3}'),
+        (make_row(task=None), "no column `task`; the file has id, prompt, label"),
+        (make_row(prompt=None), "no column `prompt`; the file has id, label, task"),
         (make_row(prompt=["a"]), "`prompt` must be a string"),
         (make_row(messages=[]), "exactly one of `prompt`"),
         (make_row("good"), "duplicate id 'good'"),
@@ -176,6 +175,17 @@ def test_malformed_messages_and_meta_are_named(
     with pytest.raises(ConfigError) as caught:
         load(path, tokenizer)
     assert str(caught.value).startswith(f"{path}:2: ")
+
+
+def test_one_prompt_in_several_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Catches rows of one text that become one group, and a question of which one of two answers must be wrong."""
+    rows = [make_row("a"), make_row("b"), make_row("c", task="math", label="two"), make_row("d", prefix="<think>")]
+    first, second, *others = load(write(tmp_path, *rows), tokenizer)
+    assert (first.text, first.id, second.id) == (second.text, "a", "b")
+    assert [prompt.id for prompt in others] == ["c", "d"]
+    path = write(tmp_path, *rows, make_row("e", label="3"))
+    with pytest.raises(ConfigError, match=f"{path}:5: the same prompt as {path}:1, but with another label"):
+        load(path, tokenizer)
 
 
 def test_prompt_that_is_too_long(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -216,6 +226,14 @@ def test_file_that_is_not_utf8(tmp_path: Path, tokenizer: PreTrainedTokenizerBas
     path = tmp_path / "set.jsonl"
     path.write_bytes(json.dumps(make_row("a")).encode() + b"\n" + "题".encode("gb18030"))
     with pytest.raises(ConfigError, match="not UTF-8 at byte"):
+        load(path, tokenizer)
+
+
+def test_file_with_a_byte_order_mark(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Catches a traceback, or an invisible character in a name, for a file that was saved by a Windows editor."""
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(make_row("a")).encode())
+    with pytest.raises(ConfigError, match=rf"{path}:1: not JSON: Unexpected UTF-8 BOM"):
         load(path, tokenizer)
 
 
@@ -342,7 +360,7 @@ def test_seed_decides_the_order() -> None:
 def test_prompts_are_passed_over_when_their_turn_comes() -> None:
     """Catches a skip that is asked once for all, that shortens a batch, or that shows a prompt twice."""
     skipped: set[str] = set()
-    stream = PromptStream(PROMPTS, 0, skipped.__contains__)
+    stream = PromptStream(PROMPTS, 0, lambda prompt_id, epoch: "easy" if prompt_id in skipped else "take")
     whole = take_ids(PromptStream(PROMPTS, 0), 12, 2)
     assert take_ids(stream, 4, 1) == [whole[0][:4]]
     skipped |= {whole[0][5], whole[0][1]}
@@ -355,7 +373,7 @@ def test_prompts_are_passed_over_when_their_turn_comes() -> None:
 def test_too_few_prompts_left_end_the_run() -> None:
     """Catches an endless search for prompts when all are solved."""
     kept = PROMPTS[0].id
-    stream = PromptStream(PROMPTS, 0, lambda prompt_id: prompt_id != kept)
+    stream = PromptStream(PROMPTS, 0, lambda prompt_id, epoch: "take" if prompt_id == kept else "easy")
     assert take_ids(stream, 1, 3) == [[kept]] * 3
-    with pytest.raises(DatasetExhausted, match=r"only 1 of 12 prompts are not above data\.max_pass_rate, .* takes 2"):
+    with pytest.raises(DatasetExhausted, match=r"only 1 of 12 prompts are within .*data\.max_pass_rate, .* takes 2"):
         stream.take(2)

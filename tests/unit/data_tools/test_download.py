@@ -30,6 +30,7 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.files: dict[str, bytes] = {}
         self.repository = ""
+        self.kind = "datasets"
         self.listed: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         self.held = threading.Event()
@@ -50,6 +51,11 @@ class FakeHub(ThreadingHTTPServer):
             found["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 130}
         return found | self.listed.get(path, {})
 
+    def entry(self, path: str) -> dict[str, Any]:
+        """A file in the listing of a folder."""
+        content = self.files[path]
+        return {"type": "file", "path": path, "size": len(content), "oid": git_name(content)}
+
 
 class Answers(BaseHTTPRequestHandler):
     server: FakeHub
@@ -63,11 +69,16 @@ class Answers(BaseHTTPRequestHandler):
         if self.server.silent:
             self.server.held.wait(60)
             return
-        api = f"/api/datasets/{self.server.repository}/revision/"
-        files = f"/datasets/{self.server.repository}/resolve/{COMMIT}/"
+        api = f"/api/{self.server.kind}/{self.server.repository}/revision/"
+        # Only the files of models have no kind in their address.
+        kind = "" if self.server.kind == "models" else f"/{self.server.kind}"
+        files = f"{kind}/{self.server.repository}/resolve/{COMMIT}/"
         if path in (f"{api}main", f"{api}v1"):
             siblings = [self.server.describe(file) for file in self.server.files]
             self.answer(200, json.dumps({"id": self.server.repository, "sha": COMMIT, "siblings": siblings}).encode())
+        elif path == f"/api/{self.server.kind}/{self.server.repository}/tree/{COMMIT}":
+            entries = [self.server.entry(file) for file in self.server.files]
+            self.answer(200, json.dumps(entries).encode())
         elif path.startswith(api):
             self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif path.startswith(files) and path.removeprefix(files) in self.server.files:
@@ -260,7 +271,7 @@ def test_no_hub_is_one_line(hub: FakeHub, run: Run, tmp_path: Path) -> None:
 def test_what_the_hub_has_not(hub: FakeHub, run: Run) -> None:
     """Catches a look-up that ends in a traceback where the revision or the file is not there."""
     hub.offer("math-ai/amc23", **{"README.md": b"x"})
-    fails(run("amc23", "--revision", "v2"), 3, "math-ai/amc23 has no such --revision")
+    fails(run("amc23", "--revision", "v2"), 3, "math-ai/amc23 has no such revision")
     fails(run("amc23"), 3, f"math-ai/amc23 has no {AMC} at {COMMIT}")
 
 

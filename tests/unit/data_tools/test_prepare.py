@@ -16,7 +16,9 @@ from data.prepare.decontaminate import BenchmarkIndex
 from data.prepare.formats import FORMATS
 from data.prepare.hub_datasets import HUB_DATASETS
 from data.prepare.pipeline import quotas
-from openr1.data.prompts import PromptFormat, load_prompts, load_tokenizer
+from openr1.data.chat import PromptFormat
+from openr1.data.prompts import load_prompts
+from openr1.data.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 REAL = os.environ.get("OPENR1_DATA_DIR")

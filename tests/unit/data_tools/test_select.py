@@ -10,6 +10,7 @@ import pytest
 from cli.__main__ import main
 from data.prepare.learning_impact import Selection, compute_impacts, read_score_curves
 from openr1.errors import ConfigError
+from openr1.runtime.files import read_objects, write_objects
 
 Scores = dict[str, list[float | None]]
 
@@ -49,6 +50,17 @@ def test_curves_follow_the_steps(tmp_path: Path) -> None:
     """Catches visits out of order, ungraded responses that count as misses, and rewards taken for scores."""
     curves = read_score_curves(write_run(tmp_path, VISITS))
     assert curves == {"a": [0.0, 0.5], "b": [0.5, 1.0], "c": [1.0, 1.0]}
+
+
+def test_curves_of_compressed_rollouts(tmp_path: Path) -> None:
+    """Catches compressed files that are passed over, or that come after all others in place of by step."""
+    run = write_run(tmp_path, VISITS)
+    curves = read_score_curves(run)
+    for step in (2, 10):
+        plain = run / f"rollouts/step_{step:06d}.jsonl"
+        write_objects(plain.with_suffix(".jsonl.gz"), [row for _, row in read_objects(plain)])
+        plain.unlink()
+    assert read_score_curves(run) == curves
 
 
 def test_a_visit_without_scores_does_not_count(tmp_path: Path) -> None:

@@ -2,21 +2,28 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from eval.benchmarks import FILES, load_benchmark
+from cli import eval as eval_command
+from eval.benchmarks import FILES, SYSTEM_PROMPT, load_benchmark, to_prompts
 from eval.page import SHOWN_CHARS, SHOWN_PROBLEMS, shorten, shown_problems, to_html
 from eval.report import to_markdown
 from eval.result import majority_is_right, summarize
 from eval.samples import Sample, SampleFile
+from openr1.data.template import ChatTemplate
+from openr1.data.tokenizer import load_tokenizer
+from openr1.data.weight_files import fingerprint_weights
 from openr1.errors import ConfigError, MissingError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -178,7 +185,7 @@ ROW = {"id": "p", "prompt": "2+2?", "label": "4", "task": "math"}
     [
         ([ROW, ROW], "rows.jsonl:2: duplicate id 'p', also in .*rows.jsonl:1"),
         ([ROW, {**ROW, "id": "q", "label": "5"}], "rows.jsonl:2: the same question as .*rows.jsonl:1, but with"),
-        ([{**ROW, "label": 4}], "rows.jsonl:1: `label` must be a string"),
+        ([{**ROW, "label": [4]}], "rows.jsonl:1: `label` must be a string or a number"),
         ([], "no rows"),
     ],
 )
@@ -216,6 +223,38 @@ def run(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
+def test_system_prompt_without_a_system_role(tiny_model: Callable[[bool], Path], tmp_path: Path) -> None:
+    """Catches named benchmarks that no model like Gemma 2 can be measured on, since they send a system prompt."""
+    write_rows(tmp_path / "GSM8k.jsonl", {"question": "2+2?", "answer": "#### 4"})
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "[{{ m.content }}]{% endfor %}"
+    )
+    tokenizer = load_tokenizer(tiny_model(True), ChatTemplate(template))
+    (prompt,) = to_prompts(load_benchmark("gsm8k", tmp_path), tokenizer, 500, 16)
+    assert prompt.text == f"[{SYSTEM_PROMPT}\n\n2+2?]"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("--chat-template", "nope.jinja", "chat_template nope.jinja: No such"),
+        ("--chat-template-kwargs", "{a: 1}", "must be a JSON object"),
+        ("--chat-template-kwargs", '{"enable_thinking": false}', "enable_thinking: not read by the chat template"),
+    ],
+)
+def test_template_flags(flag: str, value: str, told: str, tiny_model: Callable[[bool], Path], tmp_path: Path) -> None:
+    """Catches flags that do not reach the tokenizer, or whose mistakes show as tracebacks."""
+    benchmark = str(write_rows(tmp_path / "rows.jsonl", ROW))
+    done = run(
+        "--model", str(tiny_model(True)), "--benchmarks", benchmark, "--output", str(tmp_path / "e"), flag, value
+    )
+    assert done.returncode == (3 if "nope" in value else 2)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "e").exists()
+
+
 def test_evaluation_goes_on_where_it_was(
     tiny_model: Callable[[bool], Path], countdown_files: Path, tmp_path: Path
 ) -> None:
@@ -247,3 +286,76 @@ def test_evaluation_goes_on_where_it_was(
     other = run(*words, "--temperature", "0.5")
     assert other.returncode == 2
     assert "contains an evaluation with temperature 0.7, not 0.5; choose another --output" in other.stderr
+    # Another benchmark of the same name, whose problems have the same ids.
+    rows = [json.loads(line) for line in (countdown_files / "held_out.jsonl").read_text().splitlines()]
+    (tmp_path / "other").mkdir()
+    changed = write_rows(tmp_path / "other/held_out.jsonl", *(row | {"prompt": row["prompt"] + "!"} for row in rows))
+    mixed = run(*(str(changed) if word.endswith("held_out.jsonl") else word for word in words))
+    assert mixed.returncode == 2
+    assert "of held_out with another prompt; choose another --output" in mixed.stderr
+
+
+def test_samples_of_something_else_are_refused(tiny_model: Callable[[bool], Path], tmp_path: Path) -> None:
+    """Catches samples of a model that has changed at its path, or for another label, reported as the new result."""
+    model = Path(shutil.copytree(tiny_model(True), tmp_path / "model", copy_function=shutil.copyfile))
+    rows, folder = write_rows(tmp_path / "rows.jsonl", ROW), tmp_path / "evaluation"
+    (prompt,) = to_prompts(load_benchmark(str(rows), tmp_path), load_tokenizer(model), 500, 16)
+    kept = Sample("p", 0, prompt.text, "4", r"\boxed{4}", 5, False, "4", "correct", 1.0, None)
+    (folder / "samples").mkdir(parents=True)
+    write_rows(folder / "samples/rows.jsonl", asdict(kept))
+    words = [
+        "--model",
+        str(model),
+        "--benchmarks",
+        str(rows),
+        "--n",
+        "1",
+        "--max-tokens",
+        "16",
+        "--output",
+        str(folder),
+    ]
+    # All samples are there, so that no engine is needed.
+    assert eval_command.run(words) == 0
+    result = (folder / "results.json").read_text()
+    write_rows(rows, ROW | {"label": "5"})
+    with pytest.raises(ConfigError, match=r"has samples of problem 'p' of rows with another label"):
+        eval_command.run(words)
+    write_rows(rows, ROW)
+    weights = model / "model.safetensors"
+    save_file({name: tensor * 1.001 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"contains an evaluation with weights '\w+', not '\w+'; choose another"):
+        eval_command.run(words)
+    assert (folder / "results.json").read_text() == result
+
+
+def test_fingerprint_of_weights(tiny_model: Callable[[bool], Path], tmp_path: Path) -> None:
+    """Catches samples of one model reported as those of another at its path, and a copy that counts as another."""
+    twin = shutil.copytree(tiny_model(True), tmp_path / "model", copy_function=shutil.copyfile)
+    assert fingerprint_weights(twin) == fingerprint_weights(tiny_model(True))
+    weights = twin / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor * 1.001 for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    assert weights.stat().st_size == (tiny_model(True) / "model.safetensors").stat().st_size
+    assert fingerprint_weights(twin) != fingerprint_weights(tiny_model(True))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--n", "4", "--temperature", "0"], "greedy samples are all the same"),
+        (["--temperature", "0.001"], "temperature 0.001: give 0 (greedy) or at least 0.01"),
+        (["--benchmarks", "one/rows.jsonl,two/rows.jsonl"], "two benchmarks are called rows"),
+        (["--check"], "rows: no problem of task math"),
+    ],
+)
+def test_what_cannot_be_meant(words: list[str], told: str, tiny_model: Callable[[bool], Path], tmp_path: Path) -> None:
+    """Catches flags that fail once an engine has started, and a check or a benchmark that is left out in silence."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name / "rows.jsonl", ROW | {"task": "countdown"})
+    flags = ["--benchmarks", "one/rows.jsonl", "--model", str(tiny_model(True)), *words]
+    flags = [",".join(str(tmp_path / part) for part in one.split(",")) if "rows" in one else one for one in flags]
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        eval_command.run([*flags, "--output", str(tmp_path / "e")])
+    assert not (tmp_path / "e").exists()

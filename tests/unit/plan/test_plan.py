@@ -13,6 +13,7 @@ from openr1.plan.advice import changed, what_makes_it_fit, what_saves_time
 from openr1.plan.machine import PlannedMachine, described_machine, nearest_model
 from openr1.plan.plan import Planner
 from openr1.plan.report import describe_plan
+from openr1.rollout import engine
 
 SEVEN_B = ["--model.path", "models/Qwen2.5-Math-7B"]
 
@@ -79,6 +80,20 @@ def test_an_engine_without_room_for_a_sequence() -> None:
     assert engine.sequences < 1
     assert plan.problems()[0].startswith("engines have room for 0.0 sequences")
     assert plan.excess_bytes > 0
+
+
+def test_engines_on_cpus_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a plan with half of what such an engine takes, and with twice the sequences that it holds."""
+    laptop, config = PlannedMachine(0, None, "a laptop", 2**36), config_of("grpo_countdown_tiny")
+    found = []
+    for multiplies in (True, False):
+        monkeypatch.setattr(engine, "cpu_multiplies_bfloat16", lambda multiplies=multiplies: multiplies)
+        found.append(next(one for one in Planner(laptop).memory(config).processes if one.role == "engine"))
+    fast, slow = found
+    for part in ("weights", "packed weights"):
+        assert slow.memory.device[part] == 2 * fast.memory.device[part]
+    assert fast.sequences is not None
+    assert slow.sequences == fast.sequences / 2
 
 
 def test_host_memory_that_is_too_small() -> None:

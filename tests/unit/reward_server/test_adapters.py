@@ -154,7 +154,7 @@ def test_verl_gets_the_score_and_its_parts() -> None:
 def test_verl_is_told_of_failures_in_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a null, which verl does not take, and keys that only some samples of a batch have."""
     task = adapters.find_task("math").with_overrides({}, failed_reward=-0.5)
-    monkeypatch.setattr(adapters, "find_task", {"math": task}.__getitem__)
+    monkeypatch.setattr(adapters, "find_task", lambda name, known: {"math": task}[name])
     failed = {"score": -0.5, "accuracy": 0.0, "truncated": 0.0, "failed": 1.0}
     assert compute_score("math", SLOW, "4") == failed
     assert compute_score("math", r"\boxed{4}", None) == failed

@@ -16,11 +16,12 @@ from pebble import ProcessExpired
 
 from reward_server.config import ServerConfig
 from reward_server.grader import Grader
+from reward_server.grading import Outcome
 from reward_server.schema import ScoreItem
 from reward_server.scoring import GradingResult
 from reward_server.tasks import find_task
 from reward_server.tasks.task import Comparison
-from reward_server.workers import PoolClosed, WorkerPool, exceeded_cpu_limit
+from reward_server.workers import PoolClosed, WorkerPool, compare_symbolically, exceeded_cpu_limit
 from tests.unit.reward_server.comparisons import ALLOCATE, BURN, EXIT, SLEEP, misbehave
 
 MATH = find_task("math")
@@ -42,8 +43,8 @@ def grader() -> Iterator[Grader]:
 
 
 @pytest.fixture
-def workers() -> Iterator[WorkerPool]:
-    pool = WorkerPool(1, seconds=1.0, memory_bytes=2 * GIB, equal=misbehave)
+def workers() -> Iterator[WorkerPool[Outcome]]:
+    pool = WorkerPool(1, seconds=1.0, memory_bytes=2 * GIB, function=misbehave)
     yield pool
     pool.close()
 
@@ -73,7 +74,7 @@ def test_hang_is_killed_and_the_worker_replaced(workers: WorkerPool) -> None:
 
 def test_a_comparison_that_sleeps_is_killed() -> None:
     """Catches a limit on CPU time alone, under which a comparison that waits would hold its worker for ever."""
-    pool = WorkerPool(1, seconds=0.2, memory_bytes=2 * GIB, equal=misbehave)
+    pool = WorkerPool(1, seconds=0.2, memory_bytes=2 * GIB, function=misbehave)
     with pytest.raises(TimeoutError):
         pool.submit(Comparison(SLEEP, "7")).result(60)
     assert pool.submit(RIGHT).result(60) is True
@@ -110,7 +111,7 @@ def test_worker_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a key in the environment of a process that parses what a model wrote, at any time after it started."""
     monkeypatch.setenv("WANDB_API_KEY", "hunter2-in-the-open")
     monkeypatch.setenv("OPENR1_REWARD_TOKEN", "hunter2-in-the-open")
-    pool = WorkerPool(1, seconds=5.0, memory_bytes=2 * GIB)
+    pool = WorkerPool(1, seconds=5.0, memory_bytes=2 * GIB, function=compare_symbolically)
     assert pool.submit(RIGHT).result(60) is True
     assert pool._pool is not None
     seen = pool._pool.schedule(environment_of_worker).result(60)
@@ -122,7 +123,7 @@ def test_worker_knows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_worker_is_limited() -> None:
     """Catches a worker that may take all memory, leave core files, or run before everything else."""
-    pool = WorkerPool(1, seconds=5.0, memory_bytes=3 * GIB, niceness=7)
+    pool = WorkerPool(1, seconds=5.0, memory_bytes=3 * GIB, function=compare_symbolically, niceness=7)
     assert pool.submit(RIGHT).result(60) is True
     assert pool._pool is not None
     address_space, core, niceness = pool._pool.schedule(limits_of_worker).result(60)
@@ -242,9 +243,9 @@ def test_script_without_main_guard_is_not_run_again(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         "print('training starts', flush=True)\n"
-        "from reward_server.workers import WorkerPool\n"
+        "from reward_server.workers import WorkerPool, compare_symbolically\n"
         "from reward_server.tasks.task import Comparison\n"
-        "workers = WorkerPool(2, 20.0, 2 * 2**30)\n"
+        "workers = WorkerPool(2, 20.0, 2 * 2**30, compare_symbolically)\n"
         "print(workers.submit(Comparison('x+1', '1+x')).result(60))\n"
         "workers.close()\n"
     )
@@ -326,7 +327,7 @@ def test_policy(answer: str, gold: str, same: bool, grader: Grader) -> None:
 
 def test_closing_ends_what_waits() -> None:
     """Catches an end that waits for ever for the pool's threads, or for comparisons that nobody will answer."""
-    pool = WorkerPool(2, seconds=3.0, memory_bytes=2 * GIB)
+    pool = WorkerPool(2, seconds=3.0, memory_bytes=2 * GIB, function=compare_symbolically)
     answers = [rf"\begin{{vmatrix}} {n} & 1 \\ 1 & 2 \end{{vmatrix}}" for n in range(2000)]
     futures = [pool.submit(Comparison(answer, r"\sqrt{5}")) for answer in answers]
     assert futures[0].result(60) is False

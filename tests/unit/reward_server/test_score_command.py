@@ -1,5 +1,6 @@
 """`score` and `grade-audit` as a user runs them: the server's objects, and one line for bad input."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -42,14 +43,16 @@ def test_prefix_and_finish_reason_are_used() -> None:
 
 
 def test_a_file_is_graded_again(tmp_path: Path) -> None:
-    """Catches rows out of order, tasks of rows mixed up, and a changed reward that goes unnoticed."""
+    """Catches rows out of order, tasks of rows mixed up, a changed reward that goes unnoticed, and compressed rollouts
+    taken for text."""
     rows = write_rows(
         tmp_path / "rollouts.jsonl",
         {"id": "p/0", "task": "math", "response": r"\boxed{4}", "label": 4, "reward": 1.0, "num_tokens": 3},
         {"id": "p/1", "task": "gsm8k_zh", "response": "<answer>5</answer>", "label": "5", "reward": 9.0},
         {"response": r"\boxed{3}", "label": "4"},
     )
-    done = run("score", "--file", str(rows))
+    rows.with_suffix(".jsonl.gz").write_bytes(gzip.compress(rows.read_bytes()))
+    done = run("score", "--file", str(rows.with_suffix(".jsonl.gz")))
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(one["id"], one["verdict"]) for one in results] == [("p/0", "correct"), ("p/1", "correct"), ("3", "wrong")]
@@ -108,6 +111,20 @@ def test_audit_names_labels_that_cannot_be_graded(tmp_path: Path) -> None:
     assert "labels.jsonl:4: ' ' cannot be parsed: the label is blank" in second
     assert summary == "4 labels, 2 that cannot be graded"
     assert run("grade-audit", str(write_rows(tmp_path / "good.jsonl", *rows[::2]))).returncode == 0
+
+
+def test_audit_reads_labels_as_the_rows_tasks_do(tmp_path: Path) -> None:
+    """Catches labels of one task that pass as those of another, and an audit of nothing that is green."""
+    bad = {"label": "24", "task": "countdown"}
+    done = run("grade-audit", str(write_rows(tmp_path / "mixed.jsonl", {"label": "24", "task": "math"}, bad)))
+    assert done.returncode == 1
+    assert "mixed.jsonl:2: '24' cannot be parsed" in done.stdout
+    empty = run("grade-audit", str(write_rows(tmp_path / "empty.jsonl")))
+    assert empty.returncode == 2
+    assert "no rows, so there is nothing to audit" in empty.stderr
+    unknown = run("grade-audit", str(write_rows(tmp_path / "unknown.jsonl", {"label": "1", "task": "mine"})))
+    assert unknown.returncode == 2
+    assert "unknown.jsonl:1: unknown task 'mine'" in unknown.stderr
 
 
 def test_audit_names_labels_that_lose_something(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from reward_server.config import ServerConfig
 from reward_server.grader import Grader
 from reward_server.metrics import Metrics
 from reward_server.service import Service
-from reward_server.tasks import TASKS
+from reward_server.tasks import BUILT_IN
 from reward_server.tasks.task import Comparison, Example, GradingContext, RewardComponent, Task
 from reward_server.workers import WorkerPool
 
@@ -165,7 +165,7 @@ def test_an_empty_batch_is_allowed(port: int) -> None:
         ({"task": "countdown"}, "items: Field required"),
         (
             {"task": "countdwn", "items": []},
-            "task: unknown task 'countdwn'; known tasks: countdown, game24,",
+            "task: unknown task 'countdwn'; known tasks: code, countdown, game24,",
         ),
         (b'{"task": ', "the body is not JSON: Expecting value at character 9"),
         (b"", "body: Field required"),
@@ -248,7 +248,7 @@ def test_a_taken_port_is_one_clear_line(port: int) -> None:
     [
         (["--host", "0.0.0.0"], "serve: host '0.0.0.0' is reachable from other machines; set OPENR1_REWARD_TOKEN"),
         (["--host", "example.com"], "serve: host 'example.com' is not an IP address"),
-        (["--task", "maths"], "serve: unknown task 'maths'; known tasks: countdown"),
+        (["--task", "maths"], "serve: unknown task 'maths'; known tasks: code, countdown"),
         (["--data", "/nowhere.jsonl"], "serve: [Errno 2] No such file or directory: '/nowhere.jsonl'"),
         (["--config", "/nowhere.yaml"], "serve: /nowhere.yaml: No such file or directory"),
         (["--port", "65536"], "'65536' is not a port from 0 to 65535"),
@@ -437,7 +437,7 @@ def install(monkeypatch: pytest.MonkeyPatch, name: str, measure: Callable[[Gradi
     """Add a task of one component to the table, or replace one."""
     example = Example("", "")
     task = Task(name, "1", "a test", str, lambda text: text, {"only": RewardComponent(1.0, measure)}, "only", example)
-    monkeypatch.setitem(TASKS, name, task)
+    monkeypatch.setitem(BUILT_IN, name, task)
 
 
 def test_items_after_the_deadline_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -578,7 +578,7 @@ def metric_values(port: int) -> dict[str, float]:
 def test_tasks_and_versions_are_told(port: int) -> None:
     """Catches a task that users cannot find, and an example that the server itself does not grade as correct."""
     tasks = ask(port, "GET", "/tasks").content
-    assert tasks.keys() == TASKS.keys()
+    assert tasks.keys() == BUILT_IN.keys()
     for name, task in tasks.items():
         item = {"id": "0", "response": task["example"]["response"], "label": task["example"]["label"]}
         result = ask(port, "POST", "/get_score", {"task": name, "items": [item]}).content["results"][0]

@@ -7,8 +7,7 @@ import pytest
 from reward_server.config import ServerConfig
 from reward_server.config_file import ConfigFileError, read_config
 from reward_server.scoring import get_score
-from reward_server.tasks import TASKS
-from reward_server.tasks.task import Tasks
+from reward_server.tasks import BUILT_IN, Tasks
 
 LABEL = '{"numbers": [3, 5, 7], "target": 22}'
 RESPONSE = f"<think>{'3' * 1001}</think>\n<answer>3*5+7</answer>"
@@ -31,9 +30,9 @@ def test_weights_change_the_reward(tmp_path: Path) -> None:
     path = write(tmp_path, "tasks: {countdown: {weights: {format: 1, thought: 1.5}}}")
     _, tasks = read_config(path)
     assert reward(tasks) == 3.5  # 1 * 1 + 1 * 1 + 1.5 * 1, where the equation keeps its weight of 1
-    assert reward(TASKS) == 1.1  # 0.1 * 1 + 1 * 1 + 0 * 1
+    assert reward(BUILT_IN) == 1.1  # 0.1 * 1 + 1 * 1 + 0 * 1
     assert {name: task for name, task in tasks.items() if name != "countdown"} == {
-        name: task for name, task in TASKS.items() if name != "countdown"
+        name: task for name, task in BUILT_IN.items() if name != "countdown"
     }
 
 
@@ -56,19 +55,19 @@ def test_settings_that_are_not_named_keep_their_defaults(tmp_path: Path) -> None
     """Catches limits that are read and ignored."""
     config, tasks = read_config(write(tmp_path, "settings: {max_items: 7, batch_seconds: 2.5}"))
     assert config == ServerConfig(max_items=7, batch_seconds=2.5)
-    assert tasks == TASKS
+    assert tasks == BUILT_IN
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}", "tasks: {}"])
 def test_a_file_without_content_changes_nothing(tmp_path: Path, text: str) -> None:
     """Catches an empty file that is an error, or that means something else than no file."""
-    assert read_config(write(tmp_path, text)) == (ServerConfig(), TASKS)
+    assert read_config(write(tmp_path, text)) == (ServerConfig(), BUILT_IN)
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("tasks: {countdwn: {}}", "unknown task 'countdwn'; known tasks: countdown, "),
+        ("tasks: {countdwn: {}}", "unknown task 'countdwn'; known tasks: code, countdown, "),
         ("tasks: {countdown: {weights: {equatoin: 1}}}", "'equatoin'; its components: format, equation, thought"),
         ("tasks: {countdown: {weight: {equation: 1}}}", "tasks.countdown.weight: Extra inputs"),
         ("task: {countdown: {}}", "task: Extra inputs"),

@@ -14,8 +14,9 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.errors import ConfigError, EngineError
 from openr1.interfaces import Env, Generate
 from openr1.rollout import engine
-from openr1.rollout.engine import EngineActor, EngineSettings, checked_response
+from openr1.rollout.engine import EngineActor, EngineSettings
 from openr1.rollout.env import SingleTurn, build_env
+from openr1.rollout.responses import checked_response
 from openr1.training.evaluation import evaluate
 from openr1.types import Group, Prompt, Response, SamplingParams
 from tests.fakes import FakeCritic, FakePolicy, FakeRewards, FakeRollout, make_config, make_prompt, make_response
@@ -193,17 +194,7 @@ class FakeLLM:
         """Both in one."""
         return self
 
-    def get_tokenizer(self) -> Any:
-        """As little as finding the end tokens and decoding need."""
-        return SimpleNamespace(
-            apply_chat_template=lambda *arguments, **options: "",
-            encode=lambda *arguments, **options: [],
-            decode=lambda tokens, **options: "a" * len(tokens),
-            added_tokens_decoder={},
-            eos_token_id=0,
-        )
-
-    def add_request(self, request_id: str, prompt: dict[str, list[int]], sampling: Any) -> None:
+    def add_request(self, request_id: str, prompt: dict[str, list[int]], sampling: Any, lora_request: None) -> None:
         """Only recorded."""
         self.requests.append((tuple(prompt["prompt_token_ids"]), sampling.seed, sampling.max_tokens))
         self.waiting.append(request_id)
@@ -220,6 +211,16 @@ class FakeLLM:
         return [SimpleNamespace(request_id=request_id, outputs=[completion]) for request_id in done]
 
 
+TOKENIZER = SimpleNamespace(
+    apply_chat_template=lambda *arguments, **options: "",
+    encode=lambda *arguments, **options: [],
+    decode=lambda tokens, **options: "a" * len(tokens),
+    added_tokens_decoder={},
+    eos_token_id=0,
+)
+"""As little as finding the end tokens and decoding need."""
+
+
 def generate_with(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
@@ -230,6 +231,7 @@ def generate_with(
     """All groups of an engine actor over a fake LLM, by their prompts."""
     llm = FakeLLM()
     monkeypatch.setattr(engine, "build_llm", lambda settings: llm)
+    monkeypatch.setattr(engine, "load_tokenizer", lambda path, template: TOKENIZER)
     monkeypatch.setattr(engine, "log_to", lambda path: None)
     monkeypatch.setattr(
         engine, "to_vllm", lambda sampling, seed, most, ends: SimpleNamespace(seed=seed, max_tokens=most)

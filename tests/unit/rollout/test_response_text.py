@@ -9,8 +9,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from openr1.data.prompts import load_tokenizer
-from openr1.rollout.engine import response_text, to_vllm
+from openr1.data.tokenizer import load_tokenizer
+from openr1.rollout.engine import to_vllm
+from openr1.rollout.responses import response_text
 from openr1.types import SamplingParams
 from tests.running import ROOT
 

@@ -8,7 +8,7 @@ import ray
 
 from openr1.errors import ActorLost, EngineError, StageTimeout, TrainingError
 from openr1.runtime import ray_calls
-from openr1.runtime.ray_calls import MOST_NAMES, gather, numbered
+from openr1.runtime.ray_calls import MOST_NAMES, gather, numbered, one_line
 
 
 class Answering:
@@ -51,14 +51,23 @@ def test_whoever_lags_is_named(actors: list[ray.actor.ActorHandle]) -> None:
 
 
 def test_whoever_fails_is_named(actors: list[ray.actor.ActorHandle]) -> None:
-    """Catches an error without its actor, and one of ours that is hidden in another."""
-    calls = [actors[0].answer.remote(), actors[1].fail.remote(ValueError("a\nthe cause"))]
-    with pytest.raises(TrainingError, match=r"^the test waits: actor 1: ValueError: the cause$"):
+    """Catches an error without its actor, or without the line that has the cause, and one of ours that is hidden."""
+    calls = [actors[0].answer.remote(), actors[1].fail.remote(ValueError("the cause\nsome advice"))]
+    with pytest.raises(TrainingError, match=r"^the test waits: actor 1: ValueError: the cause some advice$"):
         gather(calls, 60, "the test waits", numbered("actor", 2))
     with pytest.raises(EngineError, match=r"^ours$"):
         gather([actors[0].fail.remote(EngineError("ours"))], 60, "the test waits", ["actor 0"])
     with pytest.raises(TrainingError, match=r"^the test waits: actor 2: an actor died: .*logs folder$"):
         gather([actors[0].answer.remote(), actors[2].die.remote()], 60, "the test waits", ["actor 0", "actor 2"])
+
+
+def test_long_causes_keep_their_ends() -> None:
+    """Catches an essay on the screen, and a message that is cut where its cause is."""
+    text = one_line(ValueError("first cause\n" + "word " * 500 + "\n  last cause"))
+    assert text.startswith("first cause word")
+    assert text.endswith("word last cause")
+    assert len(text) < 500
+    assert one_line(ValueError()) == "ValueError"
 
 
 def test_the_one_that_died_is_named_not_the_one_that_noticed(ray_cluster: None) -> None:

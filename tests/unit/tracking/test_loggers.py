@@ -196,7 +196,7 @@ def test_wandb_resumed(runs: Runs) -> None:
 def test_wandb_gets_what_a_killed_run_did_not_hand_over(runs: Runs) -> None:
     """Catches a step that is in metrics.jsonl and a checkpoint, and never again in wandb; and one that stands twice."""
     runs.tracking = {"backends": ["wandb"], "rollout_table_steps": 3}
-    recorder = RunRecorder(runs.folder)
+    recorder = RunRecorder(runs.folder, TrackingConfig())
     recorder.forget_after(0)
     for step in (1, 2, 3):
         result = make_result(step)
@@ -216,6 +216,23 @@ def test_wandb_gets_what_a_killed_run_did_not_hand_over(runs: Runs) -> None:
     assert history[3]["eval/accuracy"] == 0.25
     [table] = runs.folder.glob("wandb/offline-run-*/files/media/table/rollouts_*.json")
     assert len(json.loads(table.read_text())["data"]) == 2
+
+
+def test_rollouts_that_a_resumed_run_would_send(runs: Runs, use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a file removed by `tracking.keep_rollouts` of which a logger lacks the table, and files kept for ever for
+    a logger that has failed, or that TensorBoard is never sent."""
+    monkeypatch.setattr(client, "CATCH_UP_STEPS", 4)
+    use(Recorder)
+    with runs.loggers() as loggers:
+        loggers.start(0)
+        # A table every two steps.
+        assert [step for step in range(1, 9) if loggers.needs_rollouts(step, newest=8)] == [6, 8]
+        loggers.log(6, {})
+    assert [step for step in range(1, 9) if loggers.needs_rollouts(step, newest=8)] == [8]
+    runs.tracking = {"backends": ["tensorboard"]}
+    with runs.loggers() as loggers:
+        loggers.start(0)
+        assert not any(loggers.needs_rollouts(step, newest=8) for step in range(1, 9))
 
 
 def test_wandb_without_its_service(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

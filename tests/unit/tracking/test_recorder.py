@@ -1,14 +1,23 @@
 """What a run records of its steps: a row of metrics, rows of rollouts, and what a resumed run forgets of them."""
 
+import errno
+import gzip
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from openr1.config.sections import TrackingConfig
+from openr1.data.rollout_files import rollout_files
+from openr1.errors import MissingError
 from openr1.rollout.experience import StepResult
+from openr1.runtime.files import read_objects
 from openr1.tracking.eval_results import EvalResult, eval_path, read_eval_results, write_eval_results
 from openr1.tracking.recorder import RunRecorder, read_metrics, recorded_steps, rollout_rows
+from tests.small_disk import fill, small_disk
 from tests.unit.tracking.steps import make_scored, make_step
 
 EVALUATED = EvalResult(0.25, (0.2, 0.3), 0.5, 8, 1, 1.0, 3.0, 0.0)
@@ -20,9 +29,9 @@ def make_result(step: int) -> StepResult:
     return make_step(step, scored, [0.5, 0.0], {"reward/mean": step / 10}, rewards=[2.0, 0.0])
 
 
-def make_recorder(folder: Path, after: int = 0) -> RunRecorder:
+def make_recorder(folder: Path, after: int = 0, **tracking: object) -> RunRecorder:
     """A recorder for the steps after `after`."""
-    recorder = RunRecorder(folder)
+    recorder = RunRecorder(folder, TrackingConfig.model_validate(tracking))
     recorder.forget_after(after)
     return recorder
 
@@ -40,6 +49,15 @@ def steps_on_disk(folder: Path) -> tuple[list[float], list[str]]:
     return [row["step"] for row in read_metrics(folder / "metrics.jsonl")], sorted(
         path.name for path in (folder / "rollouts").iterdir()
     )
+
+
+def test_copies_of_records_are_left_alone(tmp_path: Path) -> None:
+    """Catches a copy of a file of responses that ends a resumed run with a traceback, or is removed by it."""
+    record(make_recorder(tmp_path), 1, 2)
+    copy = tmp_path / "rollouts/step_000002_copy.jsonl"
+    copy.write_text("{}\n")
+    make_recorder(tmp_path, after=1)
+    assert steps_on_disk(tmp_path) == ([1], ["step_000001.jsonl", "step_000002_copy.jsonl"])
 
 
 # Rows
@@ -91,6 +109,21 @@ def test_rows_of_penalized_and_of_dropped_responses() -> None:
         ("p2/0", 1.0, None, None),
         ("p2/1", 1.0, None, None),
     ]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_metrics_are_json_whatever_their_values(tmp_path: Path, value: float) -> None:
+    """Catches `NaN` in a file that other programs read as JSON, of the step that matters most: the broken one."""
+    recorder = make_recorder(tmp_path)
+    recorder.record_metrics(1, {"policy/kl": value})
+    recorder.add_to_step(1, {"eval/loss": value})
+    path = tmp_path / "metrics.jsonl"
+    for _ in range(2):
+        assert path.read_text() == '{"step": 1, "policy/kl": null, "eval/loss": null}\n'
+        (row,) = read_metrics(path)
+        assert row["step"] == 1
+        assert math.isnan(row["policy/kl"])
+        recorder.forget_after(1)
 
 
 def test_metrics_added_to_a_step(tmp_path: Path) -> None:
@@ -177,3 +210,78 @@ def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         {"step": 1, "reward/mean": 0.1}
     ]
+
+
+# Disks
+
+
+def test_compressed_rollouts(tmp_path: Path) -> None:
+    """Catches compressed rows that read back as others, that a resumed run keeps, and equal rows in unequal files."""
+    record(make_recorder(tmp_path), 1)
+    record(make_recorder(tmp_path, after=1, compress_rollouts=True), 2, 3)
+    assert steps_on_disk(tmp_path)[1] == ["step_000001.jsonl", "step_000002.jsonl.gz", "step_000003.jsonl.gz"]
+    assert [step for step, _ in rollout_files(tmp_path)] == [1, 2, 3]
+    texts = [list(rows) for _, _, rows in recorded_steps(tmp_path, after=0)]
+    assert texts[0] == texts[1] == texts[2] != []
+    path = tmp_path / "rollouts/step_000002.jsonl.gz"
+    assert gzip.decompress(path.read_bytes()) == (tmp_path / "rollouts/step_000001.jsonl").read_bytes()
+    assert path.read_bytes() == (tmp_path / "rollouts/step_000003.jsonl.gz").read_bytes()
+    make_recorder(tmp_path, after=1)
+    assert steps_on_disk(tmp_path)[1] == ["step_000001.jsonl"]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: b"{}\n", lambda whole: whole[:30] + b"x"])
+def test_damaged_compressed_file(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Catches a traceback, or rows without their end, where a compressed file was cut off or never was one."""
+    record(make_recorder(tmp_path, compress_rollouts=True), 1)
+    path = tmp_path / "rollouts/step_000001.jsonl.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(MissingError, match=r"step_000001\.jsonl\.gz: not a complete gzip file"):
+        list(read_objects(path))
+
+
+def test_only_the_newest_rollouts_are_kept(tmp_path: Path) -> None:
+    """Catches the oldest files kept in place of the newest, one that is still needed removed, and a user's copy."""
+    recorder = make_recorder(tmp_path, keep_rollouts=2)
+    asked = []
+
+    def is_needed(step: int, newest: int) -> bool:
+        asked.append((step, newest))
+        return step == 2
+
+    for step in range(1, 6):
+        record(recorder, step)
+        if step == 1:
+            (tmp_path / "rollouts/step_000001_copy.jsonl").write_text("{}\n")
+        recorder.prune_rollouts(is_needed)
+    files = ["step_000001_copy.jsonl", "step_000002.jsonl", "step_000004.jsonl", "step_000005.jsonl"]
+    assert steps_on_disk(tmp_path) == ([1, 2, 3, 4, 5], files)
+    assert asked == [(1, 3), (2, 4), (2, 5), (3, 5)]
+    make_recorder(tmp_path, after=5).prune_rollouts(lambda step, newest: False)
+    assert steps_on_disk(tmp_path)[1] == files
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """Catches half a row of metrics, on whose line the next one would stand, parts of files, and an error without its
+    file."""
+    with small_disk(tmp_path / "disk", 2**20) as folder:
+        recorder = make_recorder(folder)
+        record(recorder, 1)
+        before = (folder / "metrics.jsonl").read_bytes()
+        filling = fill(folder)
+        # Longer than what is left of the page that the file ends in.
+        metrics = {f"metric/{number}": 0.5 for number in range(1000)}
+        for write in (
+            lambda: recorder.record_metrics(2, metrics),
+            lambda: recorder.add_to_step(1, metrics),
+            lambda: recorder.record_rollouts(2, [metrics]),
+            lambda: write_eval_results(eval_path(folder, 2), {"sampled": EVALUATED}),
+        ):
+            with pytest.raises(OSError, match="No space left on device: '/proc/") as raised:
+                write()
+            assert raised.value.errno == errno.ENOSPC
+        assert (folder / "metrics.jsonl").read_bytes() == before
+        assert sorted(path.name for path in folder.rglob("*.*")) == ["metrics.jsonl", "step_000001.jsonl"]
+        filling.unlink()
+        record(recorder, 2)
+        assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2]

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,64 @@ def test_used_folder_is_refused(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     with open_run_folder(folder, config, resume=False):
         assert (folder / "config.yaml").read_text() == to_yaml(config)
+    check_unused(folder, resume=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(ConfigError, match="already used by a run"):
         check_unused(folder, resume=False)
     check_unused(folder, resume=True)
+
+
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoints/step_000002/trainer.json", "model/config.json"])
+def test_steps_are_not_overwritten(tmp_path: Path, kept: str) -> None:
+    """Catches a run whose rows, checkpoints or exported model make way for another run's."""
+    (tmp_path / kept).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / kept).write_text("{}\n")
+    with pytest.raises(ConfigError, match="already used by a run"):
+        check_unused(tmp_path, resume=False)
+
+
+def test_a_run_that_made_no_step_can_be_started_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a failed start that claims its name for ever, and a second start that takes the first one's dataset,
+    reference, logger or evaluation for its own.
+    """
+    with open_run_folder(tmp_path, make_config(tmp_path), resume=False):
+        pass
+    left = [tmp_path / name for name in ("data.json", "tracking.json", "reference_log_probs.jsonl")]
+    left += [tmp_path / "eval/step_000000.json"]
+    mine = tmp_path / "notes.txt"
+    left[-1].parent.mkdir()
+    for path in (*left, mine, tmp_path / "metrics.jsonl"):
+        path.write_text("")
+    other = make_config(tmp_path, rollout={"temperature": 0.5}, num_steps=9)
+    check_unused(tmp_path, resume=False)
+    with open_run_folder(tmp_path, other, resume=False):
+        assert (tmp_path / "config.yaml").read_text() == to_yaml(other)
+    assert not any(path.exists() for path in left)
+    assert mine.exists()
+    assert "made no step; this one takes its place" in capsys.readouterr().out
+
+
+MACHINE: dict[str, dict[str, Any]] = {
+    "policy": {"micro_batch_tokens": 1024, "threads": 2, "timeout_seconds": 9.0},
+    "model": {"gradient_checkpointing": True, "packing": True},
+    "rollout": {"max_num_seqs": 8, "kv_cache_gib": 0.2, "timeout_seconds": 900, "threads": 2, "num_engines": 2},
+    "reward": {"deadline_seconds": 90},
+    "checkpoint": {"keep": 1, "save_steps": 5},
+    "run": {"output_dir": "elsewhere"},
+}
+
+
+@pytest.mark.parametrize("section", MACHINE)
+def test_settings_of_the_machine_may_change(tmp_path: Path, section: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a run that ran out of memory or time, and may not go on with the setting that helps; or does so
+    silently.
+    """
+    with open_run_folder(tmp_path, make_config(tmp_path), resume=False):
+        pass
+    with open_run_folder(tmp_path, make_config(tmp_path, **{section: MACHINE[section]}), resume=True):
+        said = capsys.readouterr().out
+    for key, value in MACHINE[section].items():
+        assert f"resuming with {section}.{key} {value}" in said
 
 
 OPEN = """
@@ -56,6 +112,9 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
     with open_run_folder(folder, config, resume=False):
         other = open_in_another_process(folder)
         assert other.stdout.startswith(f"ConfigError {folder}: another process is writing")
+        # Also before anything is started, such as a reward server that writes its log here.
+        with pytest.raises(ConfigError, match="another process is writing"):
+            check_unused(folder, resume=False)
         assert (folder / "config.yaml").read_text() == to_yaml(config)
     # The lock ends with its block.
     assert open_in_another_process(folder).returncode == 7

@@ -14,9 +14,9 @@ from openr1.actors.rl import train_demand
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError
+from openr1.inputs.datasets import Datasets, load_datasets
 from openr1.rollout.experience import StepResult
 from openr1.tracking.loggers.client import Loggers
-from openr1.training.datasets import Datasets, load_datasets
 from openr1.training.rl import RLJob
 from openr1.training.run import Run
 from openr1.training.stages import Stages

@@ -22,7 +22,7 @@ from openr1.config.dpo import DpoConfig
 from openr1.config.load import validate
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.data.pairs import Pair, to_batch
-from openr1.data.prompts import load_tokenizer
+from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import ConfigError
 from openr1.placement.group import Place
 from openr1.training.dpo import dpo_job, reference_log_probs, sequence_log_probs, train_step

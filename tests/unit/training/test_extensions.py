@@ -138,7 +138,7 @@ def test_names_of_the_config_are_those_that_exist() -> None:
     package may import neither, so each name is written twice.
     """
     assert set(POLICY_LOSSES) == set(LOSSES)
-    assert set(ADVANTAGE_ESTIMATORS) == {*ESTIMATORS, "gae"}
+    assert set(ADVANTAGE_ESTIMATORS) == {*ESTIMATORS, "gae", "gdpo"}
     assert [type(build_env(name, None)) for name in ENVS] == [SingleTurn]
 
 

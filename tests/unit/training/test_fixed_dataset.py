@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openr1.config.sft import SftConfig
-from openr1.errors import ConfigError
+from openr1.errors import ConfigError, NotSaved
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.tracking.loggers.client import Loggers
 from openr1.training.fixed_dataset import FixedDatasetJob, Metrics, count_steps
@@ -172,6 +172,26 @@ def test_steps_that_are_saved(save_steps: int, kept: list[int], tmp_path: Path) 
     make_run(config).go(resume=False)
     folders = sorted(path.name for path in (config.run.folder / "checkpoints").glob("step_*"))
     assert folders == [f"step_00000{step}" for step in kept]
+
+
+def test_an_export_that_fails_is_made_up_for(tmp_path: Path) -> None:
+    """Catches a part of a model that counts as the model of a finished run: there would be no way to get all of it."""
+    config = make_config(tmp_path)
+
+    class OnFullDisk(FakePolicy):
+        """Whose last export finds no room, after a part of it."""
+
+        def is_written(self) -> bool:
+            """Not the model of the run."""
+            if (config.run.folder / "tmp_model").exists():
+                raise NotSaved("model could not be written: No space left on device")
+            return True
+
+    with pytest.raises(NotSaved, match="No space left"):
+        make_run(config, policy=OnFullDisk()).go(resume=False)
+    assert not (config.run.folder / "model").exists()
+    make_run(config).go(resume=True)
+    assert sorted(path.name for path in config.run.folder.glob("*model")) == ["model"]
 
 
 def test_complete_run_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

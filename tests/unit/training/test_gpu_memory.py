@@ -7,8 +7,8 @@ import pytest
 
 from openr1.config.checks import check_train
 from openr1.errors import ConfigError
+from openr1.inputs.datasets import Datasets
 from openr1.tracking.loggers.client import Loggers
-from openr1.training.datasets import Datasets
 from openr1.training.rl import RLJob
 from openr1.training.run import Run
 from openr1.types import Group, Prompt

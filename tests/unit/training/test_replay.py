@@ -12,9 +12,9 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.config.checks import check_train
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError, PolicyError, RewardServerUnavailable, TrainingError
+from openr1.inputs.datasets import Datasets
 from openr1.rollout.experience import Experience
 from openr1.tracking.loggers.client import Loggers
-from openr1.training.datasets import Datasets
 from openr1.training.replay import Recording, Replay, read_step, replay_stages, write_step
 from openr1.training.rl import RLJob, ready_rewards, without_repetition
 from openr1.training.run import Run
@@ -227,10 +227,10 @@ def test_grades_that_are_read_need_no_server(tmp_path: Path, replay_from: str, r
     config = config.model_copy(update={"reward": reward})
     recorded = Replay(config, tmp_path / "records", resume=False)
     if reads_grades:
-        with ready_rewards(config, recorded) as rewards:
+        with ready_rewards(config, recorded, Datasets([], [])) as rewards:
             assert rewards is recorded
     else:
-        with pytest.raises(RewardServerUnavailable), ready_rewards(config, recorded):
+        with pytest.raises(RewardServerUnavailable), ready_rewards(config, recorded, Datasets([], [])):
             pass
 
 

@@ -5,22 +5,33 @@ import re
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from openr1.actors.rl import train_demand
+from openr1.config.sections import CheckpointConfig
 from openr1.config.train import TrainConfig
-from openr1.errors import ConfigError, DatasetExhausted, PolicyError, TrainingError
+from openr1.errors import (
+    ActorLost,
+    ConfigError,
+    DatasetExhausted,
+    OpenR1Error,
+    PolicyError,
+    RewardServerUnavailable,
+    TrainingError,
+    WeightSyncError,
+)
+from openr1.inputs.datasets import Datasets
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.eval_results import read_eval_results
 from openr1.tracking.loggers.client import Loggers
 from openr1.tracking.recorder import read_metrics
-from openr1.training.datasets import Datasets
 from openr1.training.rl import RLJob
 from openr1.training.run import Run
-from openr1.types import Grade, Group, Prompt
+from openr1.types import Grade, Group, Prompt, WeightVersion
 from tests.fakes import (
     FakeLoggers,
     FakePolicy,
@@ -219,10 +230,76 @@ def test_exhausted_dataset_leaves_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DatasetExhausted):
         # Every prompt is solved at its first visit: the six are enough for three steps of two.
         make_run(config, score=graded(default=[1.0, 1.0])).go(resume=False)
-    newest = Checkpoints(config.run.folder / "checkpoints", 2, timeout_seconds=60).newest()
+    newest = Checkpoints(config.run.folder / "checkpoints", CheckpointConfig(keep=2), timeout_seconds=60).newest()
     assert newest is not None
     assert newest[1].step == 3
     assert recorded_steps(config) == [1, 2, 3]
+
+
+def fails_at(step: int, error: OpenR1Error) -> Callable[[Group], list[Grade]]:
+    """Scores until the first group of a step, of which there are two a step, cannot be graded."""
+    grades, asked = graded(), count(1)
+
+    def score(group: Group) -> list[Grade]:
+        if next(asked) > 2 * (step - 1):
+            raise error
+        return grades(group)
+
+    return score
+
+
+def saved_step(config: TrainConfig) -> int | None:
+    """The step of the newest checkpoint."""
+    newest = Checkpoints(config.run.folder / "checkpoints", CheckpointConfig(keep=2), timeout_seconds=60).newest()
+    return None if newest is None else newest[1].step
+
+
+@pytest.mark.parametrize("error", [RewardServerUnavailable("no answer"), ActorLost("engine 0 died")])
+def test_error_before_an_update_leaves_a_checkpoint(
+    tmp_path: Path, error: OpenR1Error, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches steps that are lost with a reward server or an engine, though the policy that made them is well."""
+    config = make_config(tmp_path, checkpoint={"save_steps": 0}, num_steps=9)
+    with pytest.raises(type(error)):
+        make_run(config, score=fails_at(3, error)).go(resume=False)
+    assert (saved_step(config), recorded_steps(config)) == (2, [1, 2])
+    assert "checkpoints/step_000002; continue with --resume" in "".join(capsys.readouterr().out.split("\n"))
+    make_run(config.model_copy(update={"num_steps": 4})).go(resume=True)
+    assert recorded_steps(config) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("during", ["update", "push"])
+def test_error_in_an_update_leaves_none(tmp_path: Path, during: str) -> None:
+    """Catches weights of half a step that are saved as those of the one before."""
+    config = make_config(tmp_path, checkpoint={"save_steps": 0}, num_steps=9)
+
+    class Failing(FakePolicy):
+        def push_weights(self, version: WeightVersion) -> None:
+            if during == "push" and version == 3:
+                raise WeightSyncError("no engine answers")
+            super().push_weights(version)
+
+    def fail(number: int) -> None:
+        if during == "update" and number == 3:
+            raise PolicyError("the gradient norm is inf")
+
+    with pytest.raises((PolicyError, WeightSyncError)):
+        make_run(config, Failing(during_update=fail)).go(resume=False)
+    assert saved_step(config) is None
+
+
+def test_the_error_is_told_where_nothing_can_be_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches the reason for the end of a run, replaced by that of a policy that is gone, too."""
+    config = make_config(tmp_path, checkpoint={"save_steps": 0}, num_steps=9)
+
+    class Gone(FakePolicy):
+        def save(self, folder: Path) -> None:
+            raise ActorLost("policy rank 0 died")
+
+    with pytest.raises(RewardServerUnavailable, match="no answer"):
+        make_run(config, Gone(), score=fails_at(2, RewardServerUnavailable("no answer"))).go(resume=False)
+    assert "step 1 could not be saved: policy rank 0 died" in capsys.readouterr().out
+    assert saved_step(config) is None
 
 
 def test_broken_step_is_recorded_and_not_saved(tmp_path: Path) -> None:
@@ -232,7 +309,7 @@ def test_broken_step_is_recorded_and_not_saved(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="after the push of step 2"):
         make_run(config, engines=[engine_of_old_weights()], loggers=loggers).go(resume=False)
     assert recorded_steps(config) == [row["step"] for row in loggers.rows] == [1, 2]
-    newest = Checkpoints(config.run.folder / "checkpoints", 2, timeout_seconds=60).newest()
+    newest = Checkpoints(config.run.folder / "checkpoints", CheckpointConfig(keep=2), timeout_seconds=60).newest()
     assert newest is not None
     assert newest[1].step == 1
 
@@ -269,7 +346,7 @@ def test_held_out_prompts_are_sampled_once_a_step(tmp_path: Path, eval_steps: in
     summary = json.loads((config.run.folder / "summary.json").read_text())
     assert (summary["accuracy_after"], summary["greedy_after"]) == (0.5, 0.5)
     # The same accuracy at each step: the first one stays.
-    best = Checkpoints(config.run.folder / "checkpoints", 2, timeout_seconds=60).best()
+    best = Checkpoints(config.run.folder / "checkpoints", CheckpointConfig(keep=2), timeout_seconds=60).best()
     assert best == {0: None, 1: 1, 2: 2}[eval_steps]
 
 
@@ -279,7 +356,7 @@ def test_the_last_step_can_be_the_best(tmp_path: Path) -> None:
     policy = FakePolicy()
     score = held_out_by_version(policy, {0: 0.0, 1: 0.5, 2: 0.0, 3: 1.0})
     make_run(config, policy, score=score).go(resume=False)
-    assert Checkpoints(config.run.folder / "checkpoints", 1, timeout_seconds=60).best() == 3
+    assert Checkpoints(config.run.folder / "checkpoints", CheckpointConfig(keep=1), timeout_seconds=60).best() == 3
     assert evaluated_steps(metrics_of(config)) == {1: 0.5, 2: 0.0, 3: 1.0}
 
 
@@ -300,12 +377,12 @@ def test_best_checkpoint_whose_evaluation_is_gone(tmp_path: Path) -> None:
     config = make_evaluated(tmp_path, 1)
     stop_in_update(config, 2)
     folder = config.run.folder
-    assert Checkpoints(folder / "checkpoints", 2, timeout_seconds=60).best() == 1
+    assert Checkpoints(folder / "checkpoints", CheckpointConfig(keep=2), timeout_seconds=60).best() == 1
     (folder / "eval/step_000001.json").unlink()
     policy = FakePolicy()
     score = held_out_by_version(policy, {2: 0.25, 3: 0.0})
     make_run(config, policy, score=score).go(resume=True)
-    assert Checkpoints(folder / "checkpoints", 2, timeout_seconds=60).best() == 2
+    assert Checkpoints(folder / "checkpoints", CheckpointConfig(keep=2), timeout_seconds=60).best() == 2
 
 
 def test_evaluation_that_a_signal_stopped_is_made_up_for(tmp_path: Path) -> None:
@@ -320,7 +397,7 @@ def test_evaluation_that_a_signal_stopped_is_made_up_for(tmp_path: Path) -> None
     make_run(config, policy, rollout, score=score).go(resume=True)
     assert evaluated_steps(metrics_of(config)) == {2: 1.0, 4: 0.0}
     assert samplings(rollout)[:2] == [("eval", 1.0), ("train/2", 1.0)]
-    assert Checkpoints(config.run.folder / "checkpoints", 5, timeout_seconds=60).best() == 2
+    assert Checkpoints(config.run.folder / "checkpoints", CheckpointConfig(keep=5), timeout_seconds=60).best() == 2
 
 
 def test_complete_evaluation_is_not_made_again(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from openr1.algorithms.optimizer_step import optimizer_step
 from openr1.config.train import TrainConfig
 from openr1.data.prompts import PromptStream
 from openr1.errors import RewardServerUnavailable, TrainingError
+from openr1.rollout import experience
 from openr1.rollout.experience import StepResult
 from openr1.rollout.producer import ExperienceProducer
 from openr1.runtime.interrupts import Interrupted, Interrupts
@@ -248,6 +251,36 @@ def test_allowed_share_of_failures_is_included(tmp_path: Path) -> None:
 def refuse(group: Group) -> list[Grade]:
     """A reward server that is gone."""
     raise RewardServerUnavailable("gone")
+
+
+class LateFuture(Future[list[Grade]]):
+    """Takes 40 s of a clock to give its result."""
+
+    def __init__(self, clock: list[float], result: list[Grade]) -> None:
+        super().__init__()
+        self._clock = clock
+        self.set_result(result)
+
+    def result(self, timeout: float | None = None) -> list[Grade]:
+        """The result, later."""
+        self._clock[0] += 40.0
+        return super().result(timeout)
+
+
+def test_a_slow_server_shows_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a wait for rewards that counts as generation, or nowhere, so that nobody sees which stage is slow."""
+    clock = [0.0]
+
+    class LateRewards(FakeRewards):
+        def submit(self, group: Group) -> "Future[list[Grade]]":
+            return LateFuture(clock, super().submit(group).result())
+
+    monkeypatch.setattr(experience, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    result = make_step(make_config(tmp_path), rewards=LateRewards())
+    # Two groups.
+    assert result.metrics["time/reward_seconds"] == 80
+    assert result.metrics["time/generate_seconds"] == 0
+    assert result.metrics["reward/failed_fraction"] == 0
 
 
 def test_failed_stage_changes_nothing(tmp_path: Path) -> None:
@@ -522,7 +555,7 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
         return Group(prompt, (make_response(1, 2, 3, truncated=prompt.id == prompts[0].id), make_response(4)))
 
     result = make_step(config, rollout=FakeRollout(make=make), rewards=rewards, policy=policy)
-    recorder = RunRecorder(tmp_path)
+    recorder = RunRecorder(tmp_path, config.tracking)
     recorder.forget_after(0)
     recorder.record_metrics(result.step, result.metrics)
     row = json.loads((tmp_path / "metrics.jsonl").read_text())

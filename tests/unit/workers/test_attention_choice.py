@@ -118,13 +118,15 @@ def test_a_model_is_loaded_with_the_choice(
     """
     batch = TrainBatch.from_tokens([([5, 6], [7, 8, 9]), ([10], [11])])
     path = tiny_model(True)
-    expected = LogProbModel(load_causal_lm(settings("sdpa", path=path)), 1.0, packing=True)(*batch.inputs)
     fake_gpu(monkeypatch, problem)
-    lm = load_causal_lm(settings("auto", path=path))
+    # Under the same circumstances: what a CPU without instructions for bfloat16 replaces is replaced in neither.
+    plain, lm = (load_causal_lm(settings(attention, path=path)) for attention in ("sdpa", "auto"))
     monkeypatch.undo()
     assert lm.config._attn_implementation == name
     assert ("flash-attn" in describe_attention(lm.config)) == (problem is None)
-    assert torch.equal(LogProbModel(lm, 1.0, packing=True)(*batch.inputs).log_probs, expected.log_probs)
+    found, expected = (LogProbModel(model, 1.0, packing=True)(*batch.inputs).log_probs for model in (lm, plain))
+    # Rows that are attended to alone, and in one masked product, are rounded to bfloat16 in another order.
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
     lm.save_pretrained(tmp_path)
     assert PACKED_ROWS not in (tmp_path / "config.json").read_text()
 

@@ -1,22 +1,26 @@
 """Files that are written while training goes on: they hold what was saved, and a failure is not forgotten."""
 
+import gc
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from openr1.errors import PolicyError
+from openr1.errors import NotSaved
 from openr1.tracking.checkpoint import wait_until_written
 from openr1.workers import learner
-from openr1.workers.background import BackgroundWriter, to_host
+from openr1.workers.background import BackgroundWriter, WriterState, all_written, to_host
 from openr1.workers.deepspeed.checkpoint_engine import BackgroundCheckpointEngine
+from tests.small_disk import small_disk
 from tests.unit.workers.test_export import GatheringLearner
 
 
@@ -87,7 +91,9 @@ def test_an_export_holds_what_was_saved(
     """Catches an exported model with weights of a later step."""
     policy, go_on = GatheringLearner(tiny_model(True)), threading.Event()
     monkeypatch.setattr(learner.dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(policy, "weights", lambda: ((name, one.data) for name, one in policy.lm.named_parameters()))
+    monkeypatch.setattr(
+        policy, "_merged", lambda kept: ((name, one.data) for name, one in policy.lm.named_parameters())
+    )
     expected = {name: parameter.data.clone() for name, parameter in policy.lm.named_parameters()}
     policy.writer.submit(tmp_path, lambda: go_on.wait(60))
     policy.export(tmp_path / "model")
@@ -101,13 +107,58 @@ def test_an_export_holds_what_was_saved(
 
 
 def test_a_failed_write_stays_failed(tmp_path: Path) -> None:
-    """Catches a failure that is told once, to an answer that gets lost, or is covered by a write that succeeds."""
+    """Catches a failure that is told once, to an answer that gets lost, or is covered by a write that succeeds; one
+    that is told while files are still being written, which then cannot be removed; and one of an earlier checkpoint."""
     writer, written = BackgroundWriter(), []
     writer.submit(tmp_path / "missing", (tmp_path / "missing/file").touch)
     writer.submit(tmp_path / "there", lambda: written.append(1))
     for _ in range(2):
-        with pytest.raises(PolicyError, match=r"missing could not be written: FileNotFoundError"):
+        with pytest.raises(NotSaved, match=r"missing could not be written: FileNotFoundError"):
             wait_until_written("both", writer.is_done, 60, threading.Event())
-    writer.submit(tmp_path / "more", lambda: written.append(2))
-    with pytest.raises(PolicyError, match="could not be written"):
-        writer.is_done()
+    go_on = threading.Event()
+    writer.submit(tmp_path / "more", lambda: go_on.wait(60))
+    assert not writer.is_done()
+    go_on.set()
+    with pytest.raises(NotSaved, match="could not be written"):
+        wait_until_written("all", writer.is_done, 60, threading.Event())
+    writer.start_over()
+    assert writer.is_done()
+
+
+def test_all_ranks_are_awaited_before_a_failure_is_told() -> None:
+    """Catches a checkpoint that is removed because of one rank while another one still writes into it."""
+    failed, busy, done = (
+        WriterState(True, "policy could not be written"),
+        WriterState(False, None),
+        WriterState(True, None),
+    )
+    assert not all_written([failed, busy])
+    assert all_written([done, done])
+    with pytest.raises(NotSaved, match="policy could not be written"):
+        all_written([done, failed])
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """Catches a full disk that is taken for a fault of the program, a part of a file that counts as written, and a copy
+    of the whole state that lives on in the error."""
+    tensors = {"weight": torch.arange(10**6)}
+    copied = weakref.ref(tensors["weight"])
+    with small_disk(tmp_path / "disk", 2**20) as folder:
+        writer = BackgroundWriter()
+        for as_zip in (False, True):
+            engine = BackgroundCheckpointEngine(
+                SimpleNamespace(checkpoint_config={"checkpoint_serialization": as_zip}), writer
+            )
+            engine.save(tensors, str(folder / f"state_{as_zip}.pt"))
+        writer.submit(folder / "model", partial(save_file, tensors, folder / "model"))
+        del tensors, engine
+        with pytest.raises(NotSaved, match=r"state_False\.pt could not be written: RuntimeError: .*No space left"):
+            wait_until_written("all", writer.is_done, 60, threading.Event())
+        failures = [write.result() or "written" for write in writer._writes]
+        assert [one.split(" could not be written: ")[1].split(":")[0] for one in failures] == [
+            "RuntimeError",
+            "RuntimeError",
+            "SafetensorError",
+        ]
+        gc.collect()
+        assert copied() is None

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from benchmarks.model_families import family, write_family
 from openr1.config.sections import LoraConfig, ModelConfig
-from openr1.errors import ConfigError
-from openr1.workers.lora import add_adapters, full_weights
+from openr1.workers.lora import KeptUpdate, add_adapters, factors, full_weights
 from openr1.workers.model import load_causal_lm
 from tests.running import read_jsonl, run_grpo, write_config
 
@@ -53,6 +53,18 @@ def test_merged_weights_are_those_of_peft(tied: bool, tiny_model: Callable[[bool
     assert (log_probs(plain) - before).abs().max() > 0.01, "the adapters change nothing; the test has no power"
 
 
+def test_experts_and_routers_get_no_adapters(tmp_path: Path) -> None:
+    """Catches PEFT's all-linear, which takes the tensors of all experts for linear layers: engines refuse these."""
+    write_family(family("Qwen3 MoE"), False, tmp_path)
+    lm = load_causal_lm(ModelConfig(path=tmp_path, dtype="float32"))
+    add_adapters(lm, LoraConfig(rank=4))
+    adapted = {factor.name.split(".")[-3] for factor in factors(lm)}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert {weight.name for weight in full_weights(lm)} == {
+        name for name, _ in load_causal_lm(ModelConfig(path=tmp_path, dtype="float32")).named_parameters()
+    }
+
+
 def test_merging_adds_in_float32(tiny_model: Callable[[bool], Path]) -> None:
     """Catches an update that is rounded to bfloat16 before it is added: 256 + 1.5 + 1.5 is 259, here rounded once."""
     lm = load_causal_lm(ModelConfig(path=tiny_model(True), dtype="bfloat16"))
@@ -70,12 +82,53 @@ def test_merging_adds_in_float32(tiny_model: Callable[[bool], Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("modules", "told"), [(["nothing_like_it"], "nothing_like_it"), (["embed_tokens"], "not a linear layer")]
+    ("base", "update", "share"),
+    [
+        # bfloat16 has a spacing of 2 from 256 on, of 1/64 from 2 on, and of 1/128 from 1 on.
+        ([256.0, 256.0], 0.5, 0.0),
+        ([1.0, 1.0], 0.5, 1.0),
+        ([256.0, 1.0], 0.5, 0.5),
+        ([256.0, 256.0], 1.5, 2 / 1.5),
+        ([1.0, 1.0], 0.0, 1.0),
+    ],
 )
-def test_layers_that_cannot_have_adapters(modules: list[str], told: str, tiny_model: Callable[[bool], Path]) -> None:
-    """Catches a traceback of PEFT's for a wrong name, and embeddings whose merge would be wrong."""
-    with pytest.raises(ConfigError, match=told):
-        add_adapters(load_causal_lm(ModelConfig(path=tiny_model(True))), LoraConfig(target_modules=modules))
+def test_how_much_of_an_update_is_left(
+    base: list[float], update: float, share: float, tiny_model: Callable[[bool], Path]
+) -> None:
+    """Catches a share that counts what was trained for what was kept: half of the rows have each weight."""
+    lm = load_causal_lm(ModelConfig(path=tiny_model(True), dtype="bfloat16"))
+    add_adapters(lm, LoraConfig(rank=1, alpha=1.0, target_modules=["q_proj"]))
+    kept = KeptUpdate()
+    for weight in full_weights(lm):
+        if weight.adapter is None:
+            continue
+        half = weight.base.shape[0] // 2
+        weight.base.data[:half], weight.base.data[half:] = base[0], base[1]
+        weight.adapter[0].data.fill_(1.0)
+        weight.adapter[1].data.fill_(update)
+        kept.add(weight, weight.merged())
+    assert kept.share == pytest.approx(share)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_engines_get_what_the_trainer_multiplies_with(dtype: str, tiny_model: Callable[[bool], Path]) -> None:
+    """Catches an update that is lost before it reaches the engine: 2^-20 is nothing to a merged weight in bfloat16.
+
+    The scale is 12 / 4 = 3, and B is 2^-20: scaled B is 3 x 2^-20, exact in both types.
+    """
+    lm = load_causal_lm(ModelConfig.model_validate({"path": tiny_model(True), "dtype": dtype}))
+    add_adapters(lm, LoraConfig(rank=4, alpha=12.0))
+    for factor in factors(lm):
+        if ".lora_B." in factor.name:
+            factor.parameter.data.fill_(2.0**-20)
+    values = {factor.name: factor.value() for factor in factors(lm)}
+    assert len(values) == 2 * 7 * 2
+    for name, value in values.items():
+        assert value.dtype == lm.dtype
+        if ".lora_B." in name:
+            assert value.float().unique().tolist() == [3 * 2.0**-20]
+        else:
+            assert torch.equal(value, lm.get_parameter(name.replace(".weight", ".default.weight")).data)
 
 
 @pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.slow), 3])
@@ -103,6 +156,8 @@ def test_a_run_trains_adapters_alone(
     metrics = read_jsonl(run / "metrics.jsonl")
     assert all(row["rollout/mismatch_abs_mean"] < 1e-4 for row in metrics)
     exported = run / "checkpoints/step_000003/model"
+    assert "100.0% of the adapter's update is left" in (exported / "README.md").read_text(encoding="utf-8")
+    assert "base_model: tiny_base" in (exported / "adapter/README.md").read_text(encoding="utf-8")
     before, after = load_file(base / "model.safetensors"), load_file(exported / "model.safetensors")
     assert before.keys() == after.keys()
     changed = set()

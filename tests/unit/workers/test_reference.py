@@ -1,5 +1,6 @@
 """The reference's log-probs, through a real actor: whose they are, and what they are."""
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,19 +11,31 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from openr1.actors.workers import WORKER_CPU_VARIABLES, group_settings, learner_settings, start_workers
+from openr1.actors import workers as actor_workers
+from openr1.actors.workers import (
+    WORKER_CPU_VARIABLES,
+    group_settings,
+    learner_settings,
+    start_reference,
+    start_workers,
+    wait_for_references,
+)
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.sections import LoraConfig, ModelConfig, OptimizerConfig, PolicyConfig
+from openr1.errors import ActorLost
 from openr1.placement.group import Place
+from openr1.runtime import heartbeats
+from openr1.runtime.faults import VARIABLE
 from openr1.runtime.ray_cluster import start_actor
+from openr1.runtime.restarts import Restarts
 from openr1.types import Group, Response
 from openr1.workers.group import PolicyGroup
-from openr1.workers.reference import ReferenceWorker
+from openr1.workers.reference import REFERENCE_OPTIONS, ReferenceWorker
 from openr1.workers.reference_client import BaseModelReference, ReferenceClient
 from openr1.workers.settings import ReferenceSettings
-from tests.fakes import make_prompt, make_response
+from tests.fakes import make_config, make_prompt, make_response
 
 MICRO_BATCH_TOKENS = 64
 TEMPERATURE = 0.7
@@ -79,7 +92,8 @@ def test_reference_log_probs_belong_to_their_groups(
         log_path=tmp_path / "reference.log",
     )
     workers = [
-        start_actor(ReferenceWorker, 1, Place().options, WORKER_CPU_VARIABLES, settings) for _ in range(num_workers)
+        start_actor(ReferenceWorker, 1, Place().options | REFERENCE_OPTIONS, WORKER_CPU_VARIABLES, settings)
+        for _ in range(num_workers)
     ]
     reference = ReferenceClient(workers, MICRO_BATCH_TOKENS, timeout_seconds=120)
     groups = make_groups(12)
@@ -92,12 +106,72 @@ def test_reference_log_probs_belong_to_their_groups(
         ray.kill(worker)
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("action", ["kill", pytest.param("stop", marks=pytest.mark.slow)])
+def test_what_a_lost_reference_owes_is_computed_again(
+    action: str,
+    ray_cluster: None,
+    tiny_model: Callable[[bool], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a step that ends with its reference, or waits for a stopped one until its deadline; an answer that is
+    lost or comes twice; and a restart that nothing counts.
+    """
+    monkeypatch.setattr(heartbeats, "SILENT_SECONDS", 10.0)
+    model = tiny_model(True)
+    config = make_config(tmp_path, model={"path": str(model), "dtype": "float32"}, rollout={"temperature": TEMPERATURE})
+    config = config.model_copy(
+        update={"policy": config.policy.model_copy(update={"micro_batch_tokens": MICRO_BATCH_TOKENS})}
+    )
+    # The workers have the environment of this process's Ray, which has started already.
+    fault = {VARIABLE: f"reference_1/log_probs:{action}:2"}
+    monkeypatch.setattr(actor_workers, "worker_variables", lambda on_gpu: WORKER_CPU_VARIABLES | fault)
+    workers = [start_reference(config, Place(), index, tmp_path) for index in range(2)]
+    wait_for_references(workers, 120)
+    restarts = Restarts(workers)
+    reference = ReferenceClient(workers, MICRO_BATCH_TOKENS, timeout_seconds=200)
+    groups = make_groups(24)
+    for step in range(3):
+        for group in groups:
+            reference.submit(group)
+        torch.testing.assert_close(reference.collect(groups), plain_log_probs(model, groups), atol=1e-4, rtol=0)
+        assert restarts.count() == 1, step
+    for worker in workers:
+        ray.kill(worker)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_reference_that_always_dies_ends_the_run(
+    ray_cluster: None, tiny_model: Callable[[bool], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a crash loop without an end."""
+    config = make_config(
+        tmp_path, model={"path": str(tiny_model(True)), "dtype": "float32"}, rollout={"max_restarts": 1}
+    )
+    fault = {VARIABLE: "reference/log_probs:kill:1+"}
+    monkeypatch.setattr(actor_workers, "worker_variables", lambda on_gpu: WORKER_CPU_VARIABLES | fault)
+    worker = start_reference(config, Place(), 0, tmp_path)
+    wait_for_references([worker], 120)
+    reference = ReferenceClient([worker], MICRO_BATCH_TOKENS, timeout_seconds=200)
+    groups = make_groups(3)
+    for group in groups:
+        reference.submit(group)
+    with pytest.raises(ActorLost, match="reference 0"):
+        reference.collect(groups)
+
+
 @ray.remote(num_cpus=0)
 class CountingWorker:
     """A reference that answers zeros and counts tokens."""
 
     def __init__(self) -> None:
         self._tokens = 0
+
+    def ready(self) -> int:
+        """At once."""
+        return os.getpid()
 
     def log_probs(self, groups: list[Group]) -> torch.Tensor:
         """0 for every sampled token."""
