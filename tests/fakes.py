@@ -205,8 +205,9 @@ class FakePolicy:
         folder.mkdir()
 
     def export(self, folder: Path) -> None:
-        """An empty folder."""
+        """A folder with a file, which no rename replaces."""
         folder.mkdir()
+        (folder / "num_updates").write_text(f"{len(self.updates)}")
 
     def is_written(self) -> bool:
         """At once."""

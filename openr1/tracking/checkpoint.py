@@ -183,7 +183,7 @@ class Checkpoints:
         complete = self.complete()
         for later in complete[complete.index(final) + 1 :]:
             damaged = later.with_name(f"damaged_{later.name}")
-            _remove(damaged)
+            remove_folder(damaged)
             later.rename(damaged)
         # After the folder itself, so that `latest` never names a checkpoint that is not there.
         self._latest_staging.replace(self._folder / "latest")
@@ -213,7 +213,7 @@ class Checkpoints:
         best = self.best()
         for old in self.complete()[: -self._settings.keep]:
             if best is None or old.name != f"step_{best:06d}":
-                _remove(old)
+                remove_folder(old)
 
     def complete(self) -> list[Path]:
         """Folders of the complete checkpoints, oldest first."""
@@ -273,17 +273,19 @@ def publish(staging: Path, final: Path) -> None:
     # Before the rename, or a power failure could leave the final name on files whose data never reached the disk.
     _flush(staging)
     # A rename cannot replace a folder that is not empty.
-    _remove(final)
+    remove_folder(final)
     staging.rename(final)
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder if it exists; of a link to a folder elsewhere, only the link."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
         # Renamed first, so that a crash in between cannot leave a partial folder under its original name.
         doomed = folder.with_name(f"tmp_old_{folder.name}")
+        if doomed.exists():
+            _delete(doomed)
         folder.rename(doomed)
         _delete(doomed)
 

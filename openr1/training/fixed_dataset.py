@@ -15,7 +15,7 @@ from openr1.placement.layouts import Demand
 from openr1.plan.disk import check_room
 from openr1.runtime.console import say
 from openr1.runtime.interrupts import INTERRUPTS, Interrupts
-from openr1.tracking.checkpoint import Checkpoints, wait_until_written
+from openr1.tracking.checkpoint import Checkpoints, remove_folder, wait_until_written
 from openr1.training.run import Run, StepOutput, run_services
 from openr1.types import TrainerState
 
@@ -76,6 +76,8 @@ class FixedDatasetJob:
         if checkpoint is not None:
             folder, self._state = checkpoint
             self._policy.load(folder / "policy")
+        # Of fewer steps, from before `max_steps` was raised: the checkpoint has it, too.
+        remove_folder(self._folder / "model")
         self._order = islice(self._order, self._state.step, None)
 
     def before_first_step(self) -> None:

@@ -179,6 +179,8 @@ class RLJob:
             if self._stages.critic is not None:
                 self._stages.critic.load(folder / "critic")
             self._pass_rates.read(folder / PASS_RATE_FILE)
+        # Of fewer steps, from before the run was made longer: it must not pass for that of all of them.
+        (self._folder / "summary.json").unlink(missing_ok=True)
         self._trainer.restore(state)
         self._weights.check(state.step)
 

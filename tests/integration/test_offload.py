@@ -95,10 +95,22 @@ def test_updates_are_those_without_offload(
 
     assert [*first, *second] == pytest.approx([*expected[0], *expected[1]], rel=1e-5)
     assert again == pytest.approx(second, rel=1e-6)
-    for name, weight in weights.items():
-        torch.testing.assert_close(offloaded[name], weight, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(resumed[name], offloaded[name], atol=1e-6, rtol=1e-5)
-        assert torch.equal(kept[name], resumed[name])
+    assert_same(offloaded, weights)
+    assert_same(resumed, offloaded)
+    assert all(torch.equal(kept[name], resumed[name]) for name in resumed)
+
+
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Weights equal but for rounding: float32 by 1e-5; of 16 bits, one in a thousand may round to its neighbor."""
+    assert actual.keys() == expected.keys()
+    pairs = [(actual[name].flatten(), expected[name].flatten()) for name in expected]
+    one, other = (torch.cat(part) for part in zip(*pairs, strict=True))
+    if one.dtype == torch.float32:
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        return
+    # Neighbors differ by up to 2**-7 of the smaller one.
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=2**-7)
+    assert float((one != other).float().mean()) < 1e-3
 
 
 def test_settings_of_offload_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Runs over a fixed dataset (SFT, DPO), with a fake policy: interrupts, rows, evaluations, checkpoints."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -194,13 +195,38 @@ def test_an_export_that_fails_is_made_up_for(tmp_path: Path) -> None:
     assert sorted(path.name for path in config.run.folder.glob("*model")) == ["model"]
 
 
+def test_a_run_made_longer_has_the_model_of_its_end(tmp_path: Path) -> None:
+    """Catches the model of the old end in the way of the new one, and one that passes for it after a failed export."""
+    config = make_config(tmp_path)
+    model = config.run.folder / "model/num_updates"
+    make_run(config, num_steps=1).go(resume=False)
+    assert model.read_text() == "0"  # `train` updates nothing.
+
+    class Unwritten(FakePolicy):
+        """Whose model is not written."""
+
+        def export(self, folder: Path) -> None:
+            """Not outside checkpoints."""
+            if folder.name == "tmp_model":
+                raise NotSaved("no room")
+            super().export(folder)
+
+    with pytest.raises(NotSaved, match="no room"):
+        make_run(config, policy=Unwritten()).go(resume=True)
+    assert not model.exists()
+    policy = FakePolicy()
+    policy.calls.append(("update", None))
+    make_run(config, policy=policy).go(resume=True)
+    assert model.read_text() == "1"
+
+
 def test_complete_run_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches a finished run that trains on, and one that was killed before its export and cannot make up for it."""
     config = make_config(tmp_path)
     make_run(config, held_out=HeldOut()).go(resume=False)
     with pytest.raises(ConfigError, match=r"all 3 steps are done; raise --max_epochs or --max_steps to go on"):
         make_run(config).go(resume=True)
-    (config.run.folder / "model").rmdir()
+    shutil.rmtree(config.run.folder / "model")
     capsys.readouterr()
     policy, held_out = FakePolicy(), HeldOut()
     make_run(config, held_out=held_out, policy=policy).go(resume=True)

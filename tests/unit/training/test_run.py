@@ -204,6 +204,24 @@ def test_run_stopped_before_its_first_checkpoint_starts_again(tmp_path: Path) ->
     assert recorded_steps(config) == [1, 2, 3]
 
 
+def test_a_summary_is_that_of_all_steps(tmp_path: Path) -> None:
+    """Catches a run made longer and killed before its end, whose old summary passes for that of all its steps."""
+    config = make_config(tmp_path)
+    summary = config.run.folder / "summary.json"
+    make_run(config).go(resume=False)
+    longer, policy = make_config(tmp_path, num_steps=4), FakePolicy()
+
+    def fail(number: int) -> None:
+        raise PolicyError("lost")
+
+    policy.during_update = fail
+    with pytest.raises(PolicyError, match="lost"):
+        make_run(longer, policy).go(resume=True)
+    assert not summary.exists()
+    make_run(longer).go(resume=True)
+    assert json.loads(summary.read_text())["steps"] == 4
+
+
 def test_complete_run_is_not_resumed(tmp_path: Path) -> None:
     """Catches a finished run that is begun again, one without its summary that cannot finish, and steps beyond the end.
 
