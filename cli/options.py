@@ -52,8 +52,13 @@ def run_fixed_dataset(
     if args.dry_run:
         print(to_yaml(config) + "\n".join(f"# ok: {line}" for line in checks), flush=True)
         print("\n".join(model_lines(config, _check_model)))
-    else:
-        train(located(config), args.resume)
+        return 0
+    config = located(config)
+    # Imported late, so that --help is fast.
+    from openr1.inputs.early import check_files
+
+    check_files(config)
+    train(config, args.resume)
     return 0
 
 

@@ -26,10 +26,14 @@ def run(argv: list[str]) -> int:
         print("\n".join(model_lines(config, _check_models)), flush=True)
         print("\n".join(f"# {line}" for line in _plan(config)))
         return 0
-    # Imported late, so that --help and --dry-run are fast.
+    config = located(config)
+    # Imported late, so that --help is fast; and then, so that what can be found out at once is.
+    from openr1.inputs.early import check_files
+
+    check_files(config)
     from openr1.training.rl import run_training
 
-    run_training(located(config), resume=args.resume)
+    run_training(config, resume=args.resume)
     return 0
 
 

@@ -54,6 +54,16 @@ def prompt_schema(source: SourceConfig) -> RowSchema:
     return RowSchema(columns=source.columns or {}, task=source.task, settable=True)
 
 
+def example_schema(columns: Mapping[ColumnName, str] | None) -> RowSchema:
+    """How the rows of a supervised dataset are read."""
+    return RowSchema(("response",), columns or {}, settable=True)
+
+
+def pair_schema(columns: Mapping[ColumnName, str] | None) -> RowSchema:
+    """How the rows of a dataset of preference pairs are read."""
+    return RowSchema(("chosen", "rejected"), columns or {}, settable=True)
+
+
 def to_row(raw: Mapping[str, Any], schema: RowSchema, default_id: str, location: str) -> dict[str, Any]:
     """A row with openr1's columns, checked; other columns and nulls are left out.
 

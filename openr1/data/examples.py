@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.sft import SftDataConfig
 from openr1.data.chat import PromptFormat, begin, naming
-from openr1.data.columns import RowSchema
+from openr1.data.columns import example_schema
 from openr1.data.responses import ResponseEncoder
 from openr1.data.rows import read_rows
 from openr1.errors import ConfigError
@@ -38,7 +38,7 @@ def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataC
     responses = ResponseEncoder(tokenizer)
     examples = []
     dropped = 0
-    for location, row in read_rows(path, example_schema(data)):
+    for location, row in read_rows(path, example_schema(data.columns)):
         with naming(location):
             start = begin(row, tokenizer, prompt_format)
             response_ids = responses.encode(start, row["response"])
@@ -57,11 +57,6 @@ def load_examples(path: Path, tokenizer: PreTrainedTokenizerBase, data: SftDataC
     if not examples:
         raise ConfigError(f"{path}: all {dropped} rows are longer than data.max_len {data.max_len}; raise the limit")
     return examples, dropped
-
-
-def example_schema(data: SftDataConfig) -> RowSchema:
-    """How supervised rows are read."""
-    return RowSchema(("response",), data.columns or {}, settable=True)
 
 
 def to_batch(examples: Sequence[Example]) -> TrainBatch:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig
 
+from openr1.data.weight_files import NO_CONFIG
 from openr1.errors import ConfigError, MissingError
 
 SAMPLING_KEYS = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
@@ -49,7 +50,7 @@ def check_trainable(path: Path) -> None:
 
 def _read_config(path: Path) -> PreTrainedConfig:
     if not (path / "config.json").is_file():
-        raise MissingError(f"model.path {path}: no config.json there; give a folder in Hugging Face format")
+        raise MissingError(NO_CONFIG.format(path))
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.dpo import DpoDataConfig
 from openr1.data.chat import PromptFormat, begin, end_token_ids, naming
-from openr1.data.columns import RowSchema
+from openr1.data.columns import pair_schema
 from openr1.data.responses import ResponseEncoder, encode_after
 from openr1.data.rollout_files import rollout_files
 from openr1.data.rows import read_rows
@@ -71,8 +71,7 @@ def _longest(pair: Pair) -> int:
 def _tokenize_rows(path: Path, tokenizer: PreTrainedTokenizerBase, data: DpoDataConfig) -> Iterator[Pair]:
     prompt_format = PromptFormat(data.system_prompt, data.assistant_prefix)
     responses = ResponseEncoder(tokenizer)
-    schema = RowSchema(("chosen", "rejected"), data.columns or {}, settable=True)
-    for location, row in read_rows(path, schema):
+    for location, row in read_rows(path, pair_schema(data.columns)):
         with naming(location):
             start = begin(row, tokenizer, prompt_format)
             chosen, rejected = (responses.encode(start, row[key]) for key in ("chosen", "rejected"))

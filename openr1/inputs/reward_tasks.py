@@ -3,13 +3,17 @@
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from openr1.config.train import RewardConfig
 from openr1.errors import ConfigError
-from openr1.inputs.datasets import Datasets
 from openr1.runtime.console import say
 from openr1.types import Prompt
 from reward_server.functions.module import inspect_module
+
+if TYPE_CHECKING:
+    # Brings transformers, which takes seconds; `inputs.early` has no need of it.
+    from openr1.inputs.datasets import Datasets
 
 
 def default_task(reward: RewardConfig) -> str | None:
@@ -20,7 +24,7 @@ def default_task(reward: RewardConfig) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def with_reward_task(datasets: Datasets, reward: RewardConfig) -> Datasets:
+def with_reward_task(datasets: "Datasets", reward: RewardConfig) -> "Datasets":
     """The rows with the tasks that will grade them.
 
     Raises:
@@ -48,7 +52,7 @@ def with_reward_task(datasets: Datasets, reward: RewardConfig) -> Datasets:
     )
 
 
-def check_known(datasets: Datasets, reward: RewardConfig, known: Collection[str] | None) -> None:
+def check_known(datasets: "Datasets", reward: RewardConfig, known: Collection[str] | None) -> None:
     """Refuse rows that the reward server could not grade, before engines start.
 
     Args:

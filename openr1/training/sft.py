@@ -6,7 +6,8 @@ from pathlib import Path
 from openr1.algorithms.objectives.sft import SftObjective
 from openr1.config.checks import check_sft
 from openr1.config.sft import SftConfig, SftDataConfig
-from openr1.data.examples import Example, example_schema, load_examples, to_batch
+from openr1.data.columns import example_schema
+from openr1.data.examples import Example, load_examples, to_batch
 from openr1.data.fingerprint import fingerprint
 from openr1.data.order import batch_order
 from openr1.data.template import run_template
@@ -45,7 +46,7 @@ def run_sft(config: SftConfig, resume: bool) -> None:
         num_steps = count_steps(config, len(examples))
         check_sft(config, num_steps)
         check_unused(config.run.folder, resume)
-        schema = example_schema(config.data)
+        schema = example_schema(config.data.columns)
         paths = [path for path in (config.data.train, config.data.held_out) if path is not None]
         fingerprints = {str(path): fingerprint(path, schema) for path in paths}
         if resume:

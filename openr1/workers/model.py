@@ -14,6 +14,7 @@ from openr1.algorithms.head import projection
 from openr1.algorithms.token_ops import Chunking, Entropy, TokenOutputs, token_log_probs
 from openr1.config.sections import ModelConfig
 from openr1.data.model_folder import read_text_config
+from openr1.errors import ConfigError
 from openr1.workers.attention import attention_implementation
 from openr1.workers.attention_choice import choose_implementation
 from openr1.workers.cpu_layers import adapt_to_cpu
@@ -124,13 +125,19 @@ def hidden_size(settings: ModelConfig) -> int:
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:
     """Load a Hugging Face causal language model. Code that ships with a model is never run."""
     config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False, **rope_scaling_overrides(settings))
-    lm = AutoModelForCausalLM.from_pretrained(
+    lm, loaded = AutoModelForCausalLM.from_pretrained(
         settings.path,
         config=config,
         dtype=DTYPES[settings.dtype],
         attn_implementation=choose_implementation(attention_implementation(config, settings.packing), settings),
         trust_remote_code=False,
+        output_loading_info=True,
     )
+    # transformers makes them up at random, with a warning.
+    if missing := sorted(loaded["missing_keys"]):
+        raise ConfigError(
+            f"model.path {settings.path}: {len(missing)} weights are in none of its files, such as {missing[0]}"
+        )
     compute_head_in_float32(lm)
     adapt_to_cpu(lm)
     if settings.gradient_checkpointing:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, GenerationConfig
 
+from openr1.config.sections import ModelConfig
 from openr1.data.model_folder import (
     check_trainable,
     export_generation_config,
@@ -16,6 +18,7 @@ from openr1.data.model_folder import (
 )
 from openr1.data.weight_files import INDEX, check_weights
 from openr1.errors import ConfigError, MissingError
+from openr1.workers.model import load_causal_lm
 
 
 @pytest.fixture
@@ -116,3 +119,48 @@ def test_weights_that_are_missing(folder: Path) -> None:
     (folder / shards["a"]).unlink()
     with pytest.raises(MissingError, match=r"no weights there .*; finish the download"):
         check_weights(folder)
+
+
+def test_a_file_of_weights_that_was_cut_off(folder: Path) -> None:
+    """Catches a download that ended early: its header reads well, and ranks and engines fail after half a minute."""
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for size in (4, 100, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        with pytest.raises(MissingError, match=r"model\.safetensors: damaged or cut off .*; get the file again"):
+            check_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("vocab_size", 600, r"embed_tokens\.weight has the shape \[512, 64\], but config\.json says \[600, 64\]"),
+        ("hidden_size", 32, r"embed_tokens\.weight has the shape \[512, 64\], but config\.json says \[512, 32\]"),
+        ("num_hidden_layers", 9, r"weights of 2 layers, but config\.json says 9 \(num_hidden_layers\)"),
+    ],
+)
+def test_weights_of_another_model(key: str, value: int, message: str, folder: Path) -> None:
+    """Catches a config.json beside weights of a model of another size; layers that are missing would be random."""
+    change(folder / "config.json", **{key: value})
+    with pytest.raises(ConfigError, match=message):
+        check_weights(folder)
+
+
+def test_a_config_that_is_none(folder: Path) -> None:
+    """Catches a traceback for a page of a website that was saved as config.json."""
+    for text in ("<html>", "[]"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"config\.json"):
+            check_weights(folder)
+
+
+def test_a_model_of_which_a_weight_is_missing(folder: Path) -> None:
+    """Catches weights that transformers makes up at random with no more than a warning: training would begin there."""
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("layers.1.mlp.down_proj.weight"))
+    del weights[name]
+    save_file(weights, file, {"format": "pt"})
+    check_weights(folder)  # Names of all weights are known only once the model is built.
+    with pytest.raises(ConfigError, match=rf"1 weights are in none of its files, such as {name}"):
+        load_causal_lm(ModelConfig(path=folder))
