@@ -70,8 +70,11 @@ def staleness(result: dict[str, Any]) -> str:
 def packing(result: dict[str, Any]) -> str:
     """Describe the speed-up of an update, for each distribution of lengths and data type."""
     parts = [
-        f"{mix} lengths, {dtype}: {_format_range(one[dtype]['speedup'], 1, 2)} times as fast, "
-        f"{one[dtype]['padding_fraction']:.0%} padding saved, gradients within {one[dtype]['gradient_difference']:.0e}"
+        f"{mix}, {dtype}: {_format_range(one[dtype]['speedup'], 1, 2)} times as fast, log-probs "
+        f"{_format_range(one[dtype]['speedup_log_probs'], 1, 2)}, both "
+        f"{_format_range(one[dtype]['speedup_both'], 1, 2)}; "
+        f"{one[dtype]['padding_fraction']:.0%} padding saved, {1 - one[dtype]['packed_fraction']:.0%} of the tokens "
+        f"shared, gradients within {one[dtype]['gradient_difference']:.0e}"
         for mix, one in result["mixes"].items()
         for dtype in ("bfloat16", "float32")
     ]
@@ -165,7 +168,7 @@ BENCHMARKS = (
     Benchmark("training step versus the bare computation", 3, step_time),
     Benchmark("training step versus TRL's GRPOTrainer (openr1 / TRL)", 25, against_trl),
     Benchmark("sampling one step ahead (max_staleness 1) versus synchronous sampling", 13, staleness),
-    Benchmark("update with packing versus padding (rows sorted by length)", 6, packing),
+    Benchmark("update and log-probs with packing versus padding (rows sorted by length)", 6, packing),
     Benchmark("memory of log-probs and entropies, forward and backward", 2, log_prob_memory),
     Benchmark("weight push over shared memory and gloo, versus a file by safetensors' save_file", 4, weight_push),
     Benchmark("forward and backward pass in bfloat16 on a CPU without instructions for it", 2, cpu_bfloat16),

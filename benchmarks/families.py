@@ -237,7 +237,7 @@ def examine_trainer(pair: Pair, model: ModelConfig, folder: Path, found: Conform
 @torch.no_grad()
 def exported_log_probs(model: ModelConfig, batch: TrainBatch) -> torch.Tensor:
     """Log-probs of all response tokens under the model of a folder, in this process."""
-    lm = LogProbModel(load_causal_lm(model), temperature=1.0, packing=model.packing)
+    lm = LogProbModel(load_causal_lm(model), temperature=1.0)
     log_probs: torch.Tensor = lm(*batch.inputs).log_probs
     return log_probs[batch.response_mask]
 

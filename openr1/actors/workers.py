@@ -13,7 +13,7 @@ from openr1.runtime.ray_calls import gather, numbered
 from openr1.runtime.ray_cluster import start_actor
 from openr1.workers.deepspeed.build_locks import check_build_locks, extensions_folder
 from openr1.workers.group import CriticGroup, GroupSettings, PolicyGroup
-from openr1.workers.model import hidden_size
+from openr1.workers.model import hidden_size, packs_rows
 from openr1.workers.reference import REFERENCE_OPTIONS, ReferenceWorker
 from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSettings
 from openr1.workers.worker import TrainWorker
@@ -78,7 +78,7 @@ def worker_variables(on_gpu: bool, transport: str = "shm") -> dict[str, str]:
 
 def group_settings(learner: LearnerSettings, policy: PolicyConfig) -> GroupSettings:
     """How the ranks of a model share out a batch."""
-    size, packing = hidden_size(learner.model), learner.model.packing
+    size, packing = hidden_size(learner.model), packs_rows(learner.model)
     return GroupSettings(learner.role, policy.micro_batch_tokens, policy.timeout_seconds, size, packing)
 
 

@@ -76,8 +76,8 @@ class ModelConfig(Section):
     """Data type of policy, reference and engines (on CPUs: docs/performance.md); master weights are float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter slower."""
-    packing: bool = False
-    """Concatenate the rows of a micro-batch instead of padding them; micro_batch_tokens then counts no padding."""
+    packing: bool = True
+    """Concatenate rows instead of padding them, and compute a prompt once for its responses; not with local attention."""
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
     """Packed rows on GPUs: sdpa (PyTorch's kernels), flash_attention_2 (flash-attn), auto (flash-attn if installed)."""
     rope_scaling: RopeScalingConfig | None = None

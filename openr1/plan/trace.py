@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
@@ -23,9 +22,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from openr1.algorithms.token_ops import chunked_outputs, chunking
 from openr1.config.sections import ModelConfig
-from openr1.workers.attention import attention_implementation
+from openr1.workers.attention import PACKED_ROWS, attention_implementation
 from openr1.workers.lora import add_adapters
 from openr1.workers.model import DTYPES, ValueHead, compute_head_in_float32
+from openr1.workers.shared_prefixes import unshared_rows
 
 Kind = Literal["bfloat16", "float32", "attention", "other"]
 """Of an operation: matrix product by data type, attention, all else."""
@@ -83,9 +83,9 @@ class TracedModel:
         """
         self._gpu_bytes = gpu_bytes
         self._values = values
-        self._packing = settings.packing
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         attention = attention_implementation(config, settings.packing)
+        self._packing = attention == PACKED_ROWS
         with torch.device("meta"):
             self._lm: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=DTYPES[settings.dtype], attn_implementation=attention, trust_remote_code=False
@@ -147,12 +147,8 @@ class TracedModel:
         if not self._packing:
             output: Tensor = backbone(ids, use_cache=False).last_hidden_state
             return output
-        lengths = [batch.length] * batch.rows
-        ends = functional.pad(torch.full((batch.rows,), batch.length, dtype=torch.int32), (1, 0))
-        positions = torch.arange(batch.length).repeat(batch.rows)[None]
-        packed = backbone(
-            ids.reshape(1, -1), position_ids=positions, row_lengths=lengths, row_ends=ends, use_cache=False
-        )
+        rows = unshared_rows(batch.rows, batch.length)
+        packed = backbone(ids.reshape(1, -1), position_ids=rows.positions[None], rows=rows, use_cache=False)
         hidden: Tensor = packed.last_hidden_state.reshape(batch.rows, batch.length, -1)
         return hidden
 

@@ -73,10 +73,9 @@ def _lost(error: RayActorError, waiting: str, name: str) -> ActorLost:
 
 
 def describe_death(error: RayActorError) -> str:
-    """Why an actor is gone, and on which node, without Ray's list of what might be the reasons."""
+    """Why an actor is gone, and on which node."""
     node = re.search(r"^\s*ip: (\S+)$", str(error), re.MULTILINE)
-    reason = re.split(r"\.? (?:Some common causes|There are some potential root causes)", last_line(error))[0]
-    return f"{reason} (node {node[1]})" if node else reason
+    return f"{last_line(error)} (node {node[1]})" if node else last_line(error)
 
 
 def _first_death(pending: list[ray.ObjectRef]) -> tuple[ray.ObjectRef, RayActorError] | None:
@@ -122,5 +121,6 @@ def one_line(error: BaseException) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error's message, where Ray puts the cause."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """The last line of an error's message, where Ray puts the cause, without its list of what might be the reasons."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return re.split(r"\.? (?:Some common causes|There are some potential root causes)", line)[0]

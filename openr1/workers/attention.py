@@ -1,4 +1,8 @@
-"""Attention for sequence packing: quadratic in the length of each packed row, not in their total length."""
+"""Attention for sequence packing: quadratic in the length of each packed row, not in their total length.
+
+Tokens that rows have in common are packed once (`shared_prefixes`). For attention the rows are whole again: of a
+prompt, everything but the products with its own keys is then computed once for all of its responses.
+"""
 
 from collections.abc import Callable
 from itertools import groupby
@@ -10,8 +14,61 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-PACKED_ROWS = "openr1_packed_rows"
-"""Name under which `attend_within_rows` is registered as an attention implementation of transformers."""
+from openr1.workers.piece_attention import attend_between_pieces
+from openr1.workers.shared_prefixes import PackedRows
+
+PACKED_ROWS, PACKED_PIECES = "openr1_packed_rows", "openr1_packed_pieces"
+"""Names of `attend_packed` and `attend_packed_on_cpu` among the attention implementations of transformers."""
+
+
+def attend_packed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    rows: PackedRows,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """`attend_within_rows` for packed tokens of which rows may share some.
+
+    Args:
+        module: The attention layer.
+        query: [1, heads, M, D]: the packed tokens.
+        key: [1, key/value heads, M, D].
+        value: [1, key/value heads, M, D].
+        attention_mask: Always None.
+        rows: How they are packed.
+        kwargs: See `attend_within_rows`.
+
+    Returns:
+        Output [1, M, heads, D], and None in place of attention weights.
+    """
+    query, key, value = (rows.whole_rows(tensor, 2) for tensor in (query, key, value))
+    attended, _ = attend_within_rows(
+        module, query, key, value, attention_mask, row_lengths=rows.row_lengths, row_ends=rows.row_ends, **kwargs
+    )
+    return rows.packed(attended, 1), None
+
+
+def attend_packed_on_cpu(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    rows: PackedRows,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """`attend_packed` in pieces, which the kernel of CPUs can do: see `attend_between_pieces`."""
+    if dropout == 0 and query.shape[-1] == value.shape[-1]:
+        return attend_between_pieces(query, key, value, rows, scaling), None
+    kwargs |= {"rows": rows, "scaling": scaling, "dropout": dropout}
+    return attend_packed(module, query, key, value, attention_mask, **kwargs)
 
 
 def attend_within_rows(
@@ -91,14 +148,15 @@ def _attend_on_gpu(
 
 
 def attention_implementation(config: PreTrainedConfig, packing: bool) -> str:
-    """Choose the attention implementation of a model.
+    """Choose the attention implementation of a model: for packing if it is wanted, and every layer sees all tokens.
 
-    Sliding-window and chunked layers need the masks of transformers, so such models use SDPA. With packing its cost is
-    quadratic in the total number of tokens.
+    Sliding-window and chunked layers need the masks of transformers, which for a packed sequence would grow with the
+    square of all of its tokens: the rows of such models are padded.
     """
     values = config.get_text_config().to_dict()
     sees_all = values.get("sliding_window") is None and set(values.get("layer_types") or ()) <= {"full_attention"}
     return PACKED_ROWS if packing and sees_all else "sdpa"
 
 
-AttentionInterface.register(PACKED_ROWS, attend_within_rows)
+AttentionInterface.register(PACKED_ROWS, attend_packed)
+AttentionInterface.register(PACKED_PIECES, attend_packed_on_cpu)

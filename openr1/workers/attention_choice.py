@@ -9,10 +9,13 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from openr1.config.sections import ModelConfig
 from openr1.errors import ConfigError, MissingError
-from openr1.workers.attention import PACKED_ROWS, attend_within_rows
+from openr1.workers.attention import PACKED_PIECES, PACKED_ROWS, attend_packed
 
 PACKED_ROWS_FA2 = f"{PACKED_ROWS}_fa2"
-"""Name of `attend_within_rows` with the kernel of flash-attn. Names with "flash" in them are those of transformers."""
+"""Name of `attend_packed` with the kernel of flash-attn. Names with "flash" in them are those of transformers."""
+
+PACKED = (PACKED_ROWS, PACKED_ROWS_FA2, PACKED_PIECES)
+"""Implementations for which rows may share tokens."""
 
 
 def choose_implementation(name: str, model: ModelConfig) -> str:
@@ -24,7 +27,9 @@ def choose_implementation(name: str, model: ModelConfig) -> str:
     """
     packed, on_cuda = name == PACKED_ROWS, torch.cuda.is_available()
     problem = import_problem() if packed and on_cuda else None
-    return PACKED_ROWS_FA2 if takes_flash_attn(model, packed=packed, on_cuda=on_cuda, problem=problem) else name
+    if takes_flash_attn(model, packed=packed, on_cuda=on_cuda, problem=problem):
+        return PACKED_ROWS_FA2
+    return PACKED_PIECES if packed and not on_cuda else name
 
 
 def takes_flash_attn(model: ModelConfig, *, packed: bool, on_cuda: bool, problem: str | None) -> bool:
@@ -32,7 +37,7 @@ def takes_flash_attn(model: ModelConfig, *, packed: bool, on_cuda: bool, problem
 
     Args:
         model: Settings; `config.checks` has refused flash_attention_2 without packing or bfloat16.
-        packed: The model computes packed rows by `attend_within_rows`: `model.packing`, and no sliding windows.
+        packed: The model computes packed rows by `attend_packed`: `model.packing`, and no sliding windows.
         on_cuda: This process has a GPU.
         problem: Why flash-attn cannot be imported; None if it can.
     """
@@ -93,9 +98,10 @@ def describe_attention(config: PreTrainedConfig) -> str:
     kernels = {
         PACKED_ROWS_FA2: "packed rows, with the kernel of flash-attn",
         PACKED_ROWS: "packed rows, with PyTorch's kernels",
+        PACKED_PIECES: "packed rows, with PyTorch's kernel for CPUs",
     }
     name = str(config._attn_implementation)
     return kernels.get(name, name)
 
 
-AttentionInterface.register(PACKED_ROWS_FA2, partial(attend_within_rows, kernel=flash_attn_kernel))
+AttentionInterface.register(PACKED_ROWS_FA2, partial(attend_packed, kernel=flash_attn_kernel))

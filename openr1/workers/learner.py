@@ -85,7 +85,7 @@ class PolicyLearner(Learner):
         self.lm = load_causal_lm(settings.model)
         say(f"attention: {describe_attention(self.lm.config)}")
         self._adapters = None if settings.model.lora is None else add_adapters(self.lm, settings.model.lora)
-        super().__init__(LogProbModel(self.lm, settings.temperature, settings.model.packing), settings)
+        super().__init__(LogProbModel(self.lm, settings.temperature), settings)
 
     def predict_base(self, micro_batches: Sequence[TrainBatch]) -> list[Tensor]:
         """`predict` without the LoRA adapters: log-probs under the weights that the policy started from."""
@@ -180,4 +180,4 @@ def build_learner(settings: LearnerSettings) -> Learner:
     say(f"attention: {describe_attention(lm.config)}")
     if settings.model.lora is not None:
         add_adapters(lm, settings.model.lora)
-    return Learner(ValueModel(lm, settings.model.packing), settings)
+    return Learner(ValueModel(lm), settings)

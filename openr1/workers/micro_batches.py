@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.workers.balance import partition_by_cost, row_cost
+from openr1.workers.packed_plan import plan_packed
 
 
 def plan_micro_batches(
     lengths: Sequence[int],
     num_ranks: int,
     micro_batch_tokens: int,
-    packing: bool = False,
     costs: Sequence[int] | None = None,
 ) -> list[list[list[int]]]:
     """Distribute rows over ranks and split each share into micro-batches within a token budget.
@@ -23,7 +23,6 @@ def plan_micro_batches(
         lengths: Number of tokens of each row.
         num_ranks: Number of data-parallel ranks.
         micro_batch_tokens: Token budget of a micro-batch. A row that exceeds it gets a micro-batch to itself.
-        packing: Whether rows are packed. Micro-batches are then not padded and count their real tokens.
         costs: Estimated cost of a pass over each row; None uses `lengths`.
 
     Returns:
@@ -31,20 +30,20 @@ def plan_micro_batches(
     """
     shares = partition_by_cost(lengths if costs is None else costs, num_ranks)
     by_length = [sorted(share, key=lambda row: (-lengths[row], row)) for share in shares]
-    plan = [_cut_by_budget(share, lengths, micro_batch_tokens, packing) for share in by_length]
+    plan = [_cut_by_budget(share, lengths, micro_batch_tokens) for share in by_length]
     most = max(len(micro_batches) for micro_batches in plan)
     return [micro_batches + [[] for _ in range(most - len(micro_batches))] for micro_batches in plan]
 
 
-def _cut_by_budget(rows: list[int], lengths: Sequence[int], budget: int, packing: bool) -> list[list[int]]:
+def _cut_by_budget(rows: list[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Split rows, sorted longest first, so that the tokens of each part, including padding, are within the budget."""
     micro_batches: list[list[int]] = []
     left = 0
     for row in rows:
-        cost = lengths[row] if packing or not micro_batches else lengths[micro_batches[-1][0]]
-        if micro_batches and cost <= left:
+        padded = lengths[micro_batches[-1][0]] if micro_batches else 0
+        if micro_batches and padded <= left:
             micro_batches[-1].append(row)
-            left -= cost
+            left -= padded
         else:
             micro_batches.append([row])
             left = budget - lengths[row]
@@ -61,13 +60,16 @@ def plan_batch(
 ) -> list[list[list[int]]]:
     """`plan_micro_batches` for a batch in units of `rows_together` consecutive rows, which are never split.
 
-    All rows of a unit count as long as its longest one, since the others are padded to it.
+    All rows of a unit count as long as its longest one, since the others are padded to it. For packed rows, see
+    `plan_packed`.
     """
+    if packing:
+        return plan_packed(batch, num_ranks, micro_batch_tokens, hidden_size, rows_together)
     lengths = batch.lengths
     longest = [max(lengths[start : start + rows_together]) for start in range(0, len(lengths), rows_together)]
     tokens = [rows_together * length for length in longest]
     costs = [rows_together * row_cost(length, hidden_size) for length in longest]
-    plan = plan_micro_batches(tokens, num_ranks, micro_batch_tokens, packing, costs)
+    plan = plan_micro_batches(tokens, num_ranks, micro_batch_tokens, costs)
     return [
         [[unit * rows_together + row for unit in units for row in range(rows_together)] for units in rank]
         for rank in plan

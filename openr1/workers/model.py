@@ -15,10 +15,11 @@ from openr1.algorithms.token_ops import Chunking, Entropy, TokenOutputs, token_l
 from openr1.config.sections import ModelConfig
 from openr1.data.model_folder import read_text_config
 from openr1.errors import ConfigError
-from openr1.workers.attention import attention_implementation
-from openr1.workers.attention_choice import choose_implementation
+from openr1.workers.attention import PACKED_ROWS, attention_implementation
+from openr1.workers.attention_choice import PACKED, choose_implementation
 from openr1.workers.cpu_layers import adapt_to_cpu
 from openr1.workers.rope import rope_scaling_overrides
+from openr1.workers.shared_prefixes import pack_rows
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -26,18 +27,16 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 class LogProbModel(nn.Module):
     """A causal language model whose forward pass returns log-probs, so that DeepSpeed wraps the whole computation."""
 
-    def __init__(self, lm: PreTrainedModel, temperature: float, packing: bool = False) -> None:
+    def __init__(self, lm: PreTrainedModel, temperature: float) -> None:
         """Wrap `lm` (from `load_causal_lm`).
 
         Args:
             lm: The model.
             temperature: Sampling temperature, by which logits are divided.
-            packing: Compute without padding; the result is the same.
         """
         super().__init__()
         self.lm = lm
         self.temperature = temperature
-        self.packing = packing
         # As the device allows; tests choose less.
         self.chunks: Chunking | None = None
 
@@ -45,7 +44,7 @@ class LogProbModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, entropy: Entropy = "none"
     ) -> TokenOutputs:
         """Log-probs, entropies and log-normalizers of response tokens; see `token_log_probs`."""
-        hidden = hidden_states(self.lm.base_model, input_ids, attention_mask, self.packing)
+        hidden = hidden_states(self.lm.base_model, input_ids, attention_mask)
         head = self.lm.get_output_embeddings()
         return token_log_probs(head, hidden, input_ids, response_mask, self.temperature, entropy, self.chunks)
 
@@ -66,12 +65,11 @@ class ValueHead(nn.Linear):
 class ValueModel(nn.Module):
     """The backbone of a language model (without its output head) with a value head, for the critic."""
 
-    def __init__(self, lm: PreTrainedModel, packing: bool = False) -> None:
-        """Wrap the backbone of `lm`; its output head is not used. `packing`: see `LogProbModel`."""
+    def __init__(self, lm: PreTrainedModel) -> None:
+        """Wrap the backbone of `lm`; its output head is not used."""
         super().__init__()
         self.backbone = lm.base_model
         self.head = ValueHead(lm.config.hidden_size)
-        self.packing = packing
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
         """Values [B, T] (float32) of the states before response tokens, 0 elsewhere.
@@ -79,33 +77,30 @@ class ValueModel(nn.Module):
         The value of the state before token t is computed from the hidden state of token t - 1. If the mask is all
         False, the zeros still depend on the weights.
         """
-        hidden = hidden_states(self.backbone, input_ids, attention_mask, self.packing)
+        hidden = hidden_states(self.backbone, input_ids, attention_mask)
         values: Tensor = self.head(hidden[:, :-1][response_mask[:, 1:]])
         # Keeps the graph connected if the mask is empty, since every data-parallel rank must run a backward pass.
         zero = hidden[..., 0].float() * 0.0 + values.sum() * 0.0
         return zero.masked_scatter(response_mask, values.squeeze(-1))
 
 
-def hidden_states(backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, packing: bool) -> Tensor:
-    """Last hidden states [B, T, H]. With packing, they are computed in one row without padding, and 0 at padding.
+def hidden_states(backbone: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states [B, T, H].
 
-    Packed rows do not attend to each other: the packed kernel is given where rows end; other implementations infer
-    boundaries from position ids, which restart at 0 in every row.
+    A model that was loaded for packing computes them in one sequence without padding, in which rows do not attend to
+    each other and tokens that they begin with in common occur once (`shared_prefixes`); at padding they are then 0.
     """
-    if not packing:
+    if backbone.config._attn_implementation not in PACKED:
         output: Tensor = backbone(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         return output
-    positions, lengths = attention_mask.cumsum(-1) - 1, attention_mask.sum(-1)
+    rows = pack_rows(input_ids, attention_mask)
     packed = backbone(
-        input_ids[attention_mask][None],
-        position_ids=positions[attention_mask][None],
-        row_lengths=lengths.tolist(),
-        row_ends=functional.pad(lengths.cumsum(-1, dtype=torch.int32), (1, 0)),
-        use_cache=False,
+        input_ids.flatten()[rows.kept][None], position_ids=rows.positions[None], rows=rows, use_cache=False
     ).last_hidden_state[0]
-    hidden: Tensor = packed.new_zeros(*input_ids.shape, packed.shape[-1])
-    hidden[attention_mask] = packed
-    return hidden
+    hidden: Tensor = packed.new_zeros(input_ids.numel(), packed.shape[-1])
+    hidden[rows.places] = rows.whole_rows(packed, 0)
+    states: Tensor = hidden.unflatten(0, input_ids.shape)
+    return states
 
 
 def weights_bytes(settings: ModelConfig) -> int:
@@ -120,6 +115,11 @@ def weights_bytes(settings: ModelConfig) -> int:
 def hidden_size(settings: ModelConfig) -> int:
     """Hidden size of a model, from its config.json."""
     return int(read_text_config(settings.path).hidden_size)
+
+
+def packs_rows(settings: ModelConfig) -> bool:
+    """Whether rows of the model are packed, by its settings and its config.json."""
+    return attention_implementation(read_text_config(settings.path), settings.packing) == PACKED_ROWS
 
 
 def load_causal_lm(settings: ModelConfig) -> PreTrainedModel:

@@ -10,8 +10,8 @@ from openr1.runtime.faults import FAULTS
 from openr1.runtime.process import log_to
 from openr1.runtime.ray_calls import was_restarted
 from openr1.types import Group
-from openr1.workers.micro_batches import plan_micro_batches
-from openr1.workers.model import LogProbModel, load_causal_lm
+from openr1.workers.micro_batches import plan_batch
+from openr1.workers.model import LogProbModel, hidden_size, load_causal_lm, packs_rows
 from openr1.workers.settings import ReferenceSettings
 
 HEALTH = "health"
@@ -29,9 +29,9 @@ class ReferenceWorker:
         torch.set_num_threads(settings.threads)
         self._micro_batch_tokens = settings.micro_batch_tokens
         self._device = torch.device("cuda" if settings.on_gpu else "cpu")
-        self._packing = settings.model.packing
         lm = load_causal_lm(settings.model)
-        self._model = LogProbModel(lm, settings.temperature, self._packing).to(self._device).eval()
+        self._packing, self._hidden_size = packs_rows(settings.model), hidden_size(settings.model)
+        self._model = LogProbModel(lm, settings.temperature).to(self._device).eval()
 
     @ray.method(concurrency_group=HEALTH)  # type: ignore[untyped-decorator]
     def ready(self) -> int:
@@ -44,7 +44,7 @@ class ReferenceWorker:
         FAULTS.at("log_probs")
         batch = TrainBatch.from_groups(groups)
         log_probs = torch.zeros_like(batch.rollout_log_probs)
-        for rows in plan_micro_batches(batch.lengths, 1, self._micro_batch_tokens, self._packing)[0]:
+        for rows in plan_batch(batch, 1, self._micro_batch_tokens, self._hidden_size, self._packing)[0]:
             micro = batch.select(rows)
             part = self._model(*micro.to(self._device).inputs).log_probs
             log_probs[torch.tensor(rows), : part.shape[1]] = part.cpu()

@@ -12,6 +12,7 @@ from openr1.config.sections import LoraConfig, ModelConfig
 from openr1.plan.shapes import read_shape
 from openr1.plan.trace import Cost, MicroBatch, TracedModel
 from openr1.workers import cpu_layers
+from openr1.workers.attention import PACKED_ROWS
 from openr1.workers.model import LogProbModel, load_causal_lm
 from tests.running import ROOT
 
@@ -69,7 +70,9 @@ def test_peak_is_what_the_real_model_takes(settings: dict[str, Any], monkeypatch
     # As on a GPU: without the float32 copies that some CPUs need.
     monkeypatch.setattr(cpu_layers, "cpu_multiplies_bfloat16", lambda: True)
     config = ModelConfig(path=TINY, **settings)
-    model = LogProbModel(load_causal_lm(config), 1.0, config.packing).train()
+    model = LogProbModel(load_causal_lm(config), 1.0).train()
+    if config.packing:
+        model.lm.set_attn_implementation(PACKED_ROWS)
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(drop_gradient)
     ids = torch.randint(3, VOCAB, (BATCH.rows, BATCH.length))

@@ -5,10 +5,11 @@ import time
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from openr1.errors import ActorLost, EngineError, StageTimeout, TrainingError
 from openr1.runtime import ray_calls
-from openr1.runtime.ray_calls import MOST_NAMES, gather, numbered, one_line
+from openr1.runtime.ray_calls import MOST_NAMES, gather, last_line, numbered, one_line
 
 
 class Answering:
@@ -59,6 +60,10 @@ def test_whoever_fails_is_named(actors: list[ray.actor.ActorHandle]) -> None:
         gather([actors[0].fail.remote(EngineError("ours"))], 60, "the test waits", ["actor 0"])
     with pytest.raises(TrainingError, match=r"^the test waits: actor 2: an actor died: .*logs folder$"):
         gather([actors[0].answer.remote(), actors[2].die.remote()], 60, "the test waits", ["actor 0", "actor 2"])
+    # Ray tells its list of possible reasons again whenever a dead actor is called.
+    with pytest.raises(RayActorError, match="Some common causes") as raised:
+        ray.get(actors[2].answer.remote())
+    assert last_line(raised.value).endswith("connection error code 2. End of file")
 
 
 def test_long_causes_keep_their_ends() -> None:

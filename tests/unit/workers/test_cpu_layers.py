@@ -43,12 +43,12 @@ def linear(model: nn.Module) -> set[str]:
     return {name for name, layer in model.named_modules() if type(layer) is nn.Linear}
 
 
-def log_probs_and_gradients(settings: ModelConfig, packing: bool) -> tuple[Tensor, Tensor]:
+def log_probs_and_gradients(settings: ModelConfig) -> tuple[Tensor, Tensor]:
     """Of three rows of different lengths."""
     lm = load_causal_lm(settings)
     ids = torch.randint(3, 200, (3, 12), generator=torch.Generator().manual_seed(1))
     mask = torch.arange(12) < torch.tensor([12, 9, 12])[:, None]
-    result = LogProbModel(lm, 1.0, packing)(ids, mask, mask & (torch.arange(12) > 3)).log_probs
+    result = LogProbModel(lm, 1.0)(ids, mask, mask & (torch.arange(12) > 3)).log_probs
     result.sum().backward()
     gradients = [parameter.grad.flatten().float() for parameter in lm.parameters() if parameter.grad is not None]
     return result.detach(), torch.cat(gradients)
@@ -61,9 +61,9 @@ def test_results_are_those_of_bfloat16(
     """Catches a layer that computes something else, and one that the gradient does not pass; padded and packed."""
     settings = ModelConfig(path=tiny_model(False), packing=packing)
     cpu(True)
-    expected, gradient = log_probs_and_gradients(settings, packing)
+    expected, gradient = log_probs_and_gradients(settings)
     cpu(False)
-    found, own = log_probs_and_gradients(settings, packing)
+    found, own = log_probs_and_gradients(settings)
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is attend_in_float32
     torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
     assert torch.cosine_similarity(own, gradient, 0) > 0.999

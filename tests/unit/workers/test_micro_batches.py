@@ -19,13 +19,6 @@ def test_plan_by_hand() -> None:
     assert plan_micro_batches([4, 9, 2, 5], num_ranks=2, micro_batch_tokens=10) == [[[1], [2]], [[3, 0], []]]
 
 
-def test_packed_plan_by_hand() -> None:
-    """Catches a budget that counts padding where there is none."""
-    # 5, 3 and 2 are 10 real tokens; padded to 5 they would be 15.
-    assert plan_micro_batches([2, 5, 3], num_ranks=1, micro_batch_tokens=10, packing=True) == [[[1, 2, 0]]]
-    assert plan_micro_batches([2, 5, 3], num_ranks=1, micro_batch_tokens=9, packing=True) == [[[1, 2], [0]]]
-
-
 def test_plan_by_cost() -> None:
     """Catches shares of as many tokens where the long row costs more than the short ones together, and lost order."""
     # 6 tokens cost as much as 2, 2, 2 and 2 together: by tokens, the long row would get one of them.

@@ -37,7 +37,7 @@ def test_values_begin_at_zero(tiny_model: Callable[[bool], Path], dtype: str) ->
 @pytest.mark.parametrize("packing", [False, True])
 def test_value_is_read_before_its_token(tiny_model: Callable[[bool], Path], packing: bool) -> None:
     """Catches a value that knows the token it is compared with, and packed rows that see their neighbours."""
-    model = ValueModel(load_causal_lm(ModelConfig(path=tiny_model(True), dtype="float32")), packing)
+    model = ValueModel(load_causal_lm(ModelConfig(path=tiny_model(True), dtype="float32", packing=packing)))
     nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     batch = rows()
     plain = AutoModelForCausalLM.from_pretrained(tiny_model(True), dtype=torch.float32).model
