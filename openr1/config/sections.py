@@ -77,7 +77,7 @@ class ModelConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a quarter slower."""
     packing: bool = True
-    """Concatenate rows instead of padding them, and compute a prompt once for its responses; not with local attention."""
+    """Concatenate rows instead of padding them, and compute prompts once for all responses; no sliding windows."""
     attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"
     """Packed rows on GPUs: sdpa (PyTorch's kernels), flash_attention_2 (flash-attn), auto (flash-attn if installed)."""
     rope_scaling: RopeScalingConfig | None = None
