@@ -18,7 +18,8 @@ from openr1.workers.reference import REFERENCE_OPTIONS, ReferenceWorker
 from openr1.workers.settings import LearnerSettings, ReferenceSettings, WorkerSettings
 from openr1.workers.worker import TrainWorker
 
-WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu"}
+# Nothing is compiled, but DeepSpeed imports an optimizer that would load the compiler: a second, and 50 MB.
+WORKER_CPU_VARIABLES = {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
 # Micro-batches differ in size; fixed segments would fragment. CUDA IPC cannot hand out memory of expandable ones.
 WORKER_GPU_VARIABLES = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 

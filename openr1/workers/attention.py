@@ -1,7 +1,8 @@
 """Attention for sequence packing: quadratic in the length of each packed row, not in their total length.
 
-Tokens that rows have in common are packed once (`shared_prefixes`). For attention the rows are whole again: of a
-prompt, everything but the products with its own keys is then computed once for all of its responses.
+Tokens that rows have in common are packed once (`shared_prefixes`). The kernels of GPUs get whole rows, put together
+from these: of a prompt, everything but the products with its own keys is then computed once for all of its responses.
+The kernel of CPUs does those once, too (`piece_attention`).
 """
 
 from collections.abc import Callable

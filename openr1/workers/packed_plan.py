@@ -9,6 +9,9 @@ from openr1.algorithms.batch import TrainBatch
 from openr1.workers.balance import partition_by_cost, row_cost
 from openr1.workers.shared_prefixes import SHORTEST
 
+EVEN_ENOUGH = 1.02
+"""Groups are not cut further once the slowest rank has at most so much more work than the average one."""
+
 Unit = tuple[int, ...]
 """Rows that are never split."""
 
@@ -90,6 +93,8 @@ def _balanced(groups: list[list[Unit]], num_ranks: int, costs: PackedRowCosts) -
             # Parts of one group follow each other again where they meet on a rank.
             best = [[unit for part in sorted(share) for unit in parts[part]] for share in shares]
             lowest = highest
+        if highest * num_ranks <= EVEN_ENOUGH * sum(costs.cost(part) for part in rows):
+            break
         largest //= 2
     return best
 

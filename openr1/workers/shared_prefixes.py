@@ -1,8 +1,9 @@
 """Packing rows so that tokens which rows begin with in common are computed once: the prompt of a group's responses.
 
 A token's hidden state depends on the tokens before it alone, so rows with a common beginning have the same states
-there. Of such rows, the packed sequence has the beginning once. Only attention needs whole rows; it puts them together
-from pieces of the packed sequence, and its gradients add up in the pieces that rows share. The result is exact.
+there. Of such rows, the packed sequence has the beginning once. Attention alone reads other tokens: it puts whole rows
+together from pieces of the packed sequence (`attention`), or goes from piece to piece (`piece_attention`). Gradients
+add up in the pieces that rows share. The result is exact.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,5 +1,6 @@
 """`optimizer.offload`: the same updates with the optimizer state in host memory; real DeepSpeed on one gloo rank."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,10 @@ class ReadableWorker(TrainWorker):
         """Full weights, by name."""
         return {name: tensor.clone() for name, tensor in self.policy.weights()}
 
+    def loaded_compiler(self) -> bool:
+        """Whether torch.compile's backend was imported, for which nothing here has a use."""
+        return "torch._inductor.compile_fx" in sys.modules
+
     def offloads(self) -> bool:
         """Whether DeepSpeed has the optimizer state in host memory."""
         return bool(self.learner.backend._engine.zero_cpu_offload())
@@ -41,6 +46,7 @@ def start(model: ModelConfig, offload: str, zero_stage: int, logs: Path) -> tupl
     learner = learner_settings(model, optimizer, policy, total_updates=10)
     workers = start_workers(learner, policy, [Place()], logs, ReadableWorker)
     assert ray.get(workers[0].offloads.remote()) == (offload == "cpu")
+    assert not ray.get(workers[0].loaded_compiler.remote())
     return PolicyGroup(workers, group_settings(learner, policy)), workers[0]
 
 
