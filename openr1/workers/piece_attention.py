@@ -11,7 +11,6 @@ Reference:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -44,39 +43,49 @@ def attend_between_pieces(query: Tensor, key: Tensor, value: Tensor, rows: Packe
 
 
 @dataclass(frozen=True)
+class _Side:
+    """Which tokens of the packed sequence the parts of a call have: a list of pieces for each, end to end."""
+
+    parts: list[list[int]]
+
+    def stacked(self, pieces: Sequence[Tensor]) -> Tensor:
+        """From pieces [1, heads, tokens, ...] to parts [parts, heads, tokens, ...]."""
+        return torch.cat([torch.cat([pieces[number] for number in part], 2) for part in self.parts])
+
+    def apart(self, tensor: Tensor, lengths: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """The inverse: each piece with its part of a result."""
+        for part, row in zip(self.parts, tensor.split(1), strict=True):
+            yield from zip(part, row.split([lengths[number] for number in part], 2), strict=True)
+
+
+@dataclass(frozen=True)
 class _Call:
-    """One call of the kernel.
+    """One call of the kernel, for parts of equal sizes. If `causal`, each is a piece that attends to itself."""
 
-    Attributes:
-        queries: Pieces that attend. If `causal`, they are of equal length, and each attends to itself.
-        keys: Pieces that all of `queries` attend to, one after the other.
-    """
-
-    queries: list[int]
-    keys: list[int]
+    queries: _Side
+    keys: _Side
     causal: bool
 
-    def stacked(self, pieces: Sequence[Tensor], numbers: list[int]) -> Tensor:
-        """Tensors of pieces [1, heads, tokens, ...]: side by side if each is for itself, otherwise end to end."""
-        return torch.cat([pieces[number] for number in numbers], 0 if self.causal else 2)
 
-    def apart(self, tensor: Tensor, numbers: list[int], lengths: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
-        """The inverse: each piece with its part of a result."""
-        parts = tensor.split(1, 0) if self.causal else tensor.split([lengths[number] for number in numbers], 2)
-        return zip(numbers, parts, strict=True)
-
-
-def _calls(rows: PackedRows) -> Iterator[_Call]:
-    """All calls for one layer: each piece with itself, then each list of pieces that others follow with these."""
-    for _, same in groupby(range(len(rows.pieces)), key=lambda piece: rows.pieces[piece]):
-        pieces = list(same)
-        yield _Call(pieces, pieces, causal=True)
+def _calls(rows: PackedRows) -> list[_Call]:
+    """All calls for one layer: each piece with itself, then all that follow the same pieces with these."""
+    numbers, lengths = range(len(rows.pieces)), rows.pieces
     followers: dict[tuple[int, ...], list[int]] = {}
-    for piece, before in enumerate(rows.before):
-        if before:
-            followers.setdefault(before, []).append(piece)
-    for before, pieces in followers.items():
-        yield _Call(pieces, list(before), causal=False)
+    for piece in numbers:
+        if rows.before[piece]:
+            followers.setdefault(rows.before[piece], []).append(piece)
+    with_themselves: dict[int, list[list[int]]] = {}
+    for piece in numbers:
+        with_themselves.setdefault(lengths[piece], []).append([piece])
+    with_others: dict[tuple[int, int], list[tuple[list[int], list[int]]]] = {}
+    for before, after in followers.items():
+        sizes = sum(lengths[piece] for piece in after), sum(lengths[piece] for piece in before)
+        with_others.setdefault(sizes, []).append((after, list(before)))
+    alone = [_Call(_Side(pieces), _Side(pieces), causal=True) for pieces in with_themselves.values()]
+    return alone + [
+        _Call(_Side([after for after, _ in pairs]), _Side([before for _, before in pairs]), causal=False)
+        for pairs in with_others.values()
+    ]
 
 
 class _PieceAttention(torch.autograd.Function):
@@ -90,17 +99,14 @@ class _PieceAttention(torch.autograd.Function):
         attended: dict[int, Tensor] = {}
         normalizers: dict[int, Tensor] = {}
         for call in _calls(rows):
-            numbers = call.queries
-            inputs = call.stacked(queries, numbers), call.stacked(keys, call.keys), call.stacked(values, call.keys)
-            result, normalizer = _KERNEL(*inputs, 0.0, call.causal, scale=scaling)
-            parts = call.apart(result, numbers, rows.pieces), call.apart(normalizer, numbers, rows.pieces)
-            for (number, part), (_, log) in zip(*parts, strict=True):
-                if number in attended:
-                    part, log = _join(attended[number], normalizers[number], part, log)
-                attended[number], normalizers[number] = part, log
-        order = range(len(rows.pieces))
-        joined = torch.cat([attended[number] for number in order], 2)
-        log = torch.cat([normalizers[number] for number in order], 2)
+            inputs = call.queries.stacked(queries), call.keys.stacked(keys), call.keys.stacked(values)
+            results = _KERNEL(*inputs, 0.0, call.causal, scale=scaling)
+            parts = (call.queries.apart(result, rows.pieces) for result in results)
+            for (piece, part), (_, log) in zip(*parts, strict=True):
+                if piece in attended:
+                    part, log = _join(attended[piece], normalizers[piece], part, log)
+                attended[piece], normalizers[piece] = part, log
+        joined, log = (torch.cat([found[piece] for piece in sorted(found)], 2) for found in (attended, normalizers))
         ctx.save_for_backward(query, key, value, joined, log)
         ctx.rows, ctx.scaling = rows, scaling  # type: ignore[attr-defined]
         return joined.to(query.dtype)
@@ -112,27 +118,20 @@ class _PieceAttention(torch.autograd.Function):
         rows: PackedRows = ctx.rows
         queries, keys, values = _split(query, key, value, rows)
         gradients, results, logs = (tensor.split(rows.pieces, 2) for tensor in (gradient.float(), joined, log))
-        sums = [torch.zeros(1, query.shape[1], *query.shape[2:]) for _ in range(3)]
-        of_queries, of_keys, of_values = (total.split(rows.pieces, 2) for total in sums)
+        sums = [torch.zeros(query.shape) for _ in range(3)]
+        totals = [total.split(rows.pieces, 2) for total in sums]
         for call in _calls(rows):
-            numbers = call.queries
-            inputs = call.stacked(queries, numbers), call.stacked(keys, call.keys), call.stacked(values, call.keys)
-            outputs = call.stacked(results, numbers), call.stacked(logs, numbers)
-            found = _GRADIENTS(call.stacked(gradients, numbers), *inputs, *outputs, 0.0, call.causal, scale=ctx.scaling)
-            for totals, tensor, pieces in zip(
-                (of_queries, of_keys, of_values), found, (numbers, call.keys, call.keys), strict=True
-            ):
-                for number, part in call.apart(tensor, pieces, rows.pieces):
-                    totals[number].add_(part)
-        total_query, total_key, total_value = sums
-        shared = key.shape[1], -1
-        return (
-            total_query.to(query.dtype),
-            total_key.unflatten(1, shared).sum(2).to(key.dtype),
-            total_value.unflatten(1, shared).sum(2).to(value.dtype),
-            None,
-            None,
-        )
+            ours, theirs = call.queries, call.keys
+            inputs = ours.stacked(queries), theirs.stacked(keys), theirs.stacked(values)
+            outputs = ours.stacked(results), ours.stacked(logs)
+            found = _GRADIENTS(ours.stacked(gradients), *inputs, *outputs, 0.0, call.causal, scale=ctx.scaling)
+            for side, tensor, total in zip((ours, theirs, theirs), found, totals, strict=True):
+                for piece, part in side.apart(tensor, rows.pieces):
+                    total[piece].add_(part)
+        of_query, *of_keys = sums
+        # Query heads that share a key head add up.
+        of_key, of_value = (total.unflatten(1, (key.shape[1], -1)).sum(2) for total in of_keys)
+        return of_query.to(query.dtype), of_key.to(key.dtype), of_value.to(value.dtype), None, None
 
 
 def _split(query: Tensor, key: Tensor, value: Tensor, rows: PackedRows) -> list[tuple[Tensor, ...]]:
