@@ -3,8 +3,8 @@
 #
 # Guess before the run: with ZeRO, torch's own AdamW and no compile setting, DeepSpeed imports nothing of Inductor.
 # Seen: to find out whether the optimizer is one that ZeRO supports, it imports its Muon, a function of which has the
-# decorator torch.compile; the decorator asks Inductor for its configuration at once: 181 of its modules in every rank, and
-# 2.2 s of CPU time for the call. With TORCHDYNAMO_DISABLE=1 the decorator asks nothing: 18 modules, and 1.1 s.
+# decorator torch.compile; the decorator asks Inductor for its configuration at once: 181 of its modules in every rank,
+# and 2.2 s of CPU time for the call. With TORCHDYNAMO_DISABLE=1 the decorator asks nothing: 18 modules, and 1.1 s.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

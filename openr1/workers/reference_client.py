@@ -23,7 +23,7 @@ from openr1.workers.group import PolicyGroup
 REFERENCE_BUFFER_PASSES = 4
 """How many forward passes' worth of groups are buffered before they are sent.
 
-The worker sorts what it receives by length, so larger buffers need less padding.
+The worker sorts or packs what it receives, so larger buffers leave less unused.
 """
 
 
@@ -102,12 +102,14 @@ class ReferenceClient:
             try:
                 return gather([part.call for part in sent], left, waiting, names, watch)
             except ActorLost as error:
+                lost = [part for part in sent if _is_lost(part.call)]
+                if not lost:
+                    raise
                 say(f"{error}; waiting until Ray has started it again")
-                self._send_again(sent, deadline)
+                self._send_again(lost, deadline)
 
-    def _send_again(self, sent: list[_Part], deadline: float) -> None:
+    def _send_again(self, lost: list[_Part], deadline: float) -> None:
         """Wait for the workers that were lost, and send them again what they owe."""
-        lost = [part for part in sent if _is_lost(part.call)]
         for index in {part.index for part in lost}:
             left = max(0.0, deadline - time.monotonic())
             wait_until_started(self._workers[index], left, f"the trainer waits for reference {index} to start again")
