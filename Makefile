@@ -22,7 +22,7 @@ test: setup ## the suite, 20 to 40 minutes on 2 cores
 test-slow: setup ## what is too long for `make test`, 30 to 40 minutes
 	$(PYTEST) -m "slow and not chaos"
 
-chaos: setup ## runs with faults: all of a table and 20 random ones, killed 20 times; about an hour
+chaos: setup ## runs with faults: all of a table and 20 random ones, killed 20 times; an hour and a half
 	OPENR1_CHAOS_RESULTS=benchmarks/results/chaos.json OMP_NUM_THREADS=1 PYTHONHASHSEED=0 \
 		$(PYTHON_VENV) -m pytest -v -m slow tests/integration/test_faults.py tests/integration/test_kill.py
 
