@@ -126,7 +126,7 @@ def head() -> dict[str, Any]:
 def attention() -> dict[str, Any]:
     """Packed attention by the variable-length kernel, against SDPA row by row, forward and backward."""
     need_gpus()
-    from openr1.workers.attention import attend_within_rows
+    from openr1.packing.attention import attend_within_rows
 
     lengths, heads, key_heads, size = [700, 64, 1, 1024, 300], 12, 2, 128
     generator, total = torch.Generator().manual_seed(0), sum(lengths)

@@ -28,10 +28,10 @@ from openr1.algorithms.losses import ClipBounds
 from openr1.algorithms.objectives.policy import PolicyObjective
 from openr1.config.sections import Dtype, ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.data.model_folder import read_text_config
+from openr1.packing.shared_prefixes import pack_rows
 from openr1.placement.group import Place
 from openr1.runtime.ray_cluster import running_ray
 from openr1.workers.micro_batches import plan_batch
-from openr1.workers.shared_prefixes import pack_rows
 from openr1.workers.worker import TrainWorker
 
 MODEL = ROOT / "data/models/tiny_base"

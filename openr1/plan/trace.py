@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from openr1.algorithms.token_ops import chunked_outputs, chunking
 from openr1.config.sections import ModelConfig
-from openr1.workers.attention import PACKED_ROWS, attention_implementation
+from openr1.packing.attention import PACKED_ROWS, attention_implementation
+from openr1.packing.shared_prefixes import unshared_rows
 from openr1.workers.lora import add_adapters
 from openr1.workers.model import DTYPES, ValueHead, compute_head_in_float32
-from openr1.workers.shared_prefixes import unshared_rows
 
 Kind = Literal["bfloat16", "float32", "attention", "other"]
 """Of an operation: matrix product by data type, attention, all else."""

@@ -9,7 +9,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from openr1.config.sections import ModelConfig
 from openr1.errors import ConfigError, MissingError
-from openr1.workers.attention import PACKED_PIECES, PACKED_ROWS, attend_packed
+from openr1.packing.attention import PACKED_PIECES, PACKED_ROWS, attend_packed
 
 PACKED_ROWS_FA2 = f"{PACKED_ROWS}_fa2"
 """Name of `attend_packed` with the kernel of flash-attn. Names with "flash" in them are those of transformers."""

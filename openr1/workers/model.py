@@ -15,11 +15,11 @@ from openr1.algorithms.token_ops import Chunking, Entropy, TokenOutputs, token_l
 from openr1.config.sections import ModelConfig
 from openr1.data.model_folder import read_text_config
 from openr1.errors import ConfigError
-from openr1.workers.attention import PACKED_ROWS, attention_implementation
+from openr1.packing.attention import PACKED_ROWS, attention_implementation
+from openr1.packing.shared_prefixes import pack_rows
 from openr1.workers.attention_choice import PACKED, choose_implementation
 from openr1.workers.cpu_layers import adapt_to_cpu
 from openr1.workers.rope import rope_scaling_overrides
-from openr1.workers.shared_prefixes import pack_rows
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

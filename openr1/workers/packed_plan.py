@@ -6,8 +6,8 @@ from itertools import chain, pairwise
 import torch
 
 from openr1.algorithms.batch import TrainBatch
+from openr1.packing.shared_prefixes import SHORTEST
 from openr1.workers.balance import partition_by_cost, row_cost
-from openr1.workers.shared_prefixes import SHORTEST
 
 EVEN_ENOUGH = 1.02
 """Groups are not cut further once the slowest rank has at most so much more work than the average one."""

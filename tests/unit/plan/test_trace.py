@@ -9,10 +9,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from openr1.config.sections import LoraConfig, ModelConfig
+from openr1.packing.attention import PACKED_ROWS
 from openr1.plan.shapes import read_shape
 from openr1.plan.trace import Cost, MicroBatch, TracedModel
 from openr1.workers import cpu_layers
-from openr1.workers.attention import PACKED_ROWS
 from openr1.workers.model import LogProbModel, load_causal_lm
 from tests.running import ROOT
 

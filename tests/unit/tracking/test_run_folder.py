@@ -65,7 +65,7 @@ def test_a_run_that_made_no_step_can_be_started_again(tmp_path: Path, capsys: py
 
 MACHINE: dict[str, dict[str, Any]] = {
     "policy": {"micro_batch_tokens": 1024, "threads": 2, "timeout_seconds": 9.0},
-    "model": {"gradient_checkpointing": True, "packing": True},
+    "model": {"gradient_checkpointing": True, "packing": False},
     "rollout": {"max_num_seqs": 8, "kv_cache_gib": 0.2, "timeout_seconds": 900, "threads": 2, "num_engines": 2},
     "reward": {"deadline_seconds": 90},
     "checkpoint": {"keep": 1, "save_steps": 5},

@@ -17,8 +17,8 @@ from openr1.config.checks import check_sft
 from openr1.config.sections import ModelConfig, OptimizerConfig
 from openr1.config.sft import SftConfig
 from openr1.errors import ConfigError, MissingError, OpenR1Error
+from openr1.packing.attention import PACKED_ROWS, attend_within_rows
 from openr1.workers import attention_choice, learner
-from openr1.workers.attention import PACKED_ROWS, attend_within_rows
 from openr1.workers.attention_choice import (
     PACKED_ROWS_FA2,
     choose_implementation,

@@ -22,7 +22,7 @@ LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 def trained(model: Path, dtype: str = "bfloat16") -> tuple[PreTrainedModel, peft.PeftModel]:
     """A model whose adapters add something."""
-    lm = load_causal_lm(ModelConfig.model_validate({"path": model, "dtype": dtype}))
+    lm = load_causal_lm(ModelConfig.model_validate({"path": model, "dtype": dtype, "packing": False}))
     adapted = add_adapters(lm, LoraConfig(rank=4, alpha=12.0))
     generator = torch.Generator().manual_seed(0)
     for factor in factors(lm):

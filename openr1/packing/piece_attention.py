@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from openr1.workers.shared_prefixes import PackedRows
+from openr1.packing.shared_prefixes import PackedRows
 
 _KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _GRADIENTS = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.sections import ModelConfig
-from openr1.workers.attention import PACKED_PIECES, PACKED_ROWS
+from openr1.packing.attention import PACKED_PIECES, PACKED_ROWS
+from openr1.packing.shared_prefixes import SHORTEST, PackedRows, chain_pieces, pack_rows
 from openr1.workers.model import LogProbModel, ValueModel, load_causal_lm
-from openr1.workers.shared_prefixes import SHORTEST, PackedRows, chain_pieces, pack_rows
 
 P, Q = list(range(100, 100 + SHORTEST)), list(range(200, 230))
 

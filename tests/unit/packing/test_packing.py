@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.sections import ModelConfig
-from openr1.workers.attention import PACKED_PIECES, PACKED_ROWS, attend_within_rows
+from openr1.packing.attention import PACKED_PIECES, PACKED_ROWS, attend_within_rows
 from openr1.workers.model import LogProbModel, hidden_states, load_causal_lm
 
 LENGTHS = (11, 1, 7, 7, 7, 19, 4, 1, 1)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from openr1.algorithms.batch import TrainBatch
-from openr1.workers.piece_attention import attend_between_pieces
-from openr1.workers.shared_prefixes import PackedRows, pack_rows
+from openr1.packing.piece_attention import attend_between_pieces
+from openr1.packing.shared_prefixes import PackedRows, pack_rows
 
 TRUNK, BRANCH = list(range(100, 140)), list(range(200, 220))
 ROWS = [

@@ -15,8 +15,8 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from openr1.workers.piece_attention import attend_between_pieces
-from openr1.workers.shared_prefixes import PackedRows
+from openr1.packing.piece_attention import attend_between_pieces
+from openr1.packing.shared_prefixes import PackedRows
 
 PACKED_ROWS, PACKED_PIECES = "openr1_packed_rows", "openr1_packed_pieces"
 """Names of `attend_packed` and `attend_packed_on_cpu` among the attention implementations of transformers."""
