@@ -29,7 +29,7 @@ from openr1.workers.attention_choice import (
 )
 from openr1.workers.model import LogProbModel, load_causal_lm
 from openr1.workers.settings import LearnerSettings
-from tests.unit.workers.test_packing import attention_layer, windowed_model
+from tests.unit.packing.test_packing import attention_layer, windowed_model
 
 HERE = {"packed": True, "on_cuda": True, "problem": None}
 """Where flash-attn can be used."""

@@ -72,7 +72,7 @@ def test_results_are_those_of_bfloat16(
 
 def test_which_layers_and_when(tiny_model: Callable[[bool], Path], cpu: Callable[[bool], None]) -> None:
     """Catches adapters that stay slow, a head that loses its float32 logits, and a change on CPUs that need none."""
-    settings = ModelConfig(path=tiny_model(False))
+    settings = ModelConfig(path=tiny_model(False), packing=False)
     cpu(True)
     assert replaced(load_causal_lm(settings)) == {"lm_head"}
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward

@@ -31,7 +31,7 @@ def test_merged_weights_are_those_of_peft(tied: bool, tiny_model: Callable[[bool
     PEFT reads the saved adapters into a fresh model and merges them itself.
     """
     base = tiny_model(tied)
-    lm = load_causal_lm(ModelConfig(path=base, dtype="float32"))
+    lm = load_causal_lm(ModelConfig(path=base, dtype="float32", packing=False))
     before = log_probs(lm)
     adapted = add_adapters(lm, LoraConfig(rank=4, alpha=12.0))
     torch.testing.assert_close(log_probs(lm), before)
@@ -47,7 +47,7 @@ def test_merged_weights_are_those_of_peft(tied: bool, tiny_model: Callable[[bool
     assert list(merged) == names
     for name, parameter in by_peft.named_parameters():
         torch.testing.assert_close(merged[name], parameter.data)
-    plain = load_causal_lm(ModelConfig(path=base, dtype="float32"))
+    plain = load_causal_lm(ModelConfig(path=base, dtype="float32", packing=False))
     plain.load_state_dict(merged, strict=False)
     torch.testing.assert_close(log_probs(plain), log_probs(by_peft), rtol=0, atol=1e-5)
     assert (log_probs(plain) - before).abs().max() > 0.01, "the adapters change nothing; the test has no power"
