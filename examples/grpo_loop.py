@@ -93,7 +93,7 @@ def train(num_steps: int, seed: int) -> None:
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(MODEL)
     stream = PromptStream(load_prompts(PROMPTS, tokenizer, prompt_max_len=64, prompt_format=PromptFormat()), seed)
-    lm = load_causal_lm(ModelConfig(path=MODEL, dtype="float32"))
+    lm = load_causal_lm(ModelConfig(path=MODEL, dtype="float32", packing=False))
     policy = PlainBackend(LogProbModel(lm, TEMPERATURE))
     objective = PolicyObjective("ppo", ClipBounds(low=0.2, high=0.2), kl_coef=0.0)
     for step in range(1, num_steps + 1):
