@@ -27,7 +27,7 @@ ROWS, LENGTH, THREADS = 32, 128, 2
 def load(dtype: Dtype, own: bool) -> LogProbModel:
     """The tiny model, with PyTorch's layers or ours."""
     # Loaded in float32, its layers are PyTorch's on every CPU.
-    lm = load_causal_lm(ModelConfig(path=MODEL, dtype="float32")).to(DTYPES[dtype])
+    lm = load_causal_lm(ModelConfig(path=MODEL, dtype="float32", packing=False)).to(DTYPES[dtype])
     if own:
         use_float32_arithmetic(lm)
     return LogProbModel(lm, 1.0)

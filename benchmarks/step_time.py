@@ -177,7 +177,7 @@ class RawModel:
 
     def __init__(self, config: TrainConfig) -> None:
         torch.set_num_threads(config.policy.threads)
-        self._lm = load_causal_lm(config.model)
+        self._lm = load_causal_lm(config.model.model_copy(update={"packing": False}))
         self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-12, fused=True)
 
     def _log_probs(self, batch: TrainBatch) -> torch.Tensor:
