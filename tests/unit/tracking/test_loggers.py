@@ -419,12 +419,22 @@ def test_failed_run_is_shown_as_failed(runs: Runs, use: Any) -> None:
     assert calls(runs) == ["start", "1 0", "failed"]
 
 
+def started() -> list[psutil.Process]:
+    """The loggers' process; for a moment after its start, a process has no environment to be known by."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = [process for process in marked(os.environ[MARK]) if process.pid != os.getpid()]
+        if found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
 def test_interrupt_is_not_the_loggers(runs: Runs, use: Any) -> None:
     """Catches Ctrl-C at a terminal, which goes to every process of the session, ending a logger before the run."""
     use(Recorder)
     with runs.loggers() as loggers:
         loggers.start(0)
-        [process] = [process for process in marked(os.environ[MARK]) if process.pid != os.getpid()]
+        [process] = started()
         assert os.getsid(process.pid) == process.pid
         loggers.log(1, {})
     assert calls(runs) == ["start", "1 0", "succeeded"]
