@@ -52,7 +52,7 @@ def _weight_files(path: Path) -> list[Path]:
         return found
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{index}: not an index of weights; get the file again") from error
     missing = sorted(name for name in names if not (path / name).is_file())
     if missing:
@@ -90,9 +90,9 @@ def _check_shapes(path: Path, config: Mapping[str, Any], shapes: Shapes) -> None
                 "(vocab_size, hidden_size); weights and config.json are of different models"
             )
     layers = {int(found[1]) for name in shapes if (found := LAYER.match(name))}
-    wanted = config.get("num_hidden_layers", 0)
+    wanted = config.get("num_hidden_layers")
     # More are no mistake: config.json may leave out the last ones, as those that predict further tokens.
-    if layers and len(layers) < wanted:
+    if layers and isinstance(wanted, int) and len(layers) < wanted:
         raise ConfigError(
             f"model.path {path}: weights of {len(layers)} layers, but config.json says {wanted} (num_hidden_layers); "
             "weights and config.json are of different models, or a file is missing"

@@ -13,8 +13,7 @@ from openr1.config.train import TrainConfig
 from openr1.data.columns import RowSchema, example_schema, pair_schema, prompt_schema
 from openr1.data.rows import hub_split, read_rows
 from openr1.data.weight_files import check_weights
-from openr1.errors import ConfigError
-from openr1.inputs.reward_tasks import default_task
+from openr1.inputs.reward_tasks import default_task, unknown_task
 from reward_server.tasks import BUILT_IN
 
 ROWS = 10_000
@@ -39,7 +38,8 @@ def check_files(config: TrainConfig | SftConfig | DpoConfig) -> None:
         if not config.data.train.is_dir():
             _check_rows(config.data.train, pair_schema(config.data.columns))
     else:
-        check_weights(config.critic_model.path)
+        if config.critic_model.path != config.model.path:
+            check_weights(config.critic_model.path)
         _check_prompts(config)
 
 
@@ -50,16 +50,13 @@ def _check_prompts(config: TrainConfig) -> None:
         sources.append(data.complete(SourceConfig(path=data.held_out)))
     default = default_task(reward)
     # Of a server that runs already, or that has tasks of its own, only the server knows which.
-    known = sorted(BUILT_IN) if (reward.url, reward.server_config, reward.module) == (None, None, None) else None
+    known = BUILT_IN if (reward.url, reward.server_config, reward.module) == (None, None, None) else None
     for source in sources:
         schema = prompt_schema(source.model_copy(update={"task": source.task or default}))
         for location, task in _check_rows(source.path, schema):
             graded_by = reward.task or task
             if known is not None and graded_by not in known:
-                raise ConfigError(
-                    f"{location}: there is no task {graded_by!r}, only {', '.join(known)}: correct the row, set "
-                    "reward.task, or name your reward functions in reward.module"
-                )
+                raise unknown_task(location, graded_by, known)
 
 
 def _check_rows(path: Path, schema: RowSchema) -> list[tuple[str, str]]:

@@ -68,10 +68,15 @@ def check_known(datasets: "Datasets", reward: RewardConfig, known: Collection[st
         raise ConfigError(f"reward.shadow.task: the reward server has no task {reward.shadow.task!r}, only {listed}")
     for prompt in (*datasets.train, *datasets.held_out):
         if known is not None and prompt.task not in known:
-            raise ConfigError(
-                f"row {prompt.id!r}: the reward server has no task {prompt.task!r}, only {', '.join(sorted(known))}: "
-                "correct the row, set reward.task, or name your reward functions in reward.module"
-            )
+            raise unknown_task(f"row {prompt.id!r}", prompt.task, known)
+
+
+def unknown_task(row: str, task: str, known: Collection[str]) -> ConfigError:
+    """The error of a row that the reward server could not grade."""
+    return ConfigError(
+        f"{row}: the reward server has no task {task!r}, only {', '.join(sorted(known))}: "
+        "correct the row, set reward.task, or name your reward functions in reward.module"
+    )
 
 
 def _graded_by(prompts: list[Prompt], task: str) -> list[Prompt]:

@@ -17,7 +17,7 @@ Unit = tuple[int, ...]
 
 
 class PackedRowCosts:
-    """Tokens and cost of rows of a batch when they are packed one after the other.
+    """Cost of rows of a batch when they are packed one after the other.
 
     A row's prompt is what comes before its first response token. Rows with the same prompt that follow each other share
     it. What else rows have in common (`shared_prefixes`) makes them cheaper still, and is not counted.
@@ -38,8 +38,8 @@ class PackedRowCosts:
         return sum(self._shareable[row] for row in same)
 
     def tokens(self, rows: Sequence[int]) -> int:
-        """Tokens that a pass over these rows computes."""
-        return sum(self.lengths[row] for row in rows) - self._shared(rows)
+        """Tokens of the rows, each prompt counted for each of its responses."""
+        return sum(self.lengths[row] for row in rows)
 
     def cost(self, rows: Sequence[int]) -> int:
         """Cost of the pass in the unit of `row_cost`: in attention, what is shared still has its part in every row."""
@@ -58,8 +58,8 @@ def plan_packed(
     Args:
         batch: On the CPU.
         num_ranks: Number of data-parallel ranks.
-        micro_batch_tokens: Tokens of a micro-batch, shared ones counted once. A unit that exceeds it gets a micro-batch
-            to itself.
+        micro_batch_tokens: Tokens of a micro-batch. Shared ones count for each row: attention on GPUs and the hidden
+            states of the head have them in memory as often. A unit that exceeds it gets a micro-batch to itself.
         hidden_size: Of the model.
         rows_together: So many consecutive rows form a unit, which is never split.
 
@@ -101,14 +101,12 @@ def _balanced(groups: list[list[Unit]], num_ranks: int, costs: PackedRowCosts) -
 
 def _cut_by_budget(units: list[Unit], budget: int, costs: PackedRowCosts) -> list[list[int]]:
     micro_batches: list[list[int]] = []
-    total = 0
+    left = 0
     for unit in units:
-        last = micro_batches[-1][-1:] if micro_batches else []
-        more = costs.tokens([*last, *unit]) - costs.tokens(last)
-        if micro_batches and total + more <= budget:
+        if micro_batches and costs.tokens(unit) <= left:
             micro_batches[-1].extend(unit)
-            total += more
+            left -= costs.tokens(unit)
         else:
             micro_batches.append(list(unit))
-            total = costs.tokens(unit)
+            left = budget - costs.tokens(unit)
     return micro_batches

@@ -43,12 +43,14 @@ def config_of(model: Path, tmp_path: Path, **sections: object) -> TrainConfig:
 def test_what_is_wrong_is_found(model: Path, tmp_path: Path) -> None:
     """Catches a check that looks at the model alone, at the first row alone, or not at held-out rows."""
     train = write_rows(tmp_path / "train.jsonl", ROW, ROW | {"task": "maths"})
-    with pytest.raises(ConfigError, match=r"train\.jsonl:2: there is no task 'maths', only code, countdown, .*math, "):
+    with pytest.raises(
+        ConfigError, match=r"train\.jsonl:2: the reward server has no task 'maths', only code, .*math, "
+    ):
         check_files(config_of(model, tmp_path))
     # What grades them decides, and a server that runs already knows tasks of its own.
     check_files(config_of(model, tmp_path, reward={"url": None, "task": "math"}))
     check_files(config_of(model, tmp_path, reward={"url": "http://127.0.0.1:1"}))
-    with pytest.raises(ConfigError, match=r"train\.jsonl:1: there is no task 'other'"):
+    with pytest.raises(ConfigError, match=r"train\.jsonl:1: the reward server has no task 'other'"):
         check_files(config_of(model, tmp_path, reward={"url": None, "task": "other"}))
     write_rows(train, ROW, {"prompt": "1 + 1", "task": "math"})
     with pytest.raises(ConfigError, match=r"train\.jsonl:2: .*`label`"):

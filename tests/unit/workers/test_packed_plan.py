@@ -1,4 +1,4 @@
-"""Packed rows: responses to a prompt stay together, within a budget that counts the prompt once."""
+"""Packed rows: responses to a prompt stay together, within a budget of tokens."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,26 +16,25 @@ def batch_of(*rows: tuple[int, int]) -> TrainBatch:
     return TrainBatch.from_tokens([(PROMPTS[prompt], [50] * length) for prompt, length in rows])
 
 
-def test_tokens_and_costs_by_hand() -> None:
+def test_costs_by_hand() -> None:
     """Catches a prompt that counts for each response, one that is shared across another prompt's rows, and attention
     that counts as if keys were shared, too."""
     costs = PackedRowCosts(batch_of((0, 3), (0, 5), (1, 2), (0, 1)), hidden_size=10)
-    assert costs.tokens([0, 1, 2, 3]) == 20 + 3 + 5 + 22 + 21
-    assert costs.tokens([0, 1, 3]) == 20 + 3 + 5 + 1
     assert costs.cost([0, 1]) == row_cost(23, 10) + row_cost(25, 10) - 60 * 20
+    assert costs.cost([1, 2, 3]) == row_cost(25, 10) + row_cost(22, 10) + row_cost(21, 10)
     short = TrainBatch.from_tokens([([1, 2], [3]), ([1, 2], [4])])
-    assert PackedRowCosts(short, 10).tokens([0, 1]) == 6
+    assert PackedRowCosts(short, 10).cost([0, 1]) == 2 * row_cost(3, 10)
 
 
 def test_plan_by_hand() -> None:
-    """Catches groups that are torn apart by sorting, and a budget that counts shared prompts twice.
+    """Catches groups that are torn apart by sorting, and a budget of fewer tokens than attention has in memory.
 
-    Prompt 0 with 9 and 3 tokens: 20 + 9 + 3 = 32. Prompt 1 with 5 and 4: 29. Together 61.
+    Prompt 0 with 9 and 3 tokens: 29 + 23 = 52. Prompt 1 with 5 and 4: 25 + 24 = 49. Together 101.
     """
     batch = batch_of((0, 3), (1, 4), (0, 9), (1, 5))
-    assert plan_packed(batch, 1, 61, 8) == [[[2, 0, 3, 1]]]
-    assert plan_packed(batch, 1, 60, 8) == [[[2, 0, 3], [1]]]
-    assert plan_packed(batch, 1, 31, 8) == [[[2], [0], [3, 1]]]
+    assert plan_packed(batch, 1, 101, 8) == [[[2, 0, 3, 1]]]
+    assert plan_packed(batch, 1, 100, 8) == [[[2, 0, 3], [1]]]
+    assert plan_packed(batch, 1, 51, 8) == [[[2], [0, 3], [1]]]
     (one,), (other,) = plan_packed(batch, 2, 100, 8)
     assert {tuple(sorted(one)), tuple(sorted(other))} == {(0, 2), (1, 3)}
 
