@@ -199,7 +199,7 @@ def compare_memory() -> dict[str, Any]:
 
 def compare_time(config_name: str, folder: Path) -> dict[str, Any]:
     """Predicted and measured seconds of a step; medians of ten steps by phase."""
-    changes = ["--num_steps", str(STEPS), "--data.held_out", "null", "--evaluation.base_pass_at", "0"]
+    changes = ["--num_steps", str(STEPS), "--data.held_out", "null"]
     changes += ["--evaluation.eval_steps", "0", "--optimizer.lr_warmup_steps", "0", "--run.output_dir", str(folder)]
     changes += ["--run.name", config_name, "--tracking.backends", "[]"]
     run_command(folder / "log", sys.executable, "-m", "cli", "train", "--config", config_name, *changes)

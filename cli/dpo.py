@@ -13,6 +13,6 @@ def run(argv: list[str]) -> int:
 
 def _train(config: DpoConfig, resume: bool) -> None:
     # Imported late, so that --help and --dry-run are fast.
-    from openr1.training.dpo import run_dpo
+    from openr1.offline.dpo import run_dpo
 
     run_dpo(config, resume)

@@ -13,6 +13,6 @@ def run(argv: list[str]) -> int:
 
 def _train(config: SftConfig, resume: bool) -> None:
     # Imported late, so that --help and --dry-run are fast.
-    from openr1.training.sft import run_sft
+    from openr1.offline.sft import run_sft
 
     run_sft(config, resume)

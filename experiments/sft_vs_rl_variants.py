@@ -22,10 +22,10 @@ from openr1.config.sft import SftDataConfig
 from openr1.data.rollout_files import rollout_files
 from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import OpenR1Error
+from openr1.offline.dpo import load_pairs
+from openr1.offline.sft import load_examples
 from openr1.runtime.files import read_objects, write_objects
 from openr1.tracking.recorder import read_metrics
-from openr1.training.dpo import load_pairs
-from openr1.training.sft import load_examples
 
 SEEDS = (1, 2, 3)
 BUDGET = 600_000

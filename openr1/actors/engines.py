@@ -7,15 +7,18 @@ from ray.actor import ActorHandle
 
 from openr1.config.sections import ModelConfig
 from openr1.config.train import RolloutConfig, TrainConfig
+from openr1.data.model_folder import read_text_config
 from openr1.data.template import OWN_TEMPLATE, ChatTemplate, run_template
 from openr1.placement.group import Place, Places
 from openr1.rollout.adapters import AdapterSettings
-from openr1.rollout.engine import EngineActor, EngineSettings
+from openr1.rollout.engine import EngineActor, EngineSettings, engine_dtype
+from openr1.rollout.kv_cache import bytes_per_token, default_on_cpu
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_calls import gather, numbered
 from openr1.runtime.ray_cluster import start_actor
 from openr1.weight_sync.backends import VLLM_NAMES, Transport
 from openr1.weight_sync.choice import Site, choose_transport
+from openr1.workers.model import DTYPES
 from openr1.workers.rope import rope_scaling_overrides
 
 ENGINE_VARIABLES = {
@@ -54,14 +57,16 @@ def engine_settings(
     share = GPU_MEMORY_ALONE
     if on_gpu and places.placement.shares_gpus(index):
         share = GPU_MEMORY_IN_TURN if sleep else GPU_MEMORY_SHARED
-    if kv_cache_gib is None and not on_gpu:
-        kv_cache_gib = 1.0
+    cache = None if kv_cache_gib is None else int(kv_cache_gib * 2**30)
+    if cache is None and not on_gpu:
+        itemsize = DTYPES[engine_dtype(model.dtype, on_gpu)].itemsize
+        cache = default_on_cpu(bytes_per_token(read_text_config(model.path), itemsize), max_model_len, max_num_seqs)
     return EngineSettings(
         model_path=model.path.resolve(),
         dtype=model.dtype,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
-        kv_cache_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        kv_cache_bytes=cache,
         gpu_memory_utilization=gpu_memory_utilization or share,
         tensor_parallel_size=tensor_parallel_size,
         visible_devices=place.visible,

@@ -11,6 +11,7 @@ from openr1.plan.memory import FLOAT32, Memory, frozen_memory, rank_memory
 from openr1.plan.trace import MicroBatch
 from openr1.plan.traces import Traces, largest_micro_batch, reference_settings
 from openr1.rollout.engine import MAX_BATCHED_TOKENS, engine_dtype
+from openr1.rollout.kv_cache import default_on_cpu
 from openr1.workers.model import DTYPES
 
 MOVED_PARTS = ("master weights", "optimizer moments")
@@ -81,7 +82,9 @@ def engine_processes(config: TrainConfig, placement: Placement, traces: Traces, 
     if gpu is None or not placement.on_gpu:
         wider = DTYPES[engine_dtype(config.model.dtype, on_gpu=False)].itemsize // model.itemsize
         weights, sequence_bytes = wider * parts["weights"], wider * sequence_bytes
-        cache = int((rollout.kv_cache_gib or 1.0) * GIB)
+        cache = default_on_cpu(wider * model.kv_bytes, longest, rollout.max_num_seqs)
+        if rollout.kv_cache_gib is not None:
+            cache = int(rollout.kv_cache_gib * GIB)
         # The CPU keeps a second, packed copy of the weights.
         parts = {"weights": weights, "packed weights": weights, "KV cache": cache}
         return [Process("engine", placement.engines, Memory(parts), cache / sequence_bytes, sequence_bytes)]

@@ -24,6 +24,7 @@ from openr1.algorithms.token_ops import chunked_outputs, chunking
 from openr1.config.sections import ModelConfig
 from openr1.packing.attention import PACKED_ROWS, attention_implementation
 from openr1.packing.shared_prefixes import unshared_rows
+from openr1.rollout.kv_cache import bytes_per_token
 from openr1.workers.lora import add_adapters
 from openr1.workers.model import DTYPES, ValueHead, compute_head_in_float32
 
@@ -114,10 +115,7 @@ class TracedModel:
         # An embedding of its own is looked up, not multiplied.
         looked_up = 0 if text.tie_word_embeddings else self._lm.get_input_embeddings().weight.numel()
         self.token_flops: int = 2 * (sum(one.numel() for one in parameters) - looked_up)
-        shape = text.to_dict()
-        heads = shape.get("num_key_value_heads") or text.num_attention_heads
-        head_size = shape.get("head_dim") or text.hidden_size // text.num_attention_heads
-        self.kv_bytes: int = 2 * text.num_hidden_layers * heads * head_size * self.itemsize
+        self.kv_bytes: int = bytes_per_token(text, self.itemsize)
 
     def cost(self, batch: MicroBatch, *, backward: bool) -> Cost:
         """Cost of a forward pass over a micro-batch, and of the backward pass if wanted."""

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
@@ -18,6 +18,9 @@ ANNOUNCEMENT = "reward server: "
 STOP_SECONDS = 20.0
 USAGE_ERROR = 2
 
+WaitForAddress = Callable[[float], str]
+"""See `starting_reward_server`."""
+
 
 @contextmanager
 def running_reward_server(
@@ -26,21 +29,31 @@ def running_reward_server(
     timeout_seconds: float = 60.0,
     module: str | None = None,
 ) -> Iterator[str]:
-    """Run a reward server on a free loopback port for the block. It ends with this process, even if that is killed.
+    """Run a reward server as `starting_reward_server` does, and wait until it listens.
+
+    Yields:
+        Its address. It may not be ready to grade yet; `/ready` tells.
+    """
+    with starting_reward_server(config, log_folder, module) as wait_for_address:
+        yield wait_for_address(timeout_seconds)
+
+
+@contextmanager
+def starting_reward_server(
+    config: Path | None = None, log_folder: Path | None = None, module: str | None = None
+) -> Iterator[WaitForAddress]:
+    """Start a reward server on a free loopback port for the block. It ends with this process, even if that is killed.
 
     Args:
         config: YAML file of the server (weights, limits, tasks); None for the defaults.
         log_folder: Folder in which the output is appended to `reward_server.log` at the end, if the folder exists by
             then.
-        timeout_seconds: Longest wait for the server to listen. It may not be ready to grade yet; `/ready` tells.
         module: The user's reward functions; None for the server's own tasks only.
 
     Yields:
-        The address of the server.
-
-    Raises:
-        ConfigError: The server rejected its configuration; the message is the server's.
-        MissingError: The server did not start.
+        What waits until it listens, so many seconds at most, and returns its address. Raises:
+            ConfigError: The server rejected its configuration; the message is the server's.
+            MissingError: The server did not start.
     """
     with tempfile.TemporaryFile("a+b") as log:
         command = [sys.executable, "-m", "openr1.rewards.serve_child", "serve", "--port", "0"]
@@ -56,11 +69,15 @@ def running_reward_server(
             start_new_session=True,
             env=python_environment(),
         )
-        try:
+
+        def wait_for_address(timeout_seconds: float) -> str:
             line = _first_line(process, timeout_seconds)
             if not line.startswith(ANNOUNCEMENT):
                 _raise_failure(process, _read_log(log).decode(errors="replace"), timeout_seconds)
-            yield line.removeprefix(ANNOUNCEMENT).strip()
+            return line.removeprefix(ANNOUNCEMENT).strip()
+
+        try:
+            yield wait_for_address
         finally:
             _stop(process)
             if log_folder is not None and log_folder.is_dir():

@@ -12,6 +12,7 @@ import ray
 from openr1.errors import ConfigError, MissingError
 from openr1.runtime.interrupts import INTERRUPTS
 from openr1.runtime.nodes import Cluster, connected_cluster
+from openr1.runtime.ray_calls import ray_errors
 
 JOIN_SECONDS = 25.0
 """Deadline for a first connection. A wrong token takes Ray 20 seconds, a dead address minutes."""
@@ -49,7 +50,7 @@ def joined_ray(address: str) -> Iterator[Cluster]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
             # ray.init replaces our SIGTERM handler with one that aborts the process.
-            with INTERRUPTS.installed():
+            with INTERRUPTS.installed(), ray_errors():
                 yield connected_cluster(is_own=False)
         finally:
             ray.shutdown()

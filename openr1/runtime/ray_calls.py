@@ -2,11 +2,12 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from openr1.errors import ActorLost, OpenR1Error, StageTimeout, TrainingError
 from openr1.runtime.interrupts import INTERRUPTS, POLL_SECONDS
@@ -66,6 +67,19 @@ def gather(
         if (death := _first_death(pending)) is not None:
             raise _lost(death[1], waiting, _listed([death[0]], name_of)) from error
         raise TrainingError(f"{waiting}: {_listed(done, name_of)}{failed}") from error
+
+
+@contextmanager
+def ray_errors() -> Iterator[None]:
+    """For the block, troubles of Ray itself are told as ours, such as a full object store and no disk to move it to.
+
+    Raises:
+        TrainingError: Ray raised an error that is not that of a call which `gather` waits for.
+    """
+    try:
+        yield
+    except RayError as error:
+        raise TrainingError(f"Ray: {one_line(error)}") from error
 
 
 def _lost(error: RayActorError, waiting: str, name: str) -> ActorLost:

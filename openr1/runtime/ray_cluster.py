@@ -20,6 +20,7 @@ from openr1.errors import MissingError
 from openr1.runtime.interrupts import INTERRUPTS
 from openr1.runtime.nodes import Cluster, connected_cluster
 from openr1.runtime.process import python_environment
+from openr1.runtime.ray_calls import ray_errors
 
 SHARED_MEMORY = Path("/dev/shm")  # nosec B108 # `own_folder` makes folders that only their owner can open
 
@@ -84,7 +85,7 @@ def running_ray(num_gpus: int | None = None) -> Iterator[Cluster]:
                 num_cpus=1,
             )
             # ray.init replaces our SIGTERM handler with one that aborts the process.
-            with INTERRUPTS.installed():
+            with INTERRUPTS.installed(), ray_errors():
                 yield connected_cluster(is_own=True)
         finally:
             ray.shutdown()

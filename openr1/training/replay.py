@@ -7,6 +7,7 @@ know about it.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from openr1.algorithms.batch import TrainBatch
@@ -70,20 +72,32 @@ class RecordedStep:
 
 
 def write_step(folder: Path, experience: Experience) -> None:
-    """Record a step, whole or not at all; one that was recorded before is replaced."""
-    assert experience.advantages is not None
+    """Record a step, whole or not at all; one that was recorded before is replaced.
+
+    Raises:
+        MissingError: It cannot be written, as on a full disk.
+    """
     step = experience.step
     aside = folder / f"tmp_step_{step:06d}"
-    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        _write_files(aside, experience)
+        publish(aside, _of_step(folder, step))
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise MissingError(f"{aside.parent}: step {step} is not recorded (debug.record): {error}") from error
+
+
+def _write_files(aside: Path, experience: Experience) -> None:
+    assert experience.advantages is not None
     write_objects(aside / "groups.jsonl", [_to_row(scored) for scored in experience.sampled])
     batch = {f"batch.{name}": tensor for name, tensor in vars(experience.batch).items() if tensor is not None}
     tensors = {**batch, "shaped": experience.shaped_rewards, "advantages": experience.advantages}
     # Copies: the format refuses tensors that share memory.
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, aside / "batch.safetensors")
     running = experience.running_reward
-    values = {"step": step, "running_reward": None if running is None else asdict(running)}
+    values = {"step": experience.step, "running_reward": None if running is None else asdict(running)}
     write_whole(aside / "step.json", json.dumps(values) + "\n")
-    publish(aside, _of_step(folder, step))
 
 
 def read_step(folder: Path, step: int) -> RecordedStep:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 from openr1.actors.rl import Actors, train_demand
@@ -16,7 +16,7 @@ from openr1.inputs.reward_tasks import check_known, default_task, with_reward_ta
 from openr1.interfaces import RewardSource
 from openr1.plan.disk import check_room
 from openr1.rewards.client import RewardClient
-from openr1.rewards.process import running_reward_server
+from openr1.rewards.process import WaitForAddress, starting_reward_server
 from openr1.rollout.experience import StepResult
 from openr1.rollout.producer import ExperienceProducer
 from openr1.runtime.console import print_table, say
@@ -53,26 +53,32 @@ def run_training(config: TrainConfig, resume: bool) -> None:
     with INTERRUPTS.installed():
         check_train(config)
         check_tracking(config.tracking)
-        datasets = with_reward_task(load_datasets(config, default_task(config.reward)), config.reward)
         check_unused(config.run.folder, resume)
-        checkpoint_bytes = check_room(config, config.num_steps)
-        if resume:
-            check_data(config.run.folder, datasets.fingerprints)
-        pushed_bytes = weights_bytes(config.model) if pushes_files(config) else 0
-        replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
-        recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
-        with (
-            shared_memory_folder(pushed_bytes) as shared,
-            ready_rewards(config, replay, datasets) as rewards,
-            run_services(config, train_demand(config), resume) as (places, loggers),
-        ):
-            record_data(config.run.folder, datasets.fingerprints)
-            with_reference = config.has_reference and not config.debug.reads("advantage")
-            actors = Actors(config, places, shared, with_reference=with_reference)
-            stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, actors.critic))
-            stages = replay_stages(stages, replay, recording, config.debug.rollout_only)
-            with closing(RLJob(config, datasets, stages)) as job:
-                Run(config, job, loggers, INTERRUPTS, checkpoint_bytes).go(resume)
+        # It starts while the data is read.
+        with own_reward_server(config) as wait_for_address:
+            _train(config, resume, wait_for_address)
+
+
+def _train(config: TrainConfig, resume: bool, wait_for_address: WaitForAddress | None) -> None:
+    datasets = with_reward_task(load_datasets(config, default_task(config.reward)), config.reward)
+    checkpoint_bytes = check_room(config, config.num_steps)
+    if resume:
+        check_data(config.run.folder, datasets.fingerprints)
+    pushed_bytes = weights_bytes(config.model) if pushes_files(config) else 0
+    replay = None if config.debug.replay is None else Replay(config, config.debug.replay, resume)
+    recording = None if config.debug.record is None else Recording(config, config.debug.record, resume)
+    with (
+        shared_memory_folder(pushed_bytes) as shared,
+        ready_rewards(config, replay, datasets, wait_for_address) as rewards,
+        run_services(config, train_demand(config), resume) as (places, loggers),
+    ):
+        record_data(config.run.folder, datasets.fingerprints)
+        with_reference = config.has_reference and not config.debug.reads("advantage")
+        actors = Actors(config, places, shared, with_reference=with_reference)
+        stages = Stages.of_actors(actors, rewards, AdvantageEstimation(config.algorithm, actors.critic))
+        stages = replay_stages(stages, replay, recording, config.debug.rollout_only)
+        with closing(RLJob(config, datasets, stages)) as job:
+            Run(config, job, loggers, INTERRUPTS, checkpoint_bytes).go(resume)
 
 
 def pushes_files(config: TrainConfig) -> bool:
@@ -89,30 +95,32 @@ def without_repetition(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"algorithm": algorithm})
 
 
+def own_reward_server(config: TrainConfig) -> AbstractContextManager[WaitForAddress | None]:
+    """For the block, a server of this run; None if it uses those of `reward.url`, or grades that were recorded."""
+    reward = config.reward
+    if reward.url is not None or config.debug.reads("reward"):
+        return nullcontext()
+    return starting_reward_server(reward.server_config, config.run.folder / "logs", reward.module)
+
+
 @contextmanager
-def ready_rewards(config: TrainConfig, replay: Replay | None, datasets: Datasets) -> Iterator[RewardSource]:
-    """What grades responses: recorded grades, the servers of `reward.url`, or a server started for this run.
+def ready_rewards(
+    config: TrainConfig, replay: Replay | None, datasets: Datasets, wait_for_address: WaitForAddress | None
+) -> Iterator[RewardSource]:
+    """What grades responses: recorded grades, the servers of `reward.url`, or the run's own server.
 
     Raises:
         ConfigError: A row has a task that the servers do not know.
     """
-    reward = config.reward
     if replay is not None and config.debug.reads("reward"):
         yield replay
         return
-    if reward.url is None:
-        logs = config.run.folder / "logs"
-        seconds = reward.ready_timeout_seconds
-        with running_reward_server(reward.server_config, logs, seconds, reward.module) as url:
-            yield from _ready_client(config, [url], datasets)
-        return
-    yield from _ready_client(config, reward.url, datasets)
-
-
-def _ready_client(config: TrainConfig, urls: list[str], datasets: Datasets) -> Iterator[RewardClient]:
-    with RewardClient(urls, config.reward.deadline_seconds, config.reward.ready_timeout_seconds) as client:
+    reward = config.reward
+    urls = reward.url if wait_for_address is None else [wait_for_address(reward.ready_timeout_seconds)]
+    assert urls is not None
+    with RewardClient(urls, reward.deadline_seconds, reward.ready_timeout_seconds) as client:
         client.wait_until_ready()
-        check_known(datasets, config.reward, client.tasks())
+        check_known(datasets, reward, client.tasks())
         yield client
 
 

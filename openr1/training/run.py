@@ -18,6 +18,7 @@ from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.runtime.joining import cluster_address, joined_ray
 from openr1.runtime.node_checks import check_nodes
 from openr1.runtime.nodes import Cluster
+from openr1.runtime.ray_calls import ray_errors
 from openr1.runtime.ray_cluster import running_ray
 from openr1.tracking.checkpoint import Checkpoints
 from openr1.tracking.loggers.client import Loggers, public_settings
@@ -41,7 +42,7 @@ class StepOutput:
 
 
 class Job(Protocol):
-    """What a run trains (`rl.RLJob`, `fixed_dataset.FixedDatasetJob`)."""
+    """What a run trains (`rl.RLJob`, `offline.fixed_dataset.FixedDatasetJob`)."""
 
     num_steps: int
     """Steps of the whole run."""
@@ -145,7 +146,8 @@ class Run:
     def go(self, resume: bool) -> None:
         """Train to the last step; past the first, a signal or an error before an update leaves a checkpoint."""
         try:
-            self._go(resume)
+            with ray_errors():
+                self._go(resume)
         except DatasetExhausted:
             raise
         except (TrainingError, MissingError, OSError) as error:

@@ -18,6 +18,7 @@ def table_rows(before: dict[str, EvalResult], after: dict[str, EvalResult]) -> l
     rows = [
         [f"accuracy, temperature {sampled[0].temperature:g} (95 % interval)", *map(accuracy, sampled)],
         ["accuracy, greedy (95 % interval)", accuracy(before["greedy"]), accuracy(after["greedy"])],
+        [f"pass@{sampled[0].n_samples_per_prompt}", *(f"{result.pass_at_k:.3f}" for result in sampled)],
         ["mean response length, tokens", *(f"{result.response_length:.1f}" for result in sampled)],
         ["truncated", *(f"{result.truncated_fraction:.1%}" for result in sampled)],
     ]
@@ -25,7 +26,7 @@ def table_rows(before: dict[str, EvalResult], after: dict[str, EvalResult]) -> l
         rows.append(["could not be graded, counted as wrong", *(str(result.num_failed) for result in sampled)])
     if "base" in before:
         base = before["base"]
-        rows.append([f"pass@{base.n_samples_per_prompt}", f"{base.pass_at_k:.3f}", ""])
+        rows.append([f"pass@{base.n_samples_per_prompt} of the base", f"{base.pass_at_k:.3f}", ""])
     return rows
 
 
@@ -50,6 +51,7 @@ def summarize(
             summary |= {
                 f"accuracy_{name}": sampled.accuracy,
                 f"ci95_{name}": list(sampled.ci95),
+                f"pass_at_{sampled.n_samples_per_prompt}_{name}": sampled.pass_at_k,
                 f"response_length_{name}": sampled.response_length,
                 f"greedy_{name}": results["greedy"].accuracy,
                 "eval_size": sampled.num_prompts,

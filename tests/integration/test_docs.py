@@ -17,8 +17,8 @@ from openr1.config.sft import SftConfig
 from openr1.config.train import TrainConfig
 from openr1.data.examples import Example
 from openr1.data.prompts import PromptStream
+from openr1.offline import sft
 from openr1.rollout.producer import ExperienceProducer
-from openr1.training import sft
 from openr1.training.trainer import Trainer
 from tests.fakes import FakeCritic, FakePolicy, make_config, make_prompt, make_stages
 

@@ -67,7 +67,7 @@ CASES = [
     Case("engine_0/finish:kill:3", restarts="engine/restarts"),
     Case("reference_0/log_probs:kill:2", restarts="reference/restarts"),
     Case("reference_0/log_probs:stop:2", restarts="reference/restarts"),
-    Case("reference/log_probs:kill:2+", 4, "reference 0"),
+    Case("reference/log_probs:kill:1+", 4, "reference 0"),
     Case("reference_0/log_probs:raise:2", 4, "OPENR1_FAULT: raise at reference/log_probs"),
     Case("policy_1/forward:kill:4", 4, "policy rank 1"),
     Case("policy_0/backward:kill:3", 4, "policy rank 0"),

@@ -11,8 +11,8 @@ from tests.running import ROOT
 PAGE = ROOT / "docs/reliability.md"
 ROW = re.compile(r"^\| (\d+) \| (.*) \|$", re.MULTILINE)
 NAMED_TEST = re.compile(r"`([\w./]+\.py)::(\w+)`")
-NUM_FAULTS = 73
-UNTESTED = {39}
+NUM_FAULTS = 74
+UNTESTED: set[int] = set()
 """Rows that say so."""
 
 

@@ -18,10 +18,10 @@ from openr1.data.prompts import PromptStream
 from openr1.errors import ConfigError
 from openr1.inputs.datasets import load_datasets, prompt_stream
 from openr1.inputs.reward_tasks import default_task, with_reward_task
+from openr1.offline.sft import run_sft
 from openr1.runtime.files import write_objects
 from openr1.tracking.data_record import DATA_FILE, check_data, record_data
 from openr1.training.rl import run_training
-from openr1.training.sft import run_sft
 
 QUESTIONS = [{"question": f"{number}+1?", "answer": f"#### {number + 1}"} for number in range(40)]
 ROWS = [

@@ -13,7 +13,7 @@ from openr1.config.sections import ModelConfig
 from openr1.config.sft import SftConfig
 from openr1.errors import ConfigError
 from openr1.inputs.model_check import check_model, check_sampled
-from openr1.training.sft import run_sft
+from openr1.offline.sft import run_sft
 
 
 @pytest.fixture

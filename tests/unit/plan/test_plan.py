@@ -12,6 +12,7 @@ from openr1.errors import ConfigError, MissingError
 from openr1.plan.advice import changed, what_makes_it_fit, what_saves_time
 from openr1.plan.machine import PlannedMachine, described_machine, nearest_model
 from openr1.plan.plan import Planner
+from openr1.plan.processes import Process
 from openr1.plan.report import describe_plan
 from openr1.rollout import engine
 
@@ -83,17 +84,29 @@ def test_an_engine_without_room_for_a_sequence() -> None:
 
 
 def test_engines_on_cpus_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a plan with half of what such an engine takes, and with twice the sequences that it holds."""
-    laptop, config = PlannedMachine(0, None, "a laptop", 2**36), config_of("grpo_countdown_tiny")
+    """Catches a plan with half of what such an engine takes, and with twice the sequences that it holds.
+
+    A cache of a given size holds half of the sequences; the default has room for the same ones, and so twice the size.
+    """
+    laptop = PlannedMachine(0, None, "a laptop", 2**36)
+    given, default = config_of("grpo_countdown_tiny", "--rollout.kv_cache_gib", "1"), config_of("grpo_countdown_tiny")
+    for config in (given, default):
+        fast, slow = engines_of(laptop, config, monkeypatch)
+        for part in ("weights", "packed weights"):
+            assert slow.memory.device[part] == 2 * fast.memory.device[part]
+        assert fast.sequences is not None
+        shrinks, grows = (2, 1) if config is given else (1, 2)
+        assert slow.sequences == fast.sequences / shrinks
+        assert slow.memory.device["KV cache"] == grows * fast.memory.device["KV cache"]
+
+
+def engines_of(laptop: PlannedMachine, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """Engines on CPUs with instructions for bfloat16, and without."""
     found = []
     for multiplies in (True, False):
         monkeypatch.setattr(engine, "cpu_multiplies_bfloat16", lambda multiplies=multiplies: multiplies)
         found.append(next(one for one in Planner(laptop).memory(config).processes if one.role == "engine"))
-    fast, slow = found
-    for part in ("weights", "packed weights"):
-        assert slow.memory.device[part] == 2 * fast.memory.device[part]
-    assert fast.sequences is not None
-    assert slow.sequences == fast.sequences / 2
+    return found
 
 
 def test_host_memory_that_is_too_small() -> None:

@@ -103,6 +103,28 @@ def test_the_cluster_of_a_run_is_for_this_machine_alone(ray_cluster: None) -> No
     assert [node.address for node in connected_cluster(is_own=True).nodes] == ["127.0.0.1"]
 
 
+FULL_STORE = """
+import ray
+from openr1.runtime.ray_cluster import running_ray
+with running_ray():
+    kept = [ray.put(b"x" * 60 * 2**20) for _ in range(4)]
+"""
+
+
+@pytest.mark.timeout(180)
+def test_a_full_object_store_and_no_disk_to_move_it_to() -> None:
+    """Catches Ray's exception, which no code of ours expects, at a call that puts its arguments into a full store.
+
+    Real: a store of 80 MiB, beside a disk that Ray takes for full, gets four times 60.
+    """
+    settings = {"RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(80 * 2**20), "RAY_local_fs_capacity_threshold": "1e-6"}
+    command = [sys.executable, "-c", FULL_STORE]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("openr1.errors.TrainingError: Ray: Local disk is full The object cannot be created"), last
+
+
 def test_the_cluster_of_a_run_asks_for_a_token(ray_cluster: None) -> None:
     """Catches a cluster in which every user of this machine can run code as the user of the run."""
     code = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)"

@@ -1,6 +1,8 @@
 """Steps that are recorded and replayed: the same batch to the last bit, nothing asked that is read, faults told."""
 
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,17 @@ def record(folder: Path, steps: int = 3, **sections: Any) -> Fakes:
     for _ in range(steps):
         fakes.trainer.step()
     return fakes
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """For the block, the system refuses to write files of this process beyond `size` bytes, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def replay(folder: Path, replay_from: str, **sections: Any) -> Fakes:
@@ -217,6 +230,21 @@ def test_whole_run_of_a_replay(tmp_path: Path) -> None:
     assert [row["step"] for row in read_jsonl(config.run.folder / "metrics.jsonl")] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("limit", "part"), [(1000, "File too large"), (3000, "os error 27")])
+def test_a_step_for_which_there_is_no_room(tmp_path: Path, limit: int, part: str) -> None:
+    """Catches safetensors' own exception, which nothing expects, and half of a step that is left on a full disk.
+
+    The groups take 1.5 kB, the tensors, of which the advantages are made large here, 5 kB.
+    """
+    record(tmp_path, steps=1)
+    fakes = Fakes(make_debug(tmp_path), Recording(make_debug(tmp_path), tmp_path / "records", resume=True))
+    experience = replace(fakes.trainer.step().experience, advantages=torch.zeros(1000))
+    with no_file_beyond(limit), pytest.raises(MissingError, match="step 1 is not recorded") as raised:
+        write_step(tmp_path / "records", experience)
+    assert part in str(raised.value)
+    assert sorted(path.name for path in (tmp_path / "records").iterdir()) == ["config.yaml", "step_000001"]
+
+
 @pytest.mark.parametrize(("replay_from", "reads_grades"), [("rollout", False), ("reward", True), ("advantage", True)])
 def test_grades_that_are_read_need_no_server(tmp_path: Path, replay_from: str, reads_grades: bool) -> None:
     """Catches a replay that starts or waits for a reward server which it never asks, and one that asks none."""
@@ -227,10 +255,10 @@ def test_grades_that_are_read_need_no_server(tmp_path: Path, replay_from: str, r
     config = config.model_copy(update={"reward": reward})
     recorded = Replay(config, tmp_path / "records", resume=False)
     if reads_grades:
-        with ready_rewards(config, recorded, Datasets([], [])) as rewards:
+        with ready_rewards(config, recorded, Datasets([], []), None) as rewards:
             assert rewards is recorded
     else:
-        with pytest.raises(RewardServerUnavailable), ready_rewards(config, recorded, Datasets([], [])):
+        with pytest.raises(RewardServerUnavailable), ready_rewards(config, recorded, Datasets([], []), None):
             pass
 
 

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from ray.exceptions import OutOfDiskError
 
 from openr1.actors.rl import train_demand
 from openr1.config.sections import CheckpointConfig
@@ -284,6 +285,15 @@ def test_error_before_an_update_leaves_a_checkpoint(
     assert "checkpoints/step_000002; continue with --resume" in "".join(capsys.readouterr().out.split("\n"))
     make_run(config.model_copy(update={"num_steps": 4})).go(resume=True)
     assert recorded_steps(config) == [1, 2, 3, 4]
+
+
+def test_trouble_of_ray_itself_leaves_a_checkpoint(tmp_path: Path) -> None:
+    """Catches a traceback of Ray's, and lost steps, where its object store is full in a step that samples."""
+    config = make_config(tmp_path, checkpoint={"save_steps": 0}, num_steps=9)
+    full = OutOfDiskError("the local object store is full\nTip: ...")
+    with pytest.raises(TrainingError, match=r"^Ray: .*the local object store is full Tip: "):
+        make_run(config, score=fails_at(3, full)).go(resume=False)
+    assert (saved_step(config), recorded_steps(config)) == (2, [1, 2])
 
 
 @pytest.mark.parametrize("during", ["update", "push"])

@@ -13,17 +13,17 @@ from openr1.data.order import batch_order
 from openr1.data.template import run_template
 from openr1.inputs.model_check import CheckedModel, check_model
 from openr1.interfaces import Policy
-from openr1.runtime.interrupts import INTERRUPTS
-from openr1.tracking.data_record import check_data, record_data
-from openr1.tracking.loggers.client import check_tracking
-from openr1.tracking.run_folder import check_unused
-from openr1.training.fixed_dataset import (
+from openr1.offline.fixed_dataset import (
     FixedDatasetJob,
     Metrics,
     count_steps,
     describe_count,
     run_fixed_dataset,
 )
+from openr1.runtime.interrupts import INTERRUPTS
+from openr1.tracking.data_record import check_data, record_data
+from openr1.tracking.loggers.client import check_tracking
+from openr1.tracking.run_folder import check_unused
 
 
 def run_sft(config: SftConfig, resume: bool) -> None:

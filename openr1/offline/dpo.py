@@ -14,17 +14,17 @@ from openr1.data.template import run_template
 from openr1.errors import ConfigError
 from openr1.inputs.model_check import check_model
 from openr1.interfaces import Policy
-from openr1.runtime.files import read_objects, write_objects
-from openr1.runtime.interrupts import INTERRUPTS
-from openr1.tracking.loggers.client import check_tracking
-from openr1.tracking.run_folder import check_unused
-from openr1.training.fixed_dataset import (
+from openr1.offline.fixed_dataset import (
     FixedDatasetJob,
     Metrics,
     count_steps,
     describe_count,
     run_fixed_dataset,
 )
+from openr1.runtime.files import read_objects, write_objects
+from openr1.runtime.interrupts import INTERRUPTS
+from openr1.tracking.loggers.client import check_tracking
+from openr1.tracking.run_folder import check_unused
 
 
 def run_dpo(config: DpoConfig, resume: bool) -> None:

@@ -17,9 +17,9 @@ from openr1.config.load import validate
 from openr1.config.sft import SftConfig
 from openr1.data.examples import Example
 from openr1.errors import ConfigError
-from openr1.training import sft
-from openr1.training.fixed_dataset import count_steps
-from openr1.training.sft import held_out_loss, run_sft, sft_job, train_step
+from openr1.offline import sft
+from openr1.offline.fixed_dataset import count_steps
+from openr1.offline.sft import held_out_loss, run_sft, sft_job, train_step
 from tests.fakes import FakePolicy
 from tests.running import ROOT, read_jsonl
 

@@ -24,8 +24,8 @@ from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.data.pairs import Pair, to_batch
 from openr1.data.tokenizer import load_tokenizer
 from openr1.errors import ConfigError
+from openr1.offline.dpo import dpo_job, reference_log_probs, sequence_log_probs, train_step
 from openr1.placement.group import Place
-from openr1.training.dpo import dpo_job, reference_log_probs, sequence_log_probs, train_step
 from openr1.workers.group import PolicyGroup
 from tests.fakes import FakePolicy
 from tests.running import ROOT, read_jsonl

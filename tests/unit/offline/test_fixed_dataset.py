@@ -11,9 +11,9 @@ import pytest
 
 from openr1.config.sft import SftConfig
 from openr1.errors import ConfigError, NotSaved
+from openr1.offline.fixed_dataset import FixedDatasetJob, Metrics, count_steps
 from openr1.runtime.interrupts import Interrupted, Interrupts
 from openr1.tracking.loggers.client import Loggers
-from openr1.training.fixed_dataset import FixedDatasetJob, Metrics, count_steps
 from openr1.training.run import Run
 from tests.fakes import FakeLoggers, FakePolicy
 from tests.running import read_jsonl
