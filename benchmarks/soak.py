@@ -24,6 +24,7 @@ import psutil
 import yaml
 
 from benchmarks.machine import ROOT, write_result
+from benchmarks.process_memory import processes
 from benchmarks.reward_server import Load, numeric
 from openr1.rewards.process import running_reward_server
 from openr1.runtime.ray_cluster import SHARED_MEMORY
@@ -31,13 +32,6 @@ from openr1.runtime.ray_cluster import SHARED_MEMORY
 WARM_UP_FRACTION = 0.2
 SECONDS_PER_SAMPLE = 2.0
 MIB = 2**20
-
-
-def processes(root: psutil.Process) -> list[psutil.Process]:
-    """A process and all of its descendants."""
-    with suppress(psutil.NoSuchProcess):
-        return [root, *root.children(recursive=True)]
-    return []
 
 
 def sample(root: psutil.Process) -> dict[str, float]:
