@@ -1,5 +1,4 @@
-"""Policy losses per token, the preference loss per pair, the value loss per token. Callers reduce them with
-`aggregation.loss_weights`.
+"""Policy losses and the value loss, per token. Callers reduce them with `aggregation.loss_weights`.
 
 A policy loss takes tensors [B, T]: log-probs under the current weights, with gradient; log-probs under the weights
 before this batch's updates (the same values, detached, at the first update); advantages; the response mask. It returns
@@ -7,13 +6,13 @@ the loss per token [B, T], and `clipped` [B, T] bool: True where a bound determi
 exp(log_probs - old_log_probs).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
 from openr1.runtime.import_path import import_function
 
@@ -26,11 +25,13 @@ class ClipBounds:
         low: In (0, 1): the bound below is 1 - low.
         high: > 0: the bound above is 1 + high.
         dual: > 1: for negative advantages the loss is at most dual x |A|, however large the ratio; None: unbounded.
+        soft: > 0: how fast the gate of `soft_gated_surrogate` closes, for positive and for other advantages.
     """
 
     low: float
     high: float
     dual: float | None = None
+    soft: tuple[float, float] = (1.0, 1.05)
 
     def clamp(self, ratio: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The ratio within the bounds."""
@@ -92,6 +93,51 @@ def clipped_weight_loss(
     return -bounded * advantages * log_probs, bounded != ratio
 
 
+def geometric_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    bounds: ClipBounds,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """-A x the geometric mean, over the response, of its tokens' ratios, each clipped before the mean (GMPO).
+
+    A ratio is clipped as in `clipped_surrogate`: above where A > 0, below where A < 0. A clipped token has no gradient;
+    the other tokens of the response keep theirs. The range is wider than for PPO, exp(-0.4) to exp(0.4) in the paper.
+    With `sequence` aggregation this is the paper's objective. A response without tokens has the mean 1.
+
+    Reference:
+        Zhao et al., Geometric-Mean Policy Optimization, arXiv:2507.20673.
+    """
+    difference = torch.where(mask, log_probs - old_log_probs, 0.0)
+    bounded = difference.clamp(math.log1p(-bounds.low), math.log1p(bounds.high))
+    kept = torch.where(advantages > 0, torch.minimum(difference, bounded), torch.maximum(difference, bounded))
+    mean = kept.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return -mean.exp() * advantages, kept != difference
+
+
+def soft_gated_surrogate(
+    log_probs: Float[Tensor, "B T"],
+    old_log_probs: Float[Tensor, "B T"],
+    advantages: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    bounds: ClipBounds,
+) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """-(4 / t) sigmoid(t (ratio - 1)) A, with t from `bounds.soft` by the sign of A (SAPO): no token is clipped.
+
+    The gradient of PPO's ratio times 4 sigmoid (1 - sigmoid), which is 1 at ratio 1 and falls smoothly on both sides,
+    faster for the larger t.
+
+    Reference:
+        Gao et al., Soft Adaptive Policy Optimization, arXiv:2511.20347.
+    """
+    ratio = (log_probs - old_log_probs).exp()
+    positive, other = bounds.soft
+    temperature = torch.where(advantages > 0, positive, other)
+    gate = torch.sigmoid(temperature * (ratio - 1)) * 4 / temperature
+    return -gate * advantages, torch.zeros_like(mask)
+
+
 def _surrogate(
     ratio: Float[Tensor, "B T"], advantages: Float[Tensor, "B T"], bounds: ClipBounds
 ) -> tuple[Float[Tensor, "B T"], Bool[Tensor, "B T"]]:
@@ -105,7 +151,13 @@ def _surrogate(
 
 
 PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, ClipBounds], tuple[Tensor, Tensor]]
-LOSSES: dict[str, PolicyLoss] = {"ppo": clipped_surrogate, "gspo": sequence_surrogate, "cispo": clipped_weight_loss}
+LOSSES: dict[str, PolicyLoss] = {
+    "ppo": clipped_surrogate,
+    "gspo": sequence_surrogate,
+    "cispo": clipped_weight_loss,
+    "gmpo": geometric_surrogate,
+    "sapo": soft_gated_surrogate,
+}
 
 
 def find_policy_loss(name: str) -> PolicyLoss:
@@ -115,26 +167,6 @@ def find_policy_loss(name: str) -> PolicyLoss:
         ConfigError: The import path cannot be resolved to a function.
     """
     return LOSSES[name] if name in LOSSES else import_function(name)
-
-
-def preference_loss(
-    chosen: Float[Tensor, " N"], rejected: Float[Tensor, " N"], beta: float
-) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """-log sigmoid(beta * (chosen - rejected)), the sigmoid loss of DPO.
-
-    Args:
-        chosen: [N], log-prob of each whole better response under the policy minus that under the reference, nats.
-        rejected: [N], the same of the worse response.
-        beta: > 0; strength of the pull towards the reference.
-
-    Returns:
-        The loss and the margin beta * (chosen - rejected), both [N].
-
-    Reference:
-        Rafailov et al., Direct Preference Optimization, arXiv:2305.18290, equation 7.
-    """
-    margin = beta * (chosen - rejected)
-    return -functional.logsigmoid(margin), margin
 
 
 def value_loss(

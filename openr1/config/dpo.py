@@ -1,7 +1,7 @@
 """Configuration of one DPO run (`openr1 dpo`)."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -61,9 +61,20 @@ class DpoConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     checkpoint: FixedDatasetCheckpointConfig = FixedDatasetCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the pull towards the reference (DPO's beta)."""
+    loss: Literal["dpo", "simpo", "orpo"] = "dpo"
+    """dpo: against the initial weights; simpo, orpo: without a reference (docs/recipes.md)."""
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """Factor of the log-probs in dpo and simpo, of the odds in orpo; null: 0.1, and 2 for simpo."""
+    target_margin: Annotated[float, Field(ge=0)] = 1.0
+    """SimPO: margin, in units of beta x log-prob, by which the better response shall be ahead (gamma)."""
     max_epochs: Positive = 1
     """Epochs."""
     max_steps: NotNegative = 0
     """Maximum number of optimizer steps; 0: as many as the epochs have."""
+
+    @property
+    def beta_of_loss(self) -> float:
+        """`beta`, or the default of the loss."""
+        if self.beta is not None:
+            return self.beta
+        return 2.0 if self.loss == "simpo" else 0.1

@@ -31,7 +31,7 @@ from reward_server.functions.module import absolute_module
 GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline", "gdpo")
 """Estimators that compare the responses to one prompt, and so need several."""
 ADVANTAGE_ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce", "reinforce++", "gae")
-POLICY_LOSSES = ("ppo", "gspo", "cispo")
+POLICY_LOSSES = ("ppo", "gspo", "cispo", "gmpo", "sapo")
 ENVS = ("single_turn",)
 
 
@@ -193,7 +193,7 @@ class AlgorithmConfig(Section):
     lambd: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Lambda of gae: 1 is return minus value, 0 the one-step TD error."""
     policy_loss: str = "ppo"
-    """ppo: clipped token ratios; gspo: clipped response ratios; cispo: clipped weights; or an import path."""
+    """ppo, gspo, cispo, gmpo, sapo (docs/algorithms.md), or an import path."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"
     """token: mean over tokens; sequence: mean of response means; constant: sum / (responses x generate_max_len)."""
     eps_clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -202,6 +202,8 @@ class AlgorithmConfig(Section):
     """Upper clip bound of the probability ratio: 1 + eps_clip_high."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Dual clip: bound on the loss at negative advantages, as a multiple of abs(advantage); null: unbounded."""
+    soft_clip: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.05)
+    """[positive, negative]: how fast sapo's gate closes with the ratio, by the sign of the advantage."""
     init_kl_coef: Annotated[float, Field(ge=0)] = 0.01
     """KL coefficient; 0 runs without a reference model."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"

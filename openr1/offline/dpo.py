@@ -54,10 +54,12 @@ def run_dpo(config: DpoConfig, resume: bool) -> None:
 
 def dpo_job(config: DpoConfig, num_steps: int, pairs: Sequence[Pair], policy: Policy) -> FixedDatasetJob:
     """The job of a DPO run around a policy that holds the initial weights."""
-    reference = reference_log_probs(policy, pairs, config)
+    reference = reference_log_probs(policy, pairs, config) if config.loss == "dpo" else None
 
     def train(rows: list[int]) -> Metrics:
-        return train_step(policy, [pairs[row] for row in rows], reference[rows], config.beta)
+        known = None if reference is None else reference[rows]
+        objective = DpoObjective(config.beta_of_loss, len(rows), config.loss, config.target_margin)
+        return train_step(policy, [pairs[row] for row in rows], known, objective)
 
     order = batch_order(len(pairs), config.policy.train_batch_size, config.run.seed, config.max_epochs)
     return FixedDatasetJob(config, num_steps, order, policy, train)
@@ -95,10 +97,17 @@ def sequence_log_probs(policy: Policy, pairs: Sequence[Pair], size: int) -> torc
     return torch.cat(sums)
 
 
-def train_step(policy: Policy, pairs: Sequence[Pair], reference: torch.Tensor, beta: float) -> Metrics:
-    """One optimizer step; its metrics are means over pairs. `reference` [N, 2] as `sequence_log_probs` returns."""
-    batch = replace(to_batch(pairs), ref_sequence_log_probs=reference.flatten())
-    update = policy.step(batch, DpoObjective(beta, len(pairs)))
+def train_step(
+    policy: Policy, pairs: Sequence[Pair], reference: torch.Tensor | None, objective: DpoObjective
+) -> Metrics:
+    """One optimizer step; its metrics are means over pairs.
+
+    `reference` [N, 2] as `sequence_log_probs` returns; None if the loss needs none.
+    """
+    batch = to_batch(pairs)
+    if reference is not None:
+        batch = replace(batch, ref_sequence_log_probs=reference.flatten())
+    update = policy.step(batch, objective)
     sums = update.sums
     return {
         "dpo/loss": sums.loss / len(pairs),

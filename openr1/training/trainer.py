@@ -167,7 +167,9 @@ class Trainer:
         algorithm, off_policy = self._config.algorithm, self._config.off_policy
         return PolicyObjective(
             policy_loss=algorithm.policy_loss,
-            bounds=ClipBounds(algorithm.eps_clip_low, algorithm.eps_clip_high, algorithm.dual_clip),
+            bounds=ClipBounds(
+                algorithm.eps_clip_low, algorithm.eps_clip_high, algorithm.dual_clip, algorithm.soft_clip
+            ),
             kl_coef=self._kl_coef if algorithm.kl_in == "loss" else 0.0,
             kl_estimator=algorithm.kl_estimator,
             entropy_coef=algorithm.entropy_coef,

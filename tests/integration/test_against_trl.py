@@ -36,14 +36,20 @@ Maker = Callable[..., Any]
 
 
 @pytest.fixture
-def make_trl(tiny_model: Callable[[bool], Path], tmp_path: Path) -> Maker:
+def make_trl(tiny_model: Callable[[bool], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """A trainer of TRL's for the tiny model in float32; `reward` gives each response's."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
 
     def make(method: str, reward: Callable[..., list[float | None]], **settings: Any) -> Any:
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+        from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 
-        trainer, config = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}[method]
+        trainer, config = {
+            "grpo": (GRPOTrainer, GRPOConfig),
+            "rloo": (RLOOTrainer, RLOOConfig),
+            "gmpo": (GMPOTrainer, GMPOConfig),
+        }[method]
         model = tiny_model(True)
         arguments = config(
             output_dir=str(tmp_path),
@@ -122,6 +128,8 @@ class Case:
     aggregation: str
     sampled_elsewhere: bool = False
     """The engine's log-probs differ, and are corrected for."""
+    method: str = "grpo"
+    """TRL's trainer."""
 
 
 BOUNDS = ClipBounds(low=0.2, high=0.3)
@@ -144,6 +152,18 @@ CASES = {
     # TRL gives the bound itself, and has none below.
     "cispo": Case(
         {"loss_type": "cispo", "epsilon_high": 1.3}, PolicyObjective("cispo", ClipBounds(0.999, 0.3), 0.0), "token"
+    ),
+    "sapo": Case(
+        {"loss_type": "sapo", "sapo_temperature_pos": 2.0, "sapo_temperature_neg": 3.0},
+        PolicyObjective("sapo", ClipBounds(0.2, 0.2, soft=(2.0, 3.0)), 0.0),
+        "sequence",
+    ),
+    # Bounds of the logarithm.
+    "gmpo": Case(
+        {"epsilon": 0.1, "epsilon_high": 0.2},
+        PolicyObjective("gmpo", ClipBounds(-math.expm1(-0.1), math.expm1(0.2)), 0.0),
+        "sequence",
+        method="gmpo",
     ),
     "entropy": Case(
         {"loss_type": "bnpo", "entropy_coef": 0.2, **CLIPS},
@@ -208,7 +228,7 @@ def to_trl(rows: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
 def test_loss_and_gradient_are_those_of_trl(name: str, make_trl: Maker) -> None:
     """Catches wrong bounds, a weight per micro-batch, gradient through what is detached, KL that is corrected for."""
     case, rows = CASES[name], random_rows()
-    trainer = make_trl("grpo", lambda completions, **_: [0.0] * len(completions), **({"beta": 0.0} | case.trl))
+    trainer = make_trl(case.method, lambda completions, **_: [0.0] * len(completions), **({"beta": 0.0} | case.trl))
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     generator = torch.Generator().manual_seed(4)

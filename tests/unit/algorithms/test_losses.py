@@ -58,6 +58,32 @@ def test_clipped_weights_by_hand() -> None:
     torch.testing.assert_close(gradient[MASK], torch.tensor([-2.6, -1.6, 1.0]))
 
 
+def test_geometric_mean_of_clipped_ratios_by_hand() -> None:
+    """Catches a mean that is clipped as a whole, a bound on the wrong side, and gradient of a clipped token."""
+    bounds = ClipBounds(low=0.5, high=1.0)
+    # Row 0, A = 2: ratios 8, clipped to 2, and 1/8, not clipped below: mean sqrt(2 / 8) = 1/2, loss -1 a token.
+    # Row 1, A = -3: ratio 1/4, clipped to 1/2: loss 1.5.
+    loss, clipped, gradient = loss_of("gmpo", [[8.0, 0.125, 100.0], [0.25, 9.0, 9.0]], [2.0, -3.0], bounds)
+    torch.testing.assert_close(loss[MASK], torch.tensor([-1.0, -1.0, 1.5]))
+    assert clipped[MASK].tolist() == [True, False, True]
+    # Both tokens of row 0 have the loss -2 exp(mean): each gives the second token -1 x 1/2.
+    torch.testing.assert_close(gradient[MASK], torch.tensor([0.0, -1.0, 0.0]))
+
+
+def test_soft_gate_by_hand() -> None:
+    """Catches temperatures that are swapped, a gate that is not divided by its temperature, and hard clipping.
+
+    With t = 2 and ratio 1 + ln(3) / 2 the sigmoid is 3/4, with t = 1 and ratio 1 + ln 3, too; its slope is 3/16.
+    """
+    bounds = ClipBounds(0.2, 0.3, soft=(2.0, 1.0))
+    near, far = 1 + math.log(3) / 2, 1 + math.log(3)
+    loss, clipped, gradient = loss_of("sapo", [[near, 1.0, 1.0], [far, 1.0, 1.0]], [1.0, -2.0], bounds)
+    torch.testing.assert_close(loss[MASK], torch.tensor([-1.5, -1.0, 6.0]))
+    assert not clipped.any()
+    # -A x ratio x 4 x 3/16, and -A at ratio 1.
+    torch.testing.assert_close(gradient[MASK], torch.tensor([-0.75 * near, -1.0, 2 * 0.75 * far]))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_first_update_has_the_policy_gradient(name: str) -> None:
     """Catches a loss whose gradient at ratio 1 is not that of REINFORCE, -A for each token."""
@@ -71,7 +97,7 @@ def test_first_update_has_the_policy_gradient(name: str) -> None:
     torch.testing.assert_close(log_probs.grad[MASK], -advantages[MASK])
 
 
-@pytest.mark.parametrize("name", ["ppo", "gspo"])
+@pytest.mark.parametrize("name", ["ppo", "gspo", "gmpo", "sapo"])
 def test_gradients_against_finite_differences(name: str) -> None:
     """Catches a gradient that is not the loss's own. (CISPO's is not: its weight is held fixed.)"""
     generator = torch.Generator().manual_seed(1)

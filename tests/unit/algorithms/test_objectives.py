@@ -39,6 +39,8 @@ CASES = {
     "value": Case(ValueObjective(clip=0.4), ValueTable),
     "sft": Case(SftObjective(z_loss_coef=0.01)),
     "dpo": Case(DpoObjective(beta=0.3, num_pairs=4)),
+    "simpo": Case(DpoObjective(beta=2.0, num_pairs=4, loss="simpo", target_margin=0.5)),
+    "orpo": Case(DpoObjective(beta=0.3, num_pairs=4, loss="orpo")),
 }
 UNITS = {"one": [[0, 1, 2, 3]], "several": [[2], [0, 3], [1]], "each": [[3], [1], [2], [0]]}
 """Ways to cut a batch of eight rows, in units of two, which any objective here may be cut in."""

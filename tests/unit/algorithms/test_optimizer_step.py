@@ -266,7 +266,7 @@ def test_supervised_loss_by_hand() -> None:
 # DPO
 
 
-def test_preference_loss_by_hand() -> None:
+def test_dpo_by_hand() -> None:
     """Catches chosen and rejected swapped, a mean over tokens, a reference of the wrong row, and beta left out.
 
     beta 1/2. Pair 0 gains 2 ln 3 + 1 and 1 nats on its reference: rewards ln 3 + 1/2 and 1/2, margin ln 3, loss
@@ -288,3 +288,21 @@ def test_preference_loss_by_hand() -> None:
     strong, weak = 0.5 * 0.25 / 2, 0.5 * 0.5 / 2
     slopes = torch.tensor([-strong, strong, -weak, weak])
     torch.testing.assert_close(gradients_of(backend), [slopes[:, None] * batch.response_mask])
+
+
+@pytest.mark.parametrize("loss", ["simpo", "orpo"])
+def test_losses_without_a_reference_score_means(loss: str) -> None:
+    """Catches a sum over tokens where a mean is meant, and padding that counts.
+
+    Means -1/2 and -1. SimPO with beta 2 and margin 1: sigmoid of 1 - 1. ORPO: odds of
+    1 / (e^(1/2) - 1) and 1 / (e - 1), whose ratio is e^(1/2) + 1.
+    """
+    batch = TrainBatch.from_tokens([([5], [1, 2]), ([5], [3])])
+    log_probs = torch.tensor([[9.0, -0.25, -0.75], [9.0, -1.0, 9.0]])
+    backend = PlainBackend(Fixed(log_probs))
+    stats = optimizer_step(backend, [batch], DpoObjective(2.0, 1, loss, target_margin=1.0))
+    odds = math.exp(0.5) + 1
+    expected, margin = (LN2, 0.0) if loss == "simpo" else (0.5 + 2 * math.log(1 + 1 / odds), math.log(odds))
+    assert stats.loss == pytest.approx(expected, rel=1e-6)
+    assert stats.sums.margin == pytest.approx(margin, abs=1e-6)
+    assert (stats.sums.correct, stats.sums.chosen_reward, stats.sums.rejected_reward) == (1, -1, -2)

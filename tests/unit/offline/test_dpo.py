@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 
 from openr1.actors.workers import group_settings, learner_settings, start_workers
 from openr1.algorithms.batch import TrainBatch
-from openr1.algorithms.losses import preference_loss
 from openr1.algorithms.objectives.dpo import DpoObjective
 from openr1.config.dpo import DpoConfig
 from openr1.config.load import validate
@@ -37,14 +36,6 @@ PAIRS = [
     Pair([10, 11, 12], [60, 61], [70, 71]),
     Pair([13], [80, 81, 82, 83, 84, 85], [90]),
 ]
-
-
-def test_loss_by_hand() -> None:
-    """Catches chosen and rejected swapped, and a beta outside of the sigmoid."""
-    # beta 1/2: margin (ln 9 - ln 1) / 2 = ln 3, sigmoid 3 / 4. Second pair: margin 0, loss ln 2.
-    loss, margin = preference_loss(torch.tensor([math.log(9), 1.0]), torch.tensor([0.0, 1.0]), 0.5)
-    torch.testing.assert_close(loss, torch.tensor([math.log(4 / 3), math.log(2)]))
-    torch.testing.assert_close(margin, torch.tensor([math.log(3), 0.0]))
 
 
 def loss_of_trl(model: Path, reference: torch.nn.Module, batch: TrainBatch, folder: Path) -> tuple[float, float]:
@@ -150,7 +141,7 @@ def test_sums_of_log_probs_by_hand() -> None:
 def test_metrics_of_an_update_by_hand() -> None:
     """Catches sums in place of means over pairs, metrics that are swapped, and references at other rows."""
     policy = FakePolicy()
-    metrics = train_step(policy, PAIRS[:2], torch.tensor([[1.0, 2.0], [3.0, 4.0]]), BETA)
+    metrics = train_step(policy, PAIRS[:2], torch.tensor([[1.0, 2.0], [3.0, 4.0]]), DpoObjective(BETA, 2))
     # The fake's sums are 1 to 5, of two pairs. Tokens: (2 + 3) + (2 + 2) + (1 + 1) + (1 + 4) = 16.
     assert metrics == {
         "dpo/loss": 0.5,
@@ -181,6 +172,19 @@ def test_every_pair_trains_against_its_own_reference(tmp_path: Path) -> None:
         assert batch.ref_sequence_log_probs is not None
         sums = (batch.input_ids * batch.response_mask).sum(-1)
         assert batch.ref_sequence_log_probs.tolist() == (-sums).tolist()
+
+
+@pytest.mark.parametrize(("loss", "beta"), [("simpo", 2.0), ("orpo", 0.1)])
+def test_losses_without_a_reference(tmp_path: Path, loss: str, beta: float) -> None:
+    """Catches a pass over all pairs whose result nothing reads, and a beta of DPO for SimPO."""
+    config = make_config(tmp_path).model_copy(update={"loss": loss, "beta": None})
+    policy = TokensAsLosses()
+    job = dpo_job(config, 6, PAIRS, policy)
+    job.start(None)
+    job.step()
+    assert policy.objectives == [DpoObjective(beta, 3, loss, 1.0)]
+    assert [batch.ref_sequence_log_probs for batch in policy.updates] == [None]
+    assert not (config.run.folder / "reference_log_probs.jsonl").exists()
 
 
 def test_reference_is_kept_for_a_resumed_run(tmp_path: Path) -> None:
