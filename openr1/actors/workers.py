@@ -98,7 +98,7 @@ def start_critic(config: TrainConfig, places: Sequence[Place], logs: Path) -> Cr
 
 def start_reference(config: TrainConfig, place: Place, index: int, logs: Path) -> ActorHandle:
     settings = ReferenceSettings(
-        model=config.model,
+        model=config.reference_model,
         temperature=config.rollout.temperature,
         micro_batch_tokens=config.policy.micro_batch_tokens,
         threads=config.policy.threads,

@@ -101,6 +101,11 @@ def plain_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P 
     return _checked(rewards, valid_mask).float()
 
 
+def no_advantages(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+    """A = 0: nothing is learned from rewards, as where a teacher alone trains the policy (`algorithm.kl_in`)."""
+    return torch.zeros_like(_checked(rewards, valid_mask)).float()
+
+
 def batch_normalized_advantages(
     rewards: Float[Tensor, "*shape"], valid_mask: Bool[Tensor, "*shape"], eps: float = STD_EPS
 ) -> Float[Tensor, "*shape"]:
@@ -200,6 +205,8 @@ def _centered(rewards: Float[Tensor, "P G"], valid_mask: Bool[Tensor, "P G"]) ->
 
 
 AdvantageEstimator = Callable[[Tensor, Tensor], Tensor]
+
+
 ESTIMATORS: dict[str, AdvantageEstimator] = {
     "grpo": group_normalized_advantages,
     "dr_grpo": group_centered_advantages,
@@ -207,6 +214,7 @@ ESTIMATORS: dict[str, AdvantageEstimator] = {
     "reinforce": plain_advantages,
     "reinforce++": batch_normalized_advantages,
     "reinforce++-baseline": batch_scaled_advantages,
+    "none": no_advantages,
 }
 
 

@@ -82,6 +82,11 @@ class TrainBatch:
         """Spread one advantage a response [B] over its tokens [B, T]."""
         return replace(self, advantages=advantages[:, None] * self.response_mask)
 
+    def less_penalty(self, penalty: Tensor) -> "TrainBatch":
+        """Subtract a penalty [B, T] from the advantage of each token that trains."""
+        assert self.advantages is not None
+        return replace(self, advantages=self.advantages - penalty * self.response_mask)
+
     @property
     def mean_advantages(self) -> Tensor:
         """Means [B] over the tokens that train; 0 for rows without one."""

@@ -3,7 +3,7 @@
 from openr1.config.dpo import DpoConfig
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.config.sft import SftConfig
-from openr1.config.train import GROUP_ESTIMATORS, CriticConfig, TrainConfig
+from openr1.config.train import GROUP_ESTIMATORS, POLICY_LOSSES, AlgorithmConfig, CriticConfig, TrainConfig
 from openr1.errors import ConfigError
 from openr1.runtime.import_path import import_function
 from reward_server.functions.module import ModuleError, inspect_module
@@ -79,8 +79,12 @@ def _check_algorithm(config: TrainConfig) -> None:
         )
     if algorithm.reward_momentum > 0 and estimator != "grpo":
         raise ConfigError(f"algorithm.reward_momentum is for grpo; with {estimator} set it to 0")
-    if algorithm.dual_clip is not None and algorithm.policy_loss == "cispo":
-        raise ConfigError("algorithm.dual_clip is for policy_loss ppo and gspo: cispo bounds its weights itself")
+    if algorithm.dual_clip is not None and algorithm.policy_loss in ("cispo", "gmpo", "sapo"):
+        raise ConfigError(
+            f"algorithm.dual_clip is for policy_loss ppo and gspo; with {algorithm.policy_loss} leave it out"
+        )
+    if algorithm.soft_clip != AlgorithmConfig().soft_clip and algorithm.policy_loss in POLICY_LOSSES[:-1]:
+        raise ConfigError(f"algorithm.soft_clip is for policy_loss sapo; with {algorithm.policy_loss} leave it out")
     if config.importance != "none" and rollout.top_p < 1:
         raise ConfigError(
             f"off_policy.importance {config.importance} needs rollout.top_p 1: under a truncated distribution the "
@@ -98,6 +102,7 @@ def _check_algorithm(config: TrainConfig) -> None:
     _check_sleep(config)
     _check_critic(config)
     _check_kl(config)
+    _check_teacher(config)
     _check_rewards(config)
 
 
@@ -170,10 +175,10 @@ def _check_kl(config: TrainConfig) -> None:
             "algorithm.kl_in reward is not for grpo: divided by a group's own deviation, the rounding of KL would be "
             "as large as a correct answer; take rloo or reinforce++-baseline, or kl_in loss"
         )
-    if algorithm.kl_in == "reward" and rollout.top_p < 1:
+    if algorithm.kl_in != "loss" and rollout.top_p < 1:
         raise ConfigError(
-            "algorithm.kl_in reward needs rollout.top_p 1: log-probs of a truncated distribution are higher, which "
-            "would count as KL"
+            f"algorithm.kl_in {algorithm.kl_in} needs rollout.top_p 1: log-probs of a truncated distribution are "
+            "higher, which would count as KL"
         )
     if algorithm.kl_in == "loss" and algorithm.kl_estimator == "k1":
         raise ConfigError(
@@ -187,6 +192,32 @@ def _check_kl(config: TrainConfig) -> None:
         raise ConfigError(
             f"algorithm.kl_horizon {algorithm.kl_horizon} is below the {responses} responses of a step: the KL "
             "coefficient would jump"
+        )
+
+
+def _check_teacher(config: TrainConfig) -> None:
+    """Refuse teachers that do not teach, and lessons without a teacher."""
+    algorithm = config.algorithm
+    if config.reference.path is not None and not config.has_reference:
+        raise ConfigError("reference.path has no effect with algorithm.init_kl_coef 0: raise it, or leave the path out")
+    if algorithm.advantage_estimator == "none" and not config.has_teacher:
+        raise ConfigError(
+            "algorithm.advantage_estimator none learns from a teacher only, and reference.path names none: give one, "
+            "or take grpo"
+        )
+    if algorithm.kl_in != "advantage":
+        return
+    if not config.has_reference:
+        raise ConfigError("algorithm.kl_in advantage has no effect with algorithm.init_kl_coef 0: raise it")
+    if config.has_critic:
+        raise ConfigError(
+            "algorithm.kl_in advantage is for estimators of whole responses: gae spreads the KL over tokens with "
+            "kl_in reward"
+        )
+    if algorithm.kl_estimator != "k1":
+        raise ConfigError(
+            f"algorithm.kl_in advantage needs kl_estimator k1, and it is {algorithm.kl_estimator}: only the difference "
+            "of log-probs itself, of either sign, gives the gradient of the KL divergence there"
         )
 
 
@@ -224,6 +255,8 @@ def _check_debug(config: TrainConfig) -> None:
 
 def check_dpo(config: DpoConfig, updates: int | None = None) -> list[str]:
     """As `check_sft`, for preferences; `policy.train_batch_size` counts pairs."""
+    if config.loss != "simpo" and config.target_margin != DpoConfig.model_fields["target_margin"].default:
+        raise ConfigError(f"target_margin is for loss simpo; with {config.loss} leave it out")
     return _check_updates(config.model, config.policy, config.optimizer, updates)
 
 

@@ -30,7 +30,7 @@ from reward_server.functions.module import absolute_module
 # reading a config must not import torch; a test compares them.
 GROUP_ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce++-baseline", "gdpo")
 """Estimators that compare the responses to one prompt, and so need several."""
-ADVANTAGE_ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce", "reinforce++", "gae")
+ADVANTAGE_ESTIMATORS = (*GROUP_ESTIMATORS, "reinforce", "reinforce++", "gae", "none")
 POLICY_LOSSES = ("ppo", "gspo", "cispo", "gmpo", "sapo")
 ENVS = ("single_turn",)
 
@@ -185,7 +185,7 @@ class AlgorithmConfig(Section):
     """From rewards to the loss; formulas: docs/algorithms.md."""
 
     advantage_estimator: str = "grpo"
-    """grpo, dr_grpo, rloo, reinforce, reinforce++, reinforce++-baseline, gdpo, gae, or an import path."""
+    """grpo, dr_grpo, rloo, reinforce, reinforce++, reinforce++-baseline, gdpo, gae, none, or an import path."""
     component_weights: dict[str, float] | None = None
     """Weights of the reward's components in gdpo, {accuracy: 1, format: 0.5}; names all of them. null: 1 each."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -207,9 +207,9 @@ class AlgorithmConfig(Section):
     init_kl_coef: Annotated[float, Field(ge=0)] = 0.01
     """KL coefficient; 0 runs without a reference model."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """KL estimator per token (Schulman, 2020); k1 only with `kl_in: reward`."""
-    kl_in: Literal["loss", "reward"] = "loss"
-    """loss: a KL term per token; reward: subtract a response's KL from its reward (gae: token by token)."""
+    """KL estimator per token (Schulman, 2020); k1 not in the loss."""
+    kl_in: Literal["loss", "reward", "advantage"] = "loss"
+    """loss: a term per token; reward: subtracted from a response's reward; advantage: from each token's advantage."""
     kl_target: Annotated[float, Field(gt=0)] | None = None
     """Adapt the KL coefficient towards this mean KL per token, in nats; null: fixed coefficient."""
     kl_horizon: Positive = 10000
@@ -271,6 +271,13 @@ class CriticConfig(Section):
     """Steps at the start that train only the critic."""
 
 
+class ReferenceConfig(Section):
+    """Model that the policy is compared with; otherwise configured like the policy."""
+
+    path: Path | None = None
+    """A teacher, with the policy's tokenizer (docs/algorithms.md); null: the model that the run begins with."""
+
+
 class EvaluationConfig(Section):
     """Evaluation on held-out prompts, before and after training and every `eval_steps` steps."""
 
@@ -319,6 +326,7 @@ class TrainConfig(Section):
     off_policy: OffPolicyConfig = OffPolicyConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
+    reference: ReferenceConfig = ReferenceConfig()
     policy: PolicyConfig = PolicyConfig()
     placement: TrainPlacementConfig = TrainPlacementConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -354,8 +362,18 @@ class TrainConfig(Section):
 
     @property
     def has_reference_model(self) -> bool:
-        """Whether these come from a model of their own; with LoRA they are the policy's without its adapters."""
-        return self.has_reference and self.model.lora is None
+        """Whether these come from a model of their own; with LoRA they may be the policy's without its adapters."""
+        return self.has_reference and (self.model.lora is None or self.has_teacher)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the reference is another model than the one that the run begins with."""
+        return self.reference.path not in (None, self.model.path)
+
+    @property
+    def reference_model(self) -> ModelConfig:
+        """The reference model."""
+        return self.model.model_copy(update={"path": self.reference.path or self.model.path, "lora": None})
 
     @property
     def has_critic(self) -> bool:
@@ -366,3 +384,9 @@ class TrainConfig(Section):
     def critic_model(self) -> ModelConfig:
         """The critic's initial model."""
         return self.model.model_copy(update={"path": self.critic.path or self.model.path})
+
+    @property
+    def other_models(self) -> dict[str, ModelConfig]:
+        """Models beside the policy's initial one, by the key that names them."""
+        models = {"critic.path": self.critic_model, "reference.path": self.reference_model}
+        return {key: model for key, model in models.items() if model.path != self.model.path}

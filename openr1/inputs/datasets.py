@@ -113,19 +113,18 @@ def _check_unseen(held_out: list[Prompt], train: list[Prompt], config: TrainConf
 
 
 def check_models(config: TrainConfig) -> CheckedModel:
-    """Check the policy's initial model, and the critic's if it is another.
+    """Check the policy's initial model, and those of critic and reference if they are others.
 
     Raises:
         MissingError: A file is missing.
-        ConfigError: A model cannot be used, or the critic's has other tokens.
+        ConfigError: A model cannot be used, or has other tokens than the policy's.
     """
     longest = config.data.prompt_max_len + config.rollout.generate_max_len
     template = run_template(config)
     checked = check_model(config.model, longest, template)
-    critic = config.critic_model
-    if critic.path != config.model.path:
-        check_trainable(critic.path)
-        check_context_length(critic, longest)
-        if load_tokenizer(critic.path, template).get_vocab() != checked.tokenizer.get_vocab():
-            raise ConfigError(f"critic.path {critic.path} has other tokens than model.path {config.model.path}")
+    for key, model in config.other_models.items():
+        check_trainable(model.path)
+        check_context_length(model, longest)
+        if load_tokenizer(model.path, template).get_vocab() != checked.tokenizer.get_vocab():
+            raise ConfigError(f"{key} {model.path} has other tokens than model.path {config.model.path}")
     return checked

@@ -38,8 +38,8 @@ def check_files(config: TrainConfig | SftConfig | DpoConfig) -> None:
         if not config.data.train.is_dir():
             _check_rows(config.data.train, pair_schema(config.data.columns))
     else:
-        if config.critic_model.path != config.model.path:
-            check_weights(config.critic_model.path)
+        for model in config.other_models.values():
+            check_weights(model.path)
         _check_prompts(config)
 
 

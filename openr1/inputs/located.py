@@ -20,6 +20,8 @@ def located(config: AnyRunConfig) -> AnyRunConfig:
 
     model = config.model.model_copy(update={"path": local_model(config.model.path)})
     updates: dict[str, Any] = {"model": model}
-    if isinstance(config, TrainConfig) and config.critic.path is not None:
-        updates["critic"] = config.critic.model_copy(update={"path": local_model(config.critic.path)})
+    if isinstance(config, TrainConfig):
+        for name, section in (("critic", config.critic), ("reference", config.reference)):
+            if section.path is not None:
+                updates[name] = section.model_copy(update={"path": local_model(section.path)})
     return config.model_copy(update=updates)

@@ -60,7 +60,7 @@ def training_processes(config: TrainConfig, placement: Placement, traces: Traces
             host = host | {part: device[part] for part in MOVED_PARTS if part in device}
         processes.append(Process(role, _single(gpus), Memory(device, host), resting_bytes=resting))
     if placement.reference:
-        settings = reference_settings(config.model)
+        settings = reference_settings(config.reference_model)
         memory = frozen_memory(traces.model(settings), traces.cost(settings, batch, backward=False))
         processes.append(Process("reference", _single(placement.reference), Memory(memory.device | context)))
     return processes

@@ -74,7 +74,7 @@ class StepTimes:
         if not config.has_reference:
             return 0.0
         copies = len(placement.reference) or len(placement.policy)
-        return self._passes(reference_settings(config.model), copies, backward=False)
+        return self._passes(reference_settings(config.reference_model), copies, backward=False)
 
     def _update(self, model: ModelConfig, *, values: bool) -> float:
         """All optimizer steps of a training step."""

@@ -17,8 +17,9 @@ class Experience:
     """What one step trains on: P prompts, G responses each, B = P x G rows in the batch.
 
     Stages return a copy with more filled in: sampling everything above `kl_penalty`; reward shaping `rewards`,
-    `kl_penalty` (which together make the `shaped_rewards`) and the batch's response mask; advantage estimation
-    `advantages`, `running_reward` and the batch's advantages (and values and returns with a critic).
+    `kl_penalty` (which together make the `shaped_rewards`), `advantage_penalty` and the batch's response mask;
+    advantage estimation `advantages`, `running_reward` and the batch's advantages (and values and returns with a
+    critic).
 
     Attributes:
         step: Number of the step, from 1.
@@ -30,6 +31,7 @@ class Experience:
         valid: [P, G] bool, True for graded responses.
         seconds: Wall time of each phase; stages add theirs.
         kl_penalty: [B, T] float32, subtracted from each token's reward; None if KL is not in the reward.
+        advantage_penalty: [B, T] float32, subtracted from each token's advantage; None if KL is not in advantages.
         advantages: [P, G] float32; with a critic the mean over a response's tokens.
         running_reward: Running mean and deviation, this step included.
     """
@@ -43,6 +45,7 @@ class Experience:
     valid: Tensor
     seconds: dict[str, float] = field(default_factory=dict)
     kl_penalty: Tensor | None = None
+    advantage_penalty: Tensor | None = None
     advantages: Tensor | None = None
     running_reward: RunningReward | None = None
 

@@ -43,9 +43,13 @@ class AdvantageEstimation:
             return replace(experience, batch=batch, advantages=advantages)
         momentum = self._algorithm.reward_momentum
         advantages = self._of_components(experience) if self._decoupled else self._of_rewards(experience, past)
+        batch = experience.batch.with_advantages(advantages.flatten())
+        if experience.advantage_penalty is not None:
+            batch = batch.less_penalty(experience.advantage_penalty)
+            advantages = batch.mean_advantages.view_as(advantages)
         return replace(
             experience,
-            batch=experience.batch.with_advantages(advantages.flatten()),
+            batch=batch,
             advantages=advantages,
             running_reward=update_running_reward(past, momentum, experience.shaped_rewards[experience.valid]),
         )

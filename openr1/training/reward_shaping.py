@@ -11,7 +11,7 @@ from openr1.rollout.experience import Experience
 
 
 def shape_rewards(experience: Experience, config: TrainConfig, kl_coef: float) -> Experience:
-    """Clip rewards, subtract the overlong penalty, and compute the KL penalty of each token if KL is in the reward.
+    """Clip rewards, subtract the overlong penalty, and compute the KL penalty of each token unless KL is in the loss.
 
     Ungraded responses, and truncated ones if `algorithm.mask_truncated` is set, are taken out of the loss.
 
@@ -28,13 +28,16 @@ def shape_rewards(experience: Experience, config: TrainConfig, kl_coef: float) -
         lengths = torch.tensor([[len(response.token_ids) for response in one.responses] for one in experience.groups])
         penalties = overlong_penalties(lengths, config.rollout.generate_max_len, config.reward.overlong_buffer_len)
         rewards = rewards + config.reward.overlong_penalty * penalties
-    kl_penalty = None
-    if batch.ref_log_probs is not None and config.algorithm.kl_in == "reward":
+    penalty, kl_in = None, config.algorithm.kl_in
+    if batch.ref_log_probs is not None and kl_in != "loss":
         kl = KL_ESTIMATORS[config.algorithm.kl_estimator](batch.rollout_log_probs, batch.ref_log_probs)
-        kl_penalty = kl_coef * kl * batch.response_mask
+        penalty = kl_coef * kl * batch.response_mask
     trains = experience.valid
     if config.algorithm.mask_truncated:
         truncated = [[response.truncated for response in group.responses] for group in experience.groups]
         trains = trains & ~torch.tensor(truncated)
     batch = batch.mask_responses(~trains.flatten())
-    return replace(experience, batch=batch, rewards=rewards, kl_penalty=kl_penalty)
+    experience = replace(experience, batch=batch, rewards=rewards)
+    if kl_in == "advantage":
+        return replace(experience, advantage_penalty=penalty)
+    return replace(experience, kl_penalty=penalty)

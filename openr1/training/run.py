@@ -118,8 +118,8 @@ def ray_of(config: RunConfigs) -> Iterator[Cluster]:
     say(f"joining the Ray cluster at {address}")
     with joined_ray(address) as cluster:
         inputs = [config.model.path]
-        if isinstance(config, TrainConfig) and config.has_critic:
-            inputs.append(config.critic_model.path)
+        if isinstance(config, TrainConfig):
+            inputs += [model.path for model in config.other_models.values()]
         check_nodes(cluster, inputs, config.run.output_dir, config.cluster.interface)
         say(f"{len(cluster.nodes)} node(s): {', '.join(node.address for node in cluster.nodes)}")
         yield cluster

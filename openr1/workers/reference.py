@@ -20,7 +20,7 @@ REFERENCE_OPTIONS = {"concurrency_groups": {HEALTH: 1}}
 
 
 class ReferenceWorker:
-    """The model with the weights that the policy started from."""
+    """The model with the weights that the policy started from, or a teacher."""
 
     def __init__(self, settings: ReferenceSettings) -> None:
         """Load the model."""

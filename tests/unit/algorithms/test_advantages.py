@@ -46,6 +46,7 @@ BY_HAND = {
     "reinforce++": [
         [(value - 9 / 8) / math.sqrt(87 / 56) for value in group] for group in ([1, 0, 0, 0], [3, 1, 3, 1])
     ],
+    "none": [[0.0] * 4, [0.0] * 4],
     # Centered: sum of squares 3/4 + 4 = 19/4, divided by 7: deviation sqrt(19/28).
     "reinforce++-baseline": [
         [value / math.sqrt(19 / 28) for value in group] for group in ([0.75, -0.25, -0.25, -0.25], [1, -1, 1, -1])

@@ -195,7 +195,12 @@ def test_critic_of_other_tokens_is_refused(
         critic={"path": str(other)},
         data={"train": str(countdown_files / "train.jsonl")},
     )
-    with pytest.raises(ConfigError, match=r"other has other tokens than model\.path"):
+    with pytest.raises(ConfigError, match=r"^critic\.path .*other has other tokens than model\.path"):
+        load_datasets(config)
+    config = make_config(
+        tmp_path, model=config.model.model_dump(), reference={"path": str(other)}, data=config.data.model_dump()
+    )
+    with pytest.raises(ConfigError, match=r"^reference\.path .*other has other tokens than model\.path"):
         load_datasets(config)
 
 

@@ -99,3 +99,13 @@ def test_the_reference_is_the_policy_at_first(tmp_path: Path) -> None:
     checks_of(tmp_path).check(result_of(2, kl=1.0))
     with pytest.raises(TrainingError, match="not loaded from the same weights"):
         checks_of(tmp_path, policy={"train_batch_size": 2}).check(result_of(1, kl=1e-5))
+
+
+def test_a_teacher_is_another_model(tmp_path: Path) -> None:
+    """Catches a run that ends because its teacher knows more than the policy."""
+    with pytest.raises(TrainingError, match="not loaded from the same weights"):
+        checks_of(tmp_path).check(result_of(1, kl=0.5))
+    checks_of(tmp_path, reference={"path": "m"}).check(result_of(1))
+    with pytest.raises(TrainingError, match="not loaded from the same weights"):
+        checks_of(tmp_path, reference={"path": "m"}).check(result_of(1, kl=0.5))
+    checks_of(tmp_path, reference={"path": "teacher"}).check(result_of(1, kl=0.5))

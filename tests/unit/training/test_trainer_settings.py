@@ -19,7 +19,7 @@ from openr1.data.prompts import PromptStream
 from openr1.errors import ConfigError, TrainingError
 from openr1.tracking.recorder import rollout_rows
 from openr1.training.replay import replay_stages
-from openr1.types import Group, Prompt, TrainerState
+from openr1.types import Grade, Group, Prompt, TrainerState
 from tests.fakes import (
     FakePolicy,
     FakeReference,
@@ -180,6 +180,55 @@ def test_kl_in_the_reward(tmp_path: Path) -> None:
     assert policy.objectives[0].kl_coef == 0
 
 
+TEACHER = {"kl_in": "advantage", "kl_estimator": "k1", "init_kl_coef": 0.5}
+"""Section `algorithm` with half of the difference between the policy's log-probs and its teacher's."""
+
+
+@pytest.mark.parametrize(
+    ("estimator", "of_rewards"), [("none", (0.0, 0.0)), ("dr_grpo", (0.5, -0.5)), ("reinforce", (1.0, 0.0))]
+)
+def test_a_teacher_in_the_advantages(tmp_path: Path, estimator: str, of_rewards: tuple[float, float]) -> None:
+    """Catches one number for all tokens of a response, a turned sign, rewards that change, and KL in the loss as well.
+
+    The engine says -1 a token, the teacher -x / 1000 of token x: log-probs that are too low by 1 - x / 1000.
+    """
+    policy = FakePolicy()
+    config = make_config(
+        tmp_path, algorithm={"advantage_estimator": estimator, **TEACHER}, reference={"path": "teacher"}
+    )
+    result = make_step(config, policy=policy)
+    (batch,) = policy.updates
+    assert batch.advantages is not None
+    mask = batch.response_mask
+    of_rows = torch.tensor(of_rewards).repeat(2)[:, None]
+    expected = (of_rows + 0.5 * (1 - batch.input_ids / 1000)) * mask
+    torch.testing.assert_close(batch.advantages * mask, expected)
+    assert policy.objectives[0].kl_coef == 0
+    assert result.experience.shaped_rewards.tolist() == [[1.0, 0.0]] * 2
+    assert result.experience.advantages is not None
+    means = expected.sum(-1) / mask.sum(-1)
+    torch.testing.assert_close(result.experience.advantages.flatten(), means)
+
+
+def test_a_teacher_does_not_train_what_is_masked(tmp_path: Path) -> None:
+    """Catches an advantage of tokens that were taken out of the loss: responses that could not be graded."""
+    policy = FakePolicy()
+    config = make_config(
+        tmp_path,
+        algorithm={"advantage_estimator": "none", **TEACHER},
+        reference={"path": "teacher"},
+        reward={"max_failed_fraction": 0.9},
+    )
+    ungraded = Grade(None, None, {}, "failed", "no")
+    failing = FakeRewards(lambda group: [ungraded, *graded()(group)[1:]])
+    make_step(config, policy=policy, rewards=failing)
+    (batch,) = policy.updates
+    assert batch.advantages is not None
+    trains = batch.response_mask.any(-1)
+    assert trains.tolist() == [False, True] * 2
+    assert (batch.advantages != 0).any(-1).tolist() == [False, True] * 2
+
+
 @pytest.mark.parametrize(
     ("estimator", "expected"), [("dr_grpo", [0.5, -0.5]), ("rloo", [1.0, -1.0]), ("reinforce", [1.0, 0.0])]
 )
@@ -312,7 +361,7 @@ def test_loss_settings_are_those_of_the_config(tmp_path: Path) -> None:
     assert policy.objectives == [
         PolicyObjective(
             "gspo",
-            ClipBounds(0.1, 0.4, 3.0),
+            ClipBounds(0.1, 0.4, 3.0, (1.0, 1.05)),
             kl_coef=0.2,
             kl_estimator="k2",
             entropy_coef=0.01,
@@ -376,6 +425,14 @@ def test_checkpoints_of_before_are_understood() -> None:
         ({"algorithm": {"kl_estimator": "k1"}}, "k1 has no gradient on average"),
         ({"algorithm": {"kl_target": 0.1, "init_kl_coef": 0.0}}, "set init_kl_coef above 0"),
         ({"algorithm": {"dual_clip": 3.0, "policy_loss": "cispo"}}, "dual_clip is for policy_loss ppo and gspo"),
+        ({"algorithm": {"dual_clip": 3.0, "policy_loss": "sapo"}}, "dual_clip is for policy_loss ppo and gspo"),
+        ({"algorithm": {"soft_clip": [1.0, 2.0]}}, "soft_clip is for policy_loss sapo; with ppo leave it out"),
+        ({"algorithm": {"advantage_estimator": "none"}}, "reference.path names none"),
+        ({"algorithm": {"init_kl_coef": 0.0}, "reference": {"path": "teacher"}}, "reference.path has no effect"),
+        ({"algorithm": {**TEACHER, "init_kl_coef": 0.0}}, "kl_in advantage has no effect"),
+        ({"algorithm": {**TEACHER, "kl_estimator": "k3"}}, "kl_in advantage needs kl_estimator k1, and it is k3"),
+        ({"algorithm": {**TEACHER, "advantage_estimator": "gae"}}, "gae spreads the KL over tokens"),
+        ({"algorithm": TEACHER, "rollout": {"top_p": 0.9}}, "kl_in advantage needs rollout.top_p 1"),
         ({"algorithm": {"kl_in": "reward"}}, "kl_in reward is not for grpo"),
         (
             {"algorithm": {"kl_in": "reward", "advantage_estimator": "rloo"}, "rollout": {"top_p": 0.9}},
