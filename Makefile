@@ -4,7 +4,7 @@ PYTHON_VENV := .venv/bin/python
 # Two processes: most tests keep one core busy. Those of a file stay together, since they share actors and servers.
 PYTEST := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 $(PYTHON_VENV) -m pytest --durations=20 -n 2 --dist loadfile
 
-.PHONY: help setup demo test test-slow chaos lint type audit check bench
+.PHONY: help setup demo test test-slow chaos lint type audit check bench bench-quick
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -39,6 +39,9 @@ audit: setup ## known vulnerabilities of the installed packages; needs the inter
 	@bash scripts/audit.sh || [ $$? = 3 ]
 
 check: lint type test audit ## everything that a commit needs
+
+bench-quick: setup ## a few ratios that must not get worse, in five minutes
+	$(PYTHON_VENV) -m benchmarks.quick
 
 bench: setup ## all speed and memory measurements, and their table in docs/performance.md (about 45 minutes)
 	$(PYTHON_VENV) -m benchmarks.all

@@ -4,7 +4,8 @@
 
 The trainer runs the demo's config without overlap: rewards and the reference pass start only after generation, and do
 not overlap with each other. After each step, vLLM alone samples the same prompts with the same seeds, and a bare
-PyTorch model processes the same tokens: forward for the reference; forward, backward and AdamW for the update. The
+PyTorch model processes the same tokens, packed in the same way: forward for the reference; forward, backward and AdamW
+for the update. The
 learning rate of 1e-12 keeps the weights fixed, so that both do the same work. Times of the bare computation are called
 raw:
 
@@ -46,8 +47,8 @@ from openr1.training.advantage_stage import AdvantageEstimation
 from openr1.training.frozen import DetachedPolicy
 from openr1.training.stages import Stages
 from openr1.types import Grade, Group, Prompt, SamplingParams, WeightVersion
-from openr1.workers.micro_batches import plan_micro_batches
-from openr1.workers.model import load_causal_lm
+from openr1.workers.micro_batches import plan_batch
+from openr1.workers.model import hidden_size, hidden_states, load_causal_lm, packs_rows
 
 Sums = TypeVar("Sums", bound=tuple[float, ...])
 PHASES = ("generate", "reward", "reference", "update", "sync")
@@ -173,15 +174,15 @@ class RawEngine:
 
 
 class RawModel:
-    """A bare PyTorch model with AdamW, in a separate process."""
+    """A bare PyTorch model with AdamW, in a separate process; rows are packed as in the run."""
 
     def __init__(self, config: TrainConfig) -> None:
         torch.set_num_threads(config.policy.threads)
-        self._lm = load_causal_lm(config.model.model_copy(update={"packing": False}))
+        self._lm = load_causal_lm(config.model)
         self._optimizer = torch.optim.AdamW(self._lm.parameters(), lr=1e-12, fused=True)
 
     def _log_probs(self, batch: TrainBatch) -> torch.Tensor:
-        hidden = self._lm.base_model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+        hidden = hidden_states(self._lm.base_model, batch.input_ids, batch.attention_mask)
         chosen = batch.response_mask[:, 1:]
         logits = self._lm.get_output_embeddings()(hidden[:, :-1][chosen]).float()
         return torch.log_softmax(logits, -1).gather(-1, batch.input_ids[:, 1:][chosen][:, None]).squeeze(-1)
@@ -282,6 +283,7 @@ class RawSide:
 
     def __init__(self, config: TrainConfig, shared: Path) -> None:
         self._shared, self._micro_batch_tokens = shared, config.policy.micro_batch_tokens
+        self._hidden_size, self._packing = hidden_size(config.model), packs_rows(config.model)
         settings = train_engine_settings(config, Places.on_cpu(train_demand(config)))[0]
         variables = ENGINE_VARIABLES | ENGINE_CPU_VARIABLES
         self._engine = start_actor(RawEngine, config.rollout.threads, Place().options, variables, settings)
@@ -293,7 +295,7 @@ class RawSide:
         assert rollout.request is not None
         assert policy.batch is not None
         (prompts, sampling), batch = rollout.request, policy.batch
-        plan = plan_micro_batches(batch.lengths, 1, self._micro_batch_tokens)[0]
+        plan = plan_batch(batch, 1, self._micro_batch_tokens, self._hidden_size, self._packing)[0]
         micro_batches = [batch.select(rows) for rows in plan]
         return {
             "generate": ray.get(self._engine.generate.remote(list(prompts), sampling)),
@@ -323,13 +325,13 @@ def summarize(
     }
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, default=ROOT / "scripts/configs/grpo_countdown_tiny.yaml")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/step_time.json")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     folder = ["--run.output_dir", "runs/benchmarks", "--run.name", f"step_time-{os.getpid()}"]
     config = load_config(TrainConfig, args.config, [*folder, "--optimizer.learning_rate", "1.0e-12"])
     with running_reward_server() as url:
