@@ -25,6 +25,7 @@ test-slow: setup ## what is too long for `make test`, 30 to 40 minutes
 chaos: setup ## runs with faults: all of a table and 20 random ones, killed 20 times; an hour and a half
 	OPENR1_CHAOS_RESULTS=benchmarks/results/chaos.json OMP_NUM_THREADS=1 PYTHONHASHSEED=0 \
 		$(PYTHON_VENV) -m pytest -v -m slow tests/integration/test_faults.py tests/integration/test_kill.py
+	$(PYTHON_VENV) -m benchmarks.chaos
 
 lint: setup ## ruff, the import rules, and bandit, which looks for insecure code
 	.venv/bin/ruff check .

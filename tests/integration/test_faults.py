@@ -154,20 +154,21 @@ def weights(folder: Path, step: int = NUM_STEPS) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def expected(config: Path) -> dict[str, torch.Tensor]:
-    """Weights of a run without a fault."""
-    ended = run(config, "whole", None)
-    assert ended.code == 0, ended.output
-    return weights(config.parent / "runs/whole")
-
-
-@pytest.fixture(scope="module")
 def record() -> Iterator[list[dict[str, object]]]:
     """Rows of OPENR1_CHAOS_RESULTS, a file that is written at the end if the variable names one."""
     rows: list[dict[str, object]] = []
     yield rows
     if path := os.environ.get("OPENR1_CHAOS_RESULTS"):
         write_result(Path(path), {"num_steps": NUM_STEPS, "rows": rows})
+
+
+@pytest.fixture(scope="module")
+def expected(config: Path, record: list[dict[str, object]]) -> dict[str, torch.Tensor]:
+    """Weights of a run without a fault."""
+    ended = run(config, "whole", None)
+    record.append({"fault": None, "code": ended.code, "seconds": round(ended.seconds, 1)})
+    assert ended.code == 0, ended.output
+    return weights(config.parent / "runs/whole")
 
 
 def check_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
