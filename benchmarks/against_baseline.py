@@ -10,6 +10,7 @@ do not count as steps: they load libraries and fill caches. With `--steps 70` it
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -66,12 +67,13 @@ def run_demo(tree: Path, steps: int) -> Measured:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [str(tree / ".venv/bin/python"), "-m", "cli", "train", "--config", CONFIG]
-        command += ["--run.name", "demo", "--run.output_dir", name, "--num_steps", str(steps)]
+        command = ["bash", "scripts/grpo.sh", CONFIG, "--run.name", "demo", "--run.output_dir", name]
+        command += ["--num_steps", str(steps)]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         metrics, first_line = folder / "demo/metrics.jsonl", 0.0
         with (folder / "log").open("w") as log:
             start = time.monotonic()
-            process = subprocess.Popen(command, cwd=tree, stdout=log, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=subprocess.STDOUT)
             with PeakMemory(process.pid) as memory:
                 while process.poll() is None:
                     if not first_line and metrics.exists() and b"\n" in metrics.read_bytes():
