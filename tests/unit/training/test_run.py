@@ -330,6 +330,22 @@ def test_the_error_is_told_where_nothing_can_be_saved(tmp_path: Path, capsys: py
     assert saved_step(config) is None
 
 
+def test_a_save_that_failed_is_not_tried_again(tmp_path: Path) -> None:
+    """Catches minutes of waiting for ranks that wait for the one whose save failed."""
+    config = make_config(tmp_path, checkpoint={"save_steps": 1})
+    tried: list[str] = []
+
+    class Failing(FakePolicy):
+        def save(self, folder: Path) -> None:
+            tried.append(folder.parent.name)
+            raise TrainingError("policy rank 0: OSError: No space left on device")
+
+    with pytest.raises(TrainingError, match="No space left"):
+        make_run(config, Failing()).go(resume=False)
+    assert tried == ["tmp_step_000001"]
+    assert saved_step(config) is None
+
+
 def test_broken_step_is_recorded_and_not_saved(tmp_path: Path) -> None:
     """Catches a check that comes after the checkpoint, so that a resumed run goes on from what is wrong."""
     config = make_config(tmp_path, checkpoint={"save_steps": 1}, rollout={"verify_steps": 2})
