@@ -7,7 +7,14 @@ from contextlib import suppress
 import psutil
 
 SECONDS_PER_SAMPLE = 0.5
-ACTORS = {"EngineActor": "engine", "TrainWorker": "policy", "ReferenceWorker": "reference"}
+ACTORS = {
+    "EngineActor": "engine",
+    "TrainWorker": "policy",
+    "ReferenceWorker": "reference",
+    # Their names at the baseline.
+    "PolicyActor": "policy",
+    "ReferenceActor": "reference",
+}
 RAY_PROGRAMS = ("gcs_server", "raylet", "ray::", "ray/", "ray/_private")
 
 
