@@ -288,7 +288,7 @@ def test_losses_that_are_not_of_tokens_are_refused(tmp_path: Path, mine: Path, n
 
 def test_the_environment_reaches_the_engines(tmp_path: Path, mine: Path) -> None:
     """Catches engines that run single turns whatever the config says, and an environment without its tokenizer."""
-    config = config_with(tmp_path, "rollout.env", f"{mine}:Twice", rollout={"num_engines": 2})
+    config = config_with(tmp_path, "rollout.env", f"{mine}:Twice", rollout={"num_engines": 2, "kv_cache_gib": 1.0})
     check_train(config)
     names = [settings.env for settings in train_engine_settings(config, Places.on_cpu(train_demand(config)))]
     assert names == [f"{mine}:Twice"] * 2

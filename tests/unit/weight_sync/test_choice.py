@@ -71,7 +71,7 @@ def test_a_run_without_gpus(tmp_path: Path) -> None:
     them.
     """
     for backend, name in (("auto", "openr1_shm"), ("gloo", "openr1_gloo")):
-        config = make_config(tmp_path, weight_sync={"backend": backend})
+        config = make_config(tmp_path, rollout={"kv_cache_gib": 1.0}, weight_sync={"backend": backend})
         (settings,) = train_engine_settings(config, Places.on_cpu(train_demand(config)))
         assert settings.weight_transfer_backend == name
     config = make_config(tmp_path, weight_sync={"backend": "nccl"})
