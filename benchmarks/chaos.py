@@ -29,7 +29,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
         cells.append(
             [
                 f"{len(drawn)} random ones",
-                ", ".join(f"{sum(row['code'] == code for row in drawn)} times {code}" for code in codes),
+                ", ".join(f"{code} ({sum(row['code'] == code for row in drawn)})" for code in codes),
                 f"{min(seconds):.0f} to {max(seconds):.0f}",
             ]
         )

@@ -12,7 +12,7 @@ from openr1.data.template import OWN_TEMPLATE, ChatTemplate, run_template
 from openr1.placement.group import Place, Places
 from openr1.rollout.adapters import AdapterSettings
 from openr1.rollout.engine import EngineActor, EngineSettings, engine_dtype
-from openr1.rollout.kv_cache import bytes_per_token, default_on_cpu
+from openr1.rollout.kv_cache import default_on_cpu
 from openr1.rollout.pool import RolloutPool
 from openr1.runtime.ray_calls import gather, numbered
 from openr1.runtime.ray_cluster import start_actor
@@ -60,7 +60,7 @@ def engine_settings(
     cache = None if kv_cache_gib is None else int(kv_cache_gib * 2**30)
     if cache is None and not on_gpu:
         itemsize = DTYPES[engine_dtype(model.dtype, on_gpu)].itemsize
-        cache = default_on_cpu(bytes_per_token(read_text_config(model.path), itemsize), max_model_len, max_num_seqs)
+        cache = default_on_cpu(read_text_config(model.path), itemsize, max_model_len, max_num_seqs)
     return EngineSettings(
         model_path=model.path.resolve(),
         dtype=model.dtype,

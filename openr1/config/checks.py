@@ -83,8 +83,7 @@ def _check_algorithm(config: TrainConfig) -> None:
         raise ConfigError(
             f"algorithm.dual_clip is for policy_loss ppo and gspo; with {algorithm.policy_loss} leave it out"
         )
-    if algorithm.soft_clip != AlgorithmConfig().soft_clip and algorithm.policy_loss in POLICY_LOSSES[:-1]:
-        raise ConfigError(f"algorithm.soft_clip is for policy_loss sapo; with {algorithm.policy_loss} leave it out")
+    _check_clips(algorithm)
     if config.importance != "none" and rollout.top_p < 1:
         raise ConfigError(
             f"off_policy.importance {config.importance} needs rollout.top_p 1: under a truncated distribution the "
@@ -104,6 +103,18 @@ def _check_algorithm(config: TrainConfig) -> None:
     _check_kl(config)
     _check_teacher(config)
     _check_rewards(config)
+
+
+def _check_clips(algorithm: AlgorithmConfig) -> None:
+    """Refuse bounds that the policy loss does not have."""
+    loss, default = algorithm.policy_loss, AlgorithmConfig()
+    if algorithm.soft_clip != default.soft_clip and loss in POLICY_LOSSES and loss != "sapo":
+        raise ConfigError(f"algorithm.soft_clip is for policy_loss sapo; with {loss} leave it out")
+    bounds = (algorithm.eps_clip_low, algorithm.eps_clip_high)
+    if loss == "sapo" and bounds != (default.eps_clip_low, default.eps_clip_high):
+        raise ConfigError(
+            "algorithm.eps_clip_low and eps_clip_high have no effect with policy_loss sapo: leave them out"
+        )
 
 
 def _check_components(config: TrainConfig) -> None:
@@ -182,7 +193,7 @@ def _check_kl(config: TrainConfig) -> None:
         )
     if algorithm.kl_in == "loss" and algorithm.kl_estimator == "k1":
         raise ConfigError(
-            "algorithm.kl_estimator k1 has no gradient on average in the loss: take k2 or k3, or kl_in reward"
+            "algorithm.kl_estimator k1 has no gradient on average in the loss: take k2 or k3, or another kl_in"
         )
     if algorithm.kl_target is not None and algorithm.init_kl_coef == 0:
         raise ConfigError(
@@ -202,9 +213,19 @@ def _check_teacher(config: TrainConfig) -> None:
         raise ConfigError("reference.path has no effect with algorithm.init_kl_coef 0: raise it, or leave the path out")
     if algorithm.advantage_estimator == "none" and not config.has_teacher:
         raise ConfigError(
-            "algorithm.advantage_estimator none learns from a teacher only, and reference.path names none: give one, "
-            "or take grpo"
+            "algorithm.advantage_estimator none learns from a teacher only: give another model than model.path in "
+            "reference.path, or take grpo"
         )
+    if algorithm.advantage_estimator == "none":
+        of_rewards = {
+            "algorithm.kl_in reward": algorithm.kl_in == "reward",
+            "algorithm.dynamic_sampling_rounds": algorithm.dynamic_sampling_rounds > 1,
+            "reward.clip": config.reward.clip is not None,
+            "reward.overlong_buffer_len": config.reward.overlong_buffer_len > 0,
+        }
+        for key, is_set in of_rewards.items():
+            if is_set:
+                raise ConfigError(f"{key} is for rewards, which advantage_estimator none does not read: leave it out")
     if algorithm.kl_in != "advantage":
         return
     if not config.has_reference:
@@ -213,6 +234,11 @@ def _check_teacher(config: TrainConfig) -> None:
         raise ConfigError(
             "algorithm.kl_in advantage is for estimators of whole responses: gae spreads the KL over tokens with "
             "kl_in reward"
+        )
+    if algorithm.policy_loss in ("gspo", "gmpo"):
+        raise ConfigError(
+            f"algorithm.kl_in advantage judges each token by itself, and policy_loss {algorithm.policy_loss} has one "
+            "ratio for all tokens of a response: take ppo, cispo or sapo"
         )
     if algorithm.kl_estimator != "k1":
         raise ConfigError(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from openr1.config.data import Columns
 from openr1.config.sections import (
@@ -21,6 +21,9 @@ from openr1.config.sections import (
     TemplateArguments,
     TrackingConfig,
 )
+
+BETA_OF_SIMPO = 2.0
+"""Its scores are means over tokens, and so much smaller than DPO's sums."""
 
 
 class DpoDataConfig(Section):
@@ -63,18 +66,18 @@ class DpoConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     loss: Literal["dpo", "simpo", "orpo"] = "dpo"
     """dpo: against the initial weights; simpo, orpo: without a reference (docs/recipes.md)."""
-    beta: Annotated[float, Field(gt=0)] | None = None
-    """Factor of the log-probs in dpo and simpo, of the odds in orpo; null: 0.1, and 2 for simpo."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Factor of the log-probs in dpo and simpo, of the odds in orpo; simpo's own default is 2."""
     target_margin: Annotated[float, Field(ge=0)] = 1.0
-    """SimPO: margin, in units of beta x log-prob, by which the better response shall be ahead (gamma)."""
+    """SimPO: margin, in units of beta x log-prob, by which the better response should be ahead (gamma)."""
     max_epochs: Positive = 1
     """Epochs."""
     max_steps: NotNegative = 0
     """Maximum number of optimizer steps; 0: as many as the epochs have."""
 
-    @property
-    def beta_of_loss(self) -> float:
-        """`beta`, or the default of the loss."""
-        if self.beta is not None:
-            return self.beta
-        return 2.0 if self.loss == "simpo" else 0.1
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_beta(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("loss") == "simpo" and "beta" not in values:
+            return {**values, "beta": BETA_OF_SIMPO}
+        return values

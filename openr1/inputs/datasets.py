@@ -10,7 +10,7 @@ from openr1.data.columns import prompt_schema
 from openr1.data.difficulty import Judge
 from openr1.data.fingerprint import Fingerprint, fingerprint
 from openr1.data.mixture import MixedStream, Part, check_labels, with_distinct_ids
-from openr1.data.model_folder import check_trainable
+from openr1.data.model_folder import check_trainable, read_text_config
 from openr1.data.prompts import PromptStream, load_prompts
 from openr1.data.responses import has_unseen_opening
 from openr1.data.template import run_template
@@ -125,6 +125,10 @@ def check_models(config: TrainConfig) -> CheckedModel:
     for key, model in config.other_models.items():
         check_trainable(model.path)
         check_context_length(model, longest)
-        if load_tokenizer(model.path, template).get_vocab() != checked.tokenizer.get_vocab():
+        known = checked.tokenizer.get_vocab()
+        needed, there = min(max(known.values()) + 1, checked.num_embeddings), read_text_config(model.path).vocab_size
+        if there < needed:
+            raise ConfigError(f"{key} {model.path} has {there} embeddings, and the policy's tokens need {needed}")
+        if load_tokenizer(model.path, template).get_vocab() != known:
             raise ConfigError(f"{key} {model.path} has other tokens than model.path {config.model.path}")
     return checked

@@ -58,7 +58,7 @@ def dpo_job(config: DpoConfig, num_steps: int, pairs: Sequence[Pair], policy: Po
 
     def train(rows: list[int]) -> Metrics:
         known = None if reference is None else reference[rows]
-        objective = DpoObjective(config.beta_of_loss, len(rows), config.loss, config.target_margin)
+        objective = DpoObjective(config.beta, len(rows), config.loss, config.target_margin)
         return train_step(policy, [pairs[row] for row in rows], known, objective)
 
     order = batch_order(len(pairs), config.policy.train_batch_size, config.run.seed, config.max_epochs)

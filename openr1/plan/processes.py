@@ -82,7 +82,7 @@ def engine_processes(config: TrainConfig, placement: Placement, traces: Traces, 
     if gpu is None or not placement.on_gpu:
         wider = DTYPES[engine_dtype(config.model.dtype, on_gpu=False)].itemsize // model.itemsize
         weights, sequence_bytes = wider * parts["weights"], wider * sequence_bytes
-        cache = default_on_cpu(wider * model.kv_bytes, longest, rollout.max_num_seqs)
+        cache = default_on_cpu(model.text, wider * model.itemsize, longest, rollout.max_num_seqs)
         if rollout.kv_cache_gib is not None:
             cache = int(rollout.kv_cache_gib * GIB)
         # The CPU keeps a second, packed copy of the weights.

@@ -110,7 +110,8 @@ class TracedModel:
         self.itemsize: int = DTYPES[settings.dtype].itemsize
         self.weight_bytes: int = sum(one.numel() for one in parameters) * self.itemsize
         self.trained_elements: int = sum(one.numel() for one in parameters if one.requires_grad)
-        text = config.get_text_config()
+        self.text: PreTrainedConfig = config.get_text_config()
+        text = self.text
         self.vocab_size = int(text.vocab_size)
         # An embedding of its own is looked up, not multiplied.
         looked_up = 0 if text.tie_word_embeddings else self._lm.get_input_embeddings().weight.numel()

@@ -148,9 +148,16 @@ class Recording:
 
         def estimate_and_record(experience: Experience, past: RunningReward | None) -> Experience:
             experience = estimate_advantages(experience, past)
-            if not (self._folder / "config.yaml").exists():
-                write_whole(self._folder / "config.yaml", to_yaml(self._config))
-            write_step(self._folder, experience)
+            kept = self._folder / "config.yaml"
+            if not kept.exists():
+                write_whole(kept, to_yaml(self._config))
+            try:
+                write_step(self._folder, experience)
+            except MissingError:
+                # A run that made no step can be started again, and so can its record.
+                if not step_paths(self._folder):
+                    kept.unlink()
+                raise
             return experience
 
         return estimate_and_record
@@ -182,6 +189,7 @@ class Replay:
         lacking = {
             "values (gae)": config.has_critic and not recorded.has_critic,
             "log-probs of a reference (init_kl_coef)": config.has_reference and not recorded.has_reference,
+            "log-probs of this reference (reference.path)": config.reference.path != recorded.reference.path,
         }
         if self._reads_advantages and any(lacking.values()):
             what = " and ".join(name for name, is_lacking in lacking.items() if is_lacking)

@@ -141,7 +141,7 @@ class Run:
         folder, timeout = self._folder / "checkpoints", config.policy.timeout_seconds
         self._checkpoints = Checkpoints(folder, config.checkpoint, timeout, checkpoint_bytes)
         self._sound = 0
-        self._tried_to_save = 0
+        self._failed_to_save = 0
         self._metrics: dict[str, float] = {}
 
     def go(self, resume: bool) -> None:
@@ -249,8 +249,12 @@ class Run:
 
     def _save(self) -> None:
         """Begin a checkpoint of the last complete step."""
-        self._tried_to_save = self._job.state.step
-        self._checkpoints.save(self._job.state, self._job.save, self._job.is_written)
+        try:
+            self._checkpoints.save(self._job.state, self._job.save, self._job.is_written)
+        except TrainingError:
+            # Ranks may wait for the one that failed, and would never answer.
+            self._failed_to_save = self._job.state.step
+            raise
 
     def _save_last_step(self) -> None:
         """Leave a checkpoint of the last complete step, if there is one."""
@@ -262,16 +266,13 @@ class Run:
             say(f"stopped after step {step}; continue with --resume")
 
     def _save_after_error(self) -> None:
-        """Leave a checkpoint of the last complete step if it was sound, and the policy lives and still holds it.
-
-        Where saving itself failed, ranks may wait for the one that did, and would never answer.
-        """
+        """Leave a checkpoint of the last complete step if it was sound, and the policy lives and still holds it."""
         step = self._job.state.step
-        tried = step <= max(self._checkpoints.saved, self._tried_to_save)
+        tried = step <= max(self._checkpoints.saved, self._failed_to_save)
         if tried or step != self._sound or not self._job.holds_state:
             return
         try:
-            with self._interrupts.held_back():
+            with self._interrupts.held_back(), ray_errors():
                 self._save()
                 self._checkpoints.finish()
         except (OpenR1Error, OSError) as error:

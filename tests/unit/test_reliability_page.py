@@ -62,5 +62,5 @@ def test_drawn_faults_are_counted_by_their_end() -> None:
     assert chaos.table(rows)[1:] == [
         ["none", "0", "30"],
         ["`a/b:kill:1`", "4", "10"],
-        ["3 random ones", "1 times -9, 2 times 0", "20 to 22"],
+        ["3 random ones", "-9 (1), 0 (2)", "20 to 22"],
     ]

@@ -95,7 +95,7 @@ def test_loss_and_gradient_are_those_of_trl(
     learner = learner_settings(settings, optimizer, policy, total_updates=10)
     workers = start_workers(learner, policy, [Place()] * num_ranks, tmp_path / "logs")
     group = PolicyGroup(workers, group_settings(learner, policy))
-    metrics = train_step(group, PAIRS, reference.view(-1, 2), BETA)
+    metrics = train_step(group, PAIRS, reference.view(-1, 2), DpoObjective(BETA, len(PAIRS)))
     for worker in workers:
         ray.kill(worker)
 
@@ -177,7 +177,8 @@ def test_every_pair_trains_against_its_own_reference(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("loss", "beta"), [("simpo", 2.0), ("orpo", 0.1)])
 def test_losses_without_a_reference(tmp_path: Path, loss: str, beta: float) -> None:
     """Catches a pass over all pairs whose result nothing reads, and a beta of DPO for SimPO."""
-    config = make_config(tmp_path).model_copy(update={"loss": loss, "beta": None})
+    values = make_config(tmp_path).model_dump(exclude={"beta"}) | {"loss": loss}
+    config = validate(DpoConfig, values, "test")
     policy = TokensAsLosses()
     job = dpo_job(config, 6, PAIRS, policy)
     job.start(None)

@@ -18,7 +18,7 @@ from openr1.inputs.datasets import Datasets
 from openr1.rollout.experience import Experience
 from openr1.tracking.loggers.client import Loggers
 from openr1.training.replay import Recording, Replay, read_step, replay_stages, write_step
-from openr1.training.rl import RLJob, ready_rewards, without_repetition
+from openr1.training.rl import RLJob, own_reward_server, ready_rewards, without_repetition
 from openr1.training.run import Run
 from openr1.training.stages import Stages
 from openr1.types import Grade, Group, Prompt, Response, RunningReward, ScoredGroup
@@ -254,6 +254,11 @@ def test_grades_that_are_read_need_no_server(tmp_path: Path, replay_from: str, r
     reward = config.reward.model_copy(update={"url": ["http://127.0.0.1:9"], "ready_timeout_seconds": 0.1})
     config = config.model_copy(update={"reward": reward})
     recorded = Replay(config, tmp_path / "records", resume=False)
+    with own_reward_server(config) as wait_for_address:
+        assert wait_for_address is None
+    reward = config.reward.model_copy(update={"url": None})
+    with own_reward_server(config.model_copy(update={"reward": reward})) as wait_for_address:
+        assert (wait_for_address is None) is reads_grades
     if reads_grades:
         with ready_rewards(config, recorded, Datasets([], []), None) as rewards:
             assert rewards is recorded

@@ -184,6 +184,10 @@ TEACHER = {"kl_in": "advantage", "kl_estimator": "k1", "init_kl_coef": 0.5}
 """Section `algorithm` with half of the difference between the policy's log-probs and its teacher's."""
 
 
+NOTHING = TEACHER | {"advantage_estimator": "none"}
+"""The teacher alone."""
+
+
 @pytest.mark.parametrize(
     ("estimator", "of_rewards"), [("none", (0.0, 0.0)), ("dr_grpo", (0.5, -0.5)), ("reinforce", (1.0, 0.0))]
 )
@@ -427,7 +431,15 @@ def test_checkpoints_of_before_are_understood() -> None:
         ({"algorithm": {"dual_clip": 3.0, "policy_loss": "cispo"}}, "dual_clip is for policy_loss ppo and gspo"),
         ({"algorithm": {"dual_clip": 3.0, "policy_loss": "sapo"}}, "dual_clip is for policy_loss ppo and gspo"),
         ({"algorithm": {"soft_clip": [1.0, 2.0]}}, "soft_clip is for policy_loss sapo; with ppo leave it out"),
-        ({"algorithm": {"advantage_estimator": "none"}}, "reference.path names none"),
+        ({"algorithm": {"policy_loss": "sapo", "eps_clip_high": 0.28}}, "no effect with policy_loss sapo"),
+        ({"algorithm": {"advantage_estimator": "none"}}, "another model than model.path in reference.path"),
+        ({"algorithm": NOTHING | {"kl_in": "reward"}, "reference": {"path": "t"}}, "kl_in reward is for rewards"),
+        (
+            {"algorithm": NOTHING | {"dynamic_sampling_rounds": 2}, "reference": {"path": "t"}},
+            "dynamic_sampling_rounds is for rewards",
+        ),
+        ({"algorithm": NOTHING, "reference": {"path": "t"}, "reward": {"clip": [0, 1]}}, "reward.clip is for rewards"),
+        ({"algorithm": {**TEACHER, "policy_loss": "gspo"}}, "one ratio for all tokens of a response"),
         ({"algorithm": {"init_kl_coef": 0.0}, "reference": {"path": "teacher"}}, "reference.path has no effect"),
         ({"algorithm": {**TEACHER, "init_kl_coef": 0.0}}, "kl_in advantage has no effect"),
         ({"algorithm": {**TEACHER, "kl_estimator": "k3"}}, "kl_in advantage needs kl_estimator k1, and it is k3"),
