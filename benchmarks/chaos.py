@@ -38,8 +38,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 def main() -> int:
     """Fill the table."""
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
-    write_whole(PAGE, fill_table(PAGE.read_text(encoding="utf-8"), "chaos", table(result["rows"])))
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
+    write_whole(PAGE, fill_table(PAGE.read_text(encoding="utf-8"), "chaos", table(rows)))
     return 0
 
 

@@ -1,5 +1,6 @@
 """A critic in a step, driven with fakes; what is checked before it is started; and a real run that is resumed."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -202,6 +203,28 @@ def test_critic_of_other_tokens_is_refused(
     )
     with pytest.raises(ConfigError, match=r"^reference\.path .*other has other tokens than model\.path"):
         load_datasets(config)
+
+
+def test_reference_with_too_few_embeddings_is_refused(
+    tmp_path: Path, tiny_model: Callable[[bool], Path], countdown_files: Path
+) -> None:
+    """Catches a teacher that is asked for the log-prob of a token beyond its embedding, in the middle of a run."""
+    other = shutil.copytree(tiny_model(True), tmp_path / "other")
+    settings = json.loads((other / "config.json").read_text())
+    needed = len(AutoTokenizer.from_pretrained(other))
+    for vocab_size, is_enough in ((needed - 1, False), (needed, True)):
+        (other / "config.json").write_text(json.dumps(settings | {"vocab_size": vocab_size}))
+        config = make_config(
+            tmp_path,
+            model={"path": str(tiny_model(True))},
+            reference={"path": str(other)},
+            data={"train": str(countdown_files / "train.jsonl")},
+        )
+        if is_enough:
+            load_datasets(config)
+            continue
+        with pytest.raises(ConfigError, match=rf"has {needed - 1} embeddings, and the policy's tokens need {needed}"):
+            load_datasets(config)
 
 
 # Runs

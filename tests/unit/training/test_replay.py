@@ -12,6 +12,7 @@ import torch
 
 from openr1.algorithms.batch import TrainBatch
 from openr1.config.checks import check_train
+from openr1.config.load import to_yaml
 from openr1.config.train import TrainConfig
 from openr1.errors import ConfigError, MissingError, PolicyError, RewardServerUnavailable, TrainingError
 from openr1.inputs.datasets import Datasets
@@ -243,6 +244,21 @@ def test_a_step_for_which_there_is_no_room(tmp_path: Path, limit: int, part: str
         write_step(tmp_path / "records", experience)
     assert part in str(raised.value)
     assert sorted(path.name for path in (tmp_path / "records").iterdir()) == ["config.yaml", "step_000001"]
+
+
+def test_a_record_that_could_not_begin_can_begin_again(tmp_path: Path) -> None:
+    """Catches a folder that holds no step, and is refused as used once there is room."""
+    fakes = Fakes(make_debug(tmp_path), Recording(make_debug(tmp_path), tmp_path / "records", resume=False))
+    experience = record(tmp_path / "elsewhere", steps=1).trainer.step().experience
+    size = len(to_yaml(make_debug(tmp_path)))
+    assert size > 1200, "the step would have room"
+    large = replace(experience, advantages=torch.zeros(size))
+    recording = Recording(make_debug(tmp_path), tmp_path / "records", resume=False)
+    with no_file_beyond(size), pytest.raises(MissingError, match="is not recorded"):
+        recording.wrap(lambda experience, past: large)(experience, None)
+    Recording(make_debug(tmp_path), tmp_path / "records", resume=False)
+    fakes.trainer.step()
+    assert (tmp_path / "records/step_000001").exists()
 
 
 @pytest.mark.parametrize(("replay_from", "reads_grades"), [("rollout", False), ("reward", True), ("advantage", True)])
