@@ -18,7 +18,7 @@ from openr1.actors.workers import group_settings, learner_settings, start_worker
 from openr1.algorithms.batch import TrainBatch
 from openr1.algorithms.objectives.dpo import DpoObjective
 from openr1.config.dpo import DpoConfig
-from openr1.config.load import validate
+from openr1.config.load import load_config, validate
 from openr1.config.sections import ModelConfig, OptimizerConfig, PolicyConfig
 from openr1.data.pairs import Pair, to_batch
 from openr1.data.tokenizer import load_tokenizer
@@ -172,6 +172,15 @@ def test_every_pair_trains_against_its_own_reference(tmp_path: Path) -> None:
         assert batch.ref_sequence_log_probs is not None
         sums = (batch.input_ids * batch.response_mask).sum(-1)
         assert batch.ref_sequence_log_probs.tolist() == (-sums).tolist()
+
+
+@pytest.mark.parametrize("config", ["dpo_game24", "dpo_game24_tiny"])
+@pytest.mark.parametrize(
+    ("flags", "beta"), [([], 0.1), (["--loss", "simpo"], 2.0), (["--loss", "simpo", "--beta", "3"], 3.0)]
+)
+def test_beta_is_that_of_the_loss(config: str, flags: list[str], beta: float) -> None:
+    """Catches SimPO with the beta of DPO, twenty times too small, and one that was given and is not used."""
+    assert load_config(DpoConfig, Path(config), flags).beta == beta
 
 
 @pytest.mark.parametrize(("loss", "beta"), [("simpo", 2.0), ("orpo", 0.1)])
