@@ -21,8 +21,23 @@ def token_level_rewards(
     return torch.where(last, rewards[:, None] - kl_penalty, -kl_penalty) * mask
 
 
+def length_adaptive_lambda(mask: Bool[Tensor, "B T"], alpha: float) -> Float[Tensor, " B"]:
+    """Lambda [B] of each response, 1 - 1 / (alpha x its tokens): the longer it is, the nearer to 1. At least 0.
+
+    Errors of values count over about `alpha` times the length of the response, whatever that is.
+
+    Reference:
+        Yue et al., VAPO, arXiv:2504.05118; alpha is 0.05 there.
+    """
+    return (1 - 1 / (alpha * mask.sum(-1).clamp(min=1).double())).clamp(min=0)
+
+
 def gae(
-    rewards: Float[Tensor, "B T"], values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float, lambd: float
+    rewards: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    gamma: float,
+    lambd: float | Float[Tensor, " B"],
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Generalized advantage estimates, and the returns that values are to become.
 
@@ -35,7 +50,8 @@ def gae(
         values: Of the state before each token.
         mask: True on response tokens.
         gamma: Discount, in (0, 1].
-        lambd: In [0, 1]. 1: A is the discounted sum of rewards from t on, minus V[t]. 0: A is delta.
+        lambd: In [0, 1], one for all or one for each row. 1: A is the discounted sum of rewards from t on, minus V[t].
+            0: A is delta.
 
     Returns:
         Advantages, as they are (no mean is taken off), and returns; float32, computed in float64.

@@ -166,11 +166,16 @@ def _check_sleep(config: TrainConfig) -> None:
 
 def _check_critic(config: TrainConfig) -> None:
     algorithm, critic = config.algorithm, config.critic
-    if not config.has_critic and (critic != CriticConfig() or algorithm.gamma * algorithm.lambd != 1):
+    lambdas = (algorithm.lambd_alpha, algorithm.critic_lambd)
+    if not config.has_critic and (
+        critic != CriticConfig() or algorithm.gamma * algorithm.lambd != 1 or lambdas != (None, None)
+    ):
         raise ConfigError(
-            f"critic, algorithm.gamma and algorithm.lambd are for gae; with {algorithm.advantage_estimator} leave them "
-            "out"
+            "critic and algorithm's gamma, lambd, lambd_alpha and critic_lambd are for gae; with "
+            f"{algorithm.advantage_estimator} leave them out"
         )
+    if algorithm.lambd_alpha is not None and algorithm.lambd != AlgorithmConfig().lambd:
+        raise ConfigError("algorithm.lambd has no effect with lambd_alpha, which gives each response its own")
     if critic.warmup_steps >= config.num_steps:
         raise ConfigError(
             f"critic.warmup_steps {critic.warmup_steps} is not below num_steps {config.num_steps}: the policy would "

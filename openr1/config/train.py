@@ -192,6 +192,10 @@ class AlgorithmConfig(Section):
     """Discount factor per token (gae only)."""
     lambd: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Lambda of gae: 1 is return minus value, 0 the one-step TD error."""
+    lambd_alpha: Annotated[float, Field(gt=0)] | None = None
+    """gae: lambda is 1 - 1 / (lambd_alpha x tokens) for each response (VAPO: 0.05); null: lambd for all."""
+    critic_lambd: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Lambda of the returns that the critic learns; null: the same as that of the advantages."""
     policy_loss: str = "ppo"
     """ppo, gspo, cispo, gmpo, sapo (docs/algorithms.md), or an import path."""
     loss_aggregation: Literal["token", "sequence", "constant"] = "token"

@@ -7,7 +7,7 @@ import torch
 
 from openr1.algorithms.advantages import batch_normalized_advantages
 from openr1.algorithms.batch import TrainBatch
-from openr1.algorithms.gae import explained_variance, gae, token_level_rewards
+from openr1.algorithms.gae import explained_variance, gae, length_adaptive_lambda, token_level_rewards
 from openr1.algorithms.objectives.base import StepStats
 from openr1.algorithms.objectives.value import ValueObjective, ValueSums
 from openr1.algorithms.token_ops import masked_sum
@@ -22,7 +22,11 @@ def with_values(critic: Critic, experience: Experience, algorithm: AlgorithmConf
     penalty = torch.zeros_like(batch.rollout_log_probs) if experience.kl_penalty is None else experience.kl_penalty
     values = critic.values(batch)
     rewards = token_level_rewards(experience.rewards.flatten(), penalty, mask)
-    advantages, returns = gae(rewards, values, mask, algorithm.gamma, algorithm.lambd)
+    adaptive, critic_lambd = algorithm.lambd_alpha, algorithm.critic_lambd
+    lambd = algorithm.lambd if adaptive is None else length_adaptive_lambda(mask, adaptive)
+    advantages, returns = gae(rewards, values, mask, algorithm.gamma, lambd)
+    if critic_lambd is not None:
+        _, returns = gae(rewards, values, mask, algorithm.gamma, critic_lambd)
     return replace(batch, advantages=batch_normalized_advantages(advantages, mask), values=values, returns=returns)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from openr1.algorithms.gae import explained_variance, gae, token_level_rewards
+from openr1.algorithms.gae import explained_variance, gae, length_adaptive_lambda, token_level_rewards
 from openr1.algorithms.losses import value_loss
 
 MASK = torch.tensor([[False, True, True, True]])
@@ -40,6 +40,22 @@ def test_lambda_zero_is_the_error_of_one_value() -> None:
     """Catches errors of later values that leak in: 0 + 1/4 - 1/2, 0 + 3/4 - 1/4, 1 + 0 - 3/4."""
     advantages, _ = gae(REWARDS, VALUES, MASK, 1.0, 0.0)
     assert advantages.tolist() == [[0.0, -0.25, 0.5, 0.25]]
+
+
+def test_each_row_has_a_lambda_of_its_own() -> None:
+    """Catches the lambda of one response for all, and returns that do not follow."""
+    rows = [torch.cat([tensor, tensor]) for tensor in (REWARDS, VALUES, MASK)]
+    advantages, returns = gae(*rows, 1.0, torch.tensor([1.0, 0.0]))
+    assert advantages.tolist() == [[0.0, 0.5, 0.75, 0.25], [0.0, -0.25, 0.5, 0.25]]
+    assert returns.tolist() == [[0.0, 1.0, 1.0, 1.0], [0.0, 0.25, 0.75, 1.0]]
+
+
+def test_lambda_by_length() -> None:
+    """Catches the width of the batch for the tokens of a response, and a lambda below 0 of short ones."""
+    mask = torch.zeros(4, 100, dtype=torch.bool)
+    for row, length in enumerate((100, 40, 10, 0)):
+        mask[row, :length] = True
+    assert length_adaptive_lambda(mask, 0.05).tolist() == pytest.approx([0.8, 0.5, 0.0, 0.0])
 
 
 def advantages_by_definition(rewards: list[float], values: list[float], gamma: float, lambd: float) -> list[float]:

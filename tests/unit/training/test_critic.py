@@ -158,6 +158,21 @@ def test_other_estimators_have_no_critic(tmp_path: Path) -> None:
 # Configuration
 
 
+def test_two_lambdas_by_hand(tmp_path: Path) -> None:
+    """Catches one lambda for advantages and returns, and the same for all lengths.
+
+    gamma 1, alpha 1, values 1/4. Two tokens have lambda 1/2, rewarded with 1: delta 3/4 and 0, so 3/4 and 3/8. One
+    token, rewarded with 0: -1/4. Around the mean 7/24: 2/24, 11/24 and -13/24, whose squares add up to 294/576, twice.
+    Returns of lambda 0 are delta + value: 1/4 and 1; 0.
+    """
+    calls, _ = make_steps(make_gae_config(tmp_path, {"lambd_alpha": 1.0, "critic_lambd": 0.0}))
+    std = math.sqrt(2 * 294 / 576 / 5)
+    rows = [[0, 2 / 24 / std, 11 / 24 / std], [0, -13 / 24 / std, 0]]
+    torch.testing.assert_close(of(calls, "update")[0].advantages, torch.tensor(rows * 2), rtol=1e-5, atol=0)
+    (learned,) = of(calls, "update_critic")
+    assert learned.returns.tolist() == [[0, 1 / 4, 1], [0, 0, 0]] * 2
+
+
 def test_one_response_a_prompt_is_enough(tmp_path: Path) -> None:
     """Catches a check for estimators that compare responses."""
     check_train(make_gae_config(tmp_path, rollout={"n_samples_per_prompt": 1}, policy={"train_batch_size": 2}))
@@ -168,6 +183,8 @@ def test_one_response_a_prompt_is_enough(tmp_path: Path) -> None:
     [
         ({"critic": {"learning_rate": 1e-5}}, "are for gae; with grpo leave them out"),
         ({"algorithm": {"lambd": 0.95}}, "are for gae"),
+        ({"algorithm": {"critic_lambd": 1.0}}, "are for gae"),
+        ({"algorithm": {**GAE, "lambd": 0.95, "lambd_alpha": 0.05}}, "lambd has no effect with lambd_alpha"),
         ({"algorithm": GAE, "critic": {"warmup_steps": 3}}, "critic.warmup_steps 3 is not below num_steps 3"),
         ({"algorithm": {**GAE, "reward_momentum": 0.5}}, "reward_momentum is for grpo; with gae"),
         (
