@@ -41,7 +41,7 @@ audit: setup ## known vulnerabilities of the installed packages; needs the inter
 
 check: lint type test audit ## everything that a commit needs
 
-bench-quick: setup ## a few ratios of speed and memory, in five minutes
+bench-quick: setup ## a few ratios of speed and memory, in minutes
 	$(PYTHON_VENV) -m benchmarks.quick
 
 bench: setup ## all speed and memory measurements, and their table in docs/performance.md (about 45 minutes)

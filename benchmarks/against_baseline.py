@@ -22,13 +22,15 @@ from typing import Any
 
 from benchmarks.machine import ROOT, spread, write_result
 from benchmarks.process_memory import PeakMemory
-from openr1.errors import MissingError, TrainingError
+from openr1.errors import TrainingError
 
 BASELINE = ROOT / ".baseline"
 CONFIG = "scripts/configs/grpo_countdown_tiny.yaml"
 WARM_UP_STEPS = 2
 PHASES = ("step", "generate", "reference", "update", "sync")
 SECONDS_PER_LOOK = 0.05
+LONGEST_SECONDS = 3600.0
+"""Of a run, the whole demo included; one that takes longer is ended, and counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ def run_demo(tree: Path, steps: int) -> Measured:
             process = subprocess.Popen(command, cwd=tree, env=environment, stdout=log, stderr=subprocess.STDOUT)
             with PeakMemory(process.pid) as memory:
                 while process.poll() is None:
+                    if time.monotonic() - start > LONGEST_SECONDS:
+                        process.terminate()
+                        process.wait()
                     if not first_line and metrics.exists() and b"\n" in metrics.read_bytes():
                         first_line = time.monotonic() - start
                     time.sleep(SECONDS_PER_LOOK)
@@ -132,7 +137,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/against_baseline.json")
     args = parser.parse_args()
     if not (BASELINE / ".venv/.setup-done").exists():
-        raise MissingError("there is no baseline yet: run `bash benchmarks/baseline.sh` once")
+        parser.exit(3, "there is no baseline yet: run `bash benchmarks/baseline.sh` once\n")
     write_result(args.output, compare(args.rounds, args.steps))
     return 0
 
