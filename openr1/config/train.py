@@ -110,7 +110,7 @@ class RolloutConfig(Section):
     max_num_seqs: Positive = 256
     """Maximum number of sequences that one engine decodes at once."""
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
-    """KV cache of one engine per GPU, GiB; null: room for max_num_seqs, at most 1 (CPU); the rest of its share (GPU)."""
+    """KV cache of one engine per GPU, GiB; null: room for max_num_seqs, at most 1 (CPU); what is left (GPU)."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     """Part of a GPU's memory that an engine takes; null: 0.9; 0.3 of a shared GPU, 0.5 with placement.sleep."""
     threads: Positive = 1
